@@ -1,0 +1,104 @@
+//! Where the configuration comes from, read and compiled in one go.
+
+use std::path::{Path, PathBuf};
+
+use super::compile::compile;
+use super::report::{lines, render};
+use super::schema::Config;
+use super::snapshot::Snapshot;
+use super::{Mistake, Parsed, parse};
+
+/// A file that is read again on each reload, or what the command line said.
+#[derive(Debug, Clone)]
+pub enum Origin {
+    File(PathBuf),
+    /// YAML that was made up from options.
+    Text(String),
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug)]
+pub struct Refused {
+    /// With excerpts, for a terminal.
+    pub pretty: String,
+    /// One line a mistake, for a log.
+    pub lines: Vec<String>,
+}
+
+/// A configuration that can be used.
+pub struct Loaded {
+    pub text: String,
+    pub config: Config,
+    pub snapshot: Snapshot,
+}
+
+impl Origin {
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::File(path) => Some(path),
+            Self::Text(_) => None,
+        }
+    }
+
+    /// Reads, checks and compiles.
+    ///
+    /// # Errors
+    /// The file cannot be read, or everything that is wrong in it.
+    pub fn load(
+        &self,
+        previous: Option<&Snapshot>,
+        generation: u64,
+        color: bool,
+    ) -> Result<Loaded, Refused> {
+        let (text, name) = match self {
+            Self::Text(text) => (text.clone(), "command line".to_owned()),
+            Self::File(path) => {
+                let name = path.display().to_string();
+                match std::fs::read_to_string(path) {
+                    Ok(text) => (text, name),
+                    Err(error) => return Err(unreadable(&name, &error)),
+                }
+            }
+        };
+        let Parsed {
+            schema,
+            source,
+            mut mistakes,
+            readable,
+        } = parse(&text);
+        let compiled = if readable {
+            compile(&schema, previous, generation)
+        } else {
+            Err(vec![])
+        };
+        match compiled {
+            Ok(snapshot) if mistakes.is_empty() => Ok(Loaded {
+                text,
+                config: schema,
+                snapshot,
+            }),
+            compiled => {
+                mistakes.extend(compiled.err().into_iter().flatten());
+                without_doubles(&mut mistakes);
+                Err(Refused {
+                    pretty: render(&mistakes, &source, &name, color),
+                    lines: lines(&mistakes, &source, &name),
+                })
+            }
+        }
+    }
+}
+
+/// A mistake of form can be one of meaning as well; it is told once.
+fn without_doubles(mistakes: &mut Vec<Mistake>) {
+    let mut seen = std::collections::HashSet::new();
+    mistakes.retain(|mistake| seen.insert((mistake.path.clone(), mistake.message.clone())));
+}
+
+fn unreadable(name: &str, error: &std::io::Error) -> Refused {
+    let line = format!("{name}: cannot be read: {error}; check the path and its permissions");
+    Refused {
+        pretty: format!("error: {line}\n"),
+        lines: vec![line],
+    }
+}

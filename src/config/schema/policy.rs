@@ -1,0 +1,87 @@
+//! How requests are governed.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::OrOff;
+use crate::config::units::{Duration, Ratio, Size};
+
+/// How requests are governed. It has the same shape everywhere; what is not given comes from the
+/// policy around it.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    /// How long things may take: a duration for the whole request, `off`, or each by its name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<OrOff<Timeout>>,
+    /// Sending again what was provably never processed, or `off`. Default: on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry: Option<OrOff<Retry>>,
+    /// The longest request body, or `off`. Default: `off`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_body: Option<OrOff<Size>>,
+}
+
+/// How long things may take: of the whole request, or each by its name.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Timeout {
+    /// Of the whole request.
+    Request(Duration),
+    /// Each by its name.
+    Each(Timeouts),
+}
+
+impl Timeout {
+    /// The long form.
+    pub fn each(&self) -> Timeouts {
+        match self {
+            Self::Request(duration) => Timeouts {
+                request: Some(OrOff::On(*duration)),
+                ..Timeouts::default()
+            },
+            Self::Each(timeouts) => timeouts.clone(),
+        }
+    }
+}
+
+/// How long things may take.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Timeouts {
+    /// From the end of the request's head to the end of the response's head, all retries included,
+    /// or `off`. Default: `15s`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request: Option<OrOff<Duration>>,
+    /// To connect to an endpoint. Default: `1s`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connect: Option<Duration>,
+    /// Without a byte in either direction, or `off`. Default: `5m`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stream_idle: Option<OrOff<Duration>>,
+}
+
+/// Sending again what was provably never processed.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Retry {
+    /// How often at most. Default: 2.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 100))]
+    pub max_retries: Option<u32>,
+    /// How much traffic retries may add.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget: Option<RetryBudget>,
+}
+
+/// How much traffic retries may add.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RetryBudget {
+    /// Retries as a share of the requests. Default: `20%`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ratio: Option<Ratio>,
+    /// Retries a second that are allowed beyond the share. Default: 10.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_per_second: Option<u32>,
+}

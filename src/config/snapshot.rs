@@ -1,0 +1,257 @@
+//! What a request needs, resolved: made by `compile`, published by `live`, never changed.
+//! A request reads it once and finishes under it, whatever is published meanwhile.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode};
+use ipnet::IpNet;
+
+use crate::balance::{Balancer, Split};
+use crate::endpoint::Endpoint;
+use crate::policy::{Budget, BudgetLimits, HeaderOps, Policy};
+use crate::route::Router;
+use crate::telemetry::access_log::Format;
+use crate::upstream::PoolLimits;
+
+type FastMap<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
+
+pub struct Snapshot {
+    /// Grows with each snapshot.
+    pub generation: u64,
+    /// The app that we stand beside.
+    pub service: Service,
+    pub inbound: Inbound,
+    pub outbound: Outbound,
+    pub clusters: Box<[Cluster]>,
+    pub listeners: Vec<Listener>,
+    pub limits: Limits,
+    /// Share of the traces that begin here which are marked as sampled, 0 to 1.
+    pub trace_sample: f64,
+    pub access_log: Option<AccessLog>,
+    pub admin: Option<SocketAddr>,
+    pub metrics: Option<SocketAddr>,
+    pub drain: Drain,
+    /// Number of routes: their `slot` is below it.
+    pub route_slots: u32,
+    /// Number of groups over all clusters: their `slot` is below it.
+    pub group_slots: u32,
+    /// What was typed, for `/config_dump`.
+    pub source: serde_json::Value,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Service {
+    pub name: Arc<str>,
+    pub version: Option<String>,
+    pub zone: Option<String>,
+}
+
+pub struct Inbound {
+    pub router: Router<Arc<Route>>,
+    /// What matches no route; none where the routes are all there is (a gateway without an app).
+    pub fallback: Option<Arc<Route>>,
+    /// Whether a route looks at the path: then the path is normalised before it is matched.
+    pub path_sensitive: bool,
+    pub trusted_proxies: Box<[IpNet]>,
+    pub protocol: Detect,
+    /// The app, for what is not HTTP.
+    pub app: Option<Destination>,
+}
+
+pub struct Outbound {
+    /// Lower-case host name to service.
+    pub hosts: FastMap<Box<str>, Arc<OutboundService>>,
+    /// What the local ports lead to.
+    pub ports: HashMap<SocketAddr, PortTarget>,
+    pub unknown: Unknown,
+    pub unknown_route: Arc<Route>,
+}
+
+pub struct OutboundService {
+    pub cluster: u32,
+    pub router: Router<Arc<Route>>,
+    pub fallback: Arc<Route>,
+    pub path_sensitive: bool,
+}
+
+pub struct PortTarget {
+    pub service: Arc<OutboundService>,
+    pub destination: Destination,
+    pub detect: Detect,
+}
+
+/// What is done with a host that no service of the configuration has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unknown {
+    Passthrough,
+    Reject,
+}
+
+/// Which protocol clients speak on a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Detect {
+    /// Found out from the first bytes, of the client or of the server.
+    Auto,
+    Http,
+    Tcp,
+}
+
+/// What is spoken to the endpoints of a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/2 for gRPC, HTTP/1.1 for all else.
+    Auto,
+    Http1,
+    Http2,
+    Tcp,
+}
+
+pub struct Cluster {
+    pub name: Arc<str>,
+    pub protocol: Protocol,
+    pub budget: Arc<Budget>,
+    pub budget_limits: BudgetLimits,
+    pub groups: Vec<Group>,
+}
+
+/// The endpoints among which one request may choose: all of a service, or those of one version.
+pub struct Group {
+    pub slot: u32,
+    pub version: Option<Box<str>>,
+    pub endpoints: Box<[Arc<Endpoint>]>,
+    pub balancer: Balancer,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Destination {
+    /// Index in [`Snapshot::clusters`].
+    pub cluster: u32,
+    /// Index in [`Cluster::groups`].
+    pub group: u32,
+}
+
+pub struct Route {
+    pub slot: u32,
+    /// For the access log.
+    pub name: Arc<str>,
+    /// For metrics: the template, never what a client wrote.
+    pub pattern: Arc<str>,
+    pub action: Action,
+    pub policy: Policy,
+    pub request_headers: HeaderOps,
+    pub response_headers: HeaderOps,
+}
+
+pub enum Action {
+    Forward(Forward),
+    Redirect(Redirect),
+    Respond(Respond),
+}
+
+pub struct Forward {
+    pub split: Split,
+    /// As many as `split` chooses among.
+    pub to: Box<[Destination]>,
+    pub prefix: Option<PrefixRewrite>,
+    pub host: Option<HeaderValue>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PrefixRewrite {
+    /// Length in bytes of the prefix that the route matched.
+    pub matched: usize,
+    pub replacement: Box<str>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Redirect {
+    pub status: StatusCode,
+    pub scheme: Option<Box<str>>,
+    pub host: Option<Box<str>>,
+    pub path: Option<Box<str>>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Respond {
+    pub status: StatusCode,
+    pub body: Bytes,
+    pub headers: HeaderOps,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Limits {
+    pub max_connections: usize,
+    pub max_requests: usize,
+    pub max_head: usize,
+    pub max_headers: usize,
+    pub header_timeout: Duration,
+    pub idle_timeout: Duration,
+    pub detect_timeout: Duration,
+    pub pool: PoolLimits,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AccessLog {
+    pub format: Format,
+    pub target: crate::telemetry::log_writer::Target,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Drain {
+    pub linger: Duration,
+    pub timeout: Duration,
+}
+
+/// A socket that takes connections. Two snapshots that have an equal one share it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Listener {
+    pub kind: ListenerKind,
+    pub address: SocketAddr,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ListenerKind {
+    Inbound,
+    Outbound,
+    /// A local port that leads to one service.
+    Port,
+}
+
+impl Snapshot {
+    pub fn cluster(&self, destination: Destination) -> &Cluster {
+        &self.clusters[destination.cluster as usize]
+    }
+
+    /// Every route there is.
+    pub fn for_each_route(&self, mut visit: impl FnMut(&Route)) {
+        self.inbound
+            .router
+            .iter()
+            .chain(&self.inbound.fallback)
+            .for_each(|route| visit(route));
+        for service in self.outbound.hosts.values() {
+            service
+                .router
+                .iter()
+                .chain([&service.fallback])
+                .for_each(|route| visit(route));
+        }
+        visit(&self.outbound.unknown_route);
+    }
+
+    /// The cluster of hosts that the configuration does not have.
+    pub fn passthrough_cluster(&self) -> u32 {
+        match &self.outbound.unknown_route.action {
+            Action::Forward(forward) => forward.to[0].cluster,
+            Action::Redirect(_) | Action::Respond(_) => u32::MAX,
+        }
+    }
+
+    pub fn group(&self, destination: Destination) -> &Group {
+        &self.cluster(destination).groups[destination.group as usize]
+    }
+}

@@ -1,0 +1,703 @@
+//! The control thread: it owns the configuration, the listeners, the log and the workers' threads, and
+//! runs the admin server. Nothing here is on the path of a request.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, HashSet};
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::time::sleep;
+
+use crate::admin::{self, Handles, Surface};
+use crate::app::{Ask, LogLevel, Options, StartError};
+use crate::clock;
+use crate::config::live::Live;
+use crate::config::load::{Loaded, Origin};
+use crate::config::snapshot::{AccessLog, Listener, ListenerKind, Snapshot};
+use crate::config::watch::Watch;
+use crate::drain::Phase;
+use crate::listen;
+use crate::telemetry::Direction;
+use crate::telemetry::log_writer::{LogSink, LogStats, LogWriter};
+use crate::telemetry::metrics::{self, Metrics};
+use crate::worker::{self, Command, Loads, Start};
+
+/// Where the listeners are in truth.
+pub struct Bound {
+    pub addresses: HashMap<Listener, SocketAddr>,
+    pub admin: Option<SocketAddr>,
+    pub metrics: Option<SocketAddr>,
+}
+
+pub struct Control {
+    origin: Origin,
+    live: Live,
+    generation: Cell<u64>,
+    metrics: Metrics,
+    workers: Vec<mpsc::UnboundedSender<Command>>,
+    threads: RefCell<Vec<JoinHandle<()>>>,
+    loads: Loads,
+    listeners: RefCell<HashMap<Listener, SocketAddr>>,
+    phase: watch::Sender<Phase>,
+    log: RefCell<Log>,
+    /// Why the last configuration was refused, if it was.
+    refused: RefCell<Option<String>>,
+    read: RefCell<String>,
+    asks: mpsc::UnboundedSender<Ask>,
+    asked: RefCell<Option<mpsc::UnboundedReceiver<Ask>>>,
+    level: Option<LogLevel>,
+    signals: bool,
+}
+
+/// The access log's thread, and what it was told to be.
+struct Log {
+    settings: Option<AccessLog>,
+    writer: Option<LogWriter>,
+    stats: Arc<LogStats>,
+}
+
+/// How long the log may take for what is left when we end.
+const LOG_PATIENCE: Duration = Duration::from_secs(2);
+
+impl Control {
+    /// Binds, starts the workers and the admin server.
+    ///
+    /// # Errors
+    /// What could not be bound or started.
+    pub fn start(options: Options, loaded: Loaded) -> Result<(Rc<Self>, Bound), StartError> {
+        let snapshot = Arc::new(loaded.snapshot);
+        let count = loaded
+            .config
+            .runtime
+            .as_ref()
+            .and_then(|runtime| runtime.workers);
+        let count = count.map_or_else(default_workers, |count| count as usize);
+        let live = Live::new(snapshot.clone());
+        let (phase, _) = watch::channel(Phase::Running);
+        let (asks, asked) = mpsc::unbounded_channel();
+        let mut channels: Vec<_> = (0..count).map(|_| mpsc::unbounded_channel()).collect();
+        let control = Rc::new(Self {
+            origin: options.origin,
+            live,
+            generation: Cell::new(snapshot.generation),
+            metrics: Metrics::new(env!("CARGO_PKG_VERSION")),
+            workers: channels.iter().map(|(sender, _)| sender.clone()).collect(),
+            threads: RefCell::default(),
+            loads: Loads::new(count),
+            listeners: RefCell::default(),
+            phase,
+            log: RefCell::new(Log {
+                settings: None,
+                writer: None,
+                stats: Arc::default(),
+            }),
+            refused: RefCell::default(),
+            read: RefCell::new(loaded.text),
+            asks,
+            asked: RefCell::new(Some(asked)),
+            level: options.log_level,
+            signals: options.signals,
+        });
+        control.watch_metrics();
+        let admin = bind_one(snapshot.admin, "admin.listen")?;
+        let metrics = bind_one(snapshot.metrics, "admin.metrics")?;
+        let sockets = control.bind(&snapshot.listeners)?;
+        let sink = control.open_log(snapshot.access_log.as_ref())?;
+        for (id, (_, commands)) in channels.drain(..).enumerate() {
+            let start = Start {
+                id,
+                live: control.live.clone(),
+                shard: control.metrics.worker(),
+                log: sink.clone(),
+                phase: control.phase.subscribe(),
+                loads: control.loads.clone(),
+                peers: control.workers.clone(),
+                commands,
+            };
+            control.threads.borrow_mut().push(worker::spawn(start)?);
+        }
+        control.listen(sockets);
+        control.published(&snapshot);
+        let bound = Bound {
+            addresses: control.listeners.borrow().clone(),
+            admin: admin.as_ref().map(|(_, address)| *address),
+            metrics: metrics.as_ref().map(|(_, address)| *address),
+        };
+        control.serve_admin(admin, Surface::Admin)?;
+        control.serve_admin(metrics, Surface::Metrics)?;
+        control.tell_addresses(&bound);
+        Ok((control, bound))
+    }
+
+    fn tell_addresses(&self, bound: &Bound) {
+        for (listener, address) in &bound.addresses {
+            tracing::info!(%address, kind = ?listener.kind, "listening");
+        }
+        tracing::info!(admin = ?bound.admin, metrics = ?bound.metrics, workers = self.workers.len(), "ready");
+    }
+
+    fn watch_metrics(&self) {
+        let live = self.live.clone();
+        let endpoints = self.metrics.watch_endpoints(move |emit| {
+            for cluster in &live.current().clusters {
+                if cluster.name.as_ref() == crate::config::compile::PASSTHROUGH {
+                    continue;
+                }
+                let known = cluster
+                    .groups
+                    .first()
+                    .map_or(0, |group| group.endpoints.len());
+                emit(&[&cluster.name, "known"], known as f64);
+            }
+        });
+        let log = self
+            .metrics
+            .watch_access_log(self.log.borrow().stats.clone());
+        for result in [endpoints, log] {
+            // Only a name that is there twice is refused, and these are registered once.
+            if let Err(error) = result {
+                tracing::error!(%error, "a metric is missing");
+            }
+        }
+    }
+
+    /// Sockets for `listeners`, one for each worker. All or none.
+    fn bind(
+        &self,
+        listeners: &[Listener],
+    ) -> Result<Vec<(Listener, Vec<TcpListener>)>, StartError> {
+        let ours: HashSet<SocketAddr> = self.listeners.borrow().values().copied().collect();
+        let mut bound = Vec::new();
+        for listener in listeners {
+            match bind_all(listener.address, self.workers.len(), &ours) {
+                Ok(sockets) => bound.push((*listener, sockets)),
+                Err(error) if without_ipv6(&error, listener.address) => {
+                    tracing::warn!(address = %listener.address, %error, "no IPv6 here; going without");
+                }
+                Err(error) => {
+                    return Err(StartError::Bind(cannot_bind(
+                        listener.address,
+                        &error,
+                        match listener.kind {
+                            ListenerKind::Inbound => "inbound.listen",
+                            ListenerKind::Outbound => "outbound.listen",
+                            ListenerKind::Port => "outbound.ports",
+                        },
+                    )));
+                }
+            }
+        }
+        Ok(bound)
+    }
+
+    fn listen(&self, bound: Vec<(Listener, Vec<TcpListener>)>) {
+        for (listener, sockets) in bound {
+            let address = sockets.first().and_then(|socket| socket.local_addr().ok());
+            self.listeners
+                .borrow_mut()
+                .insert(listener, address.unwrap_or(listener.address));
+            for (worker, socket) in self.workers.iter().zip(sockets) {
+                // A worker that is gone has reported why.
+                let _ = worker.send(Command::Listen(listener, socket));
+            }
+        }
+    }
+
+    fn unlisten(&self, gone: impl Fn(&Listener) -> bool) {
+        self.listeners.borrow_mut().retain(|listener, _| {
+            if gone(listener) {
+                for worker in &self.workers {
+                    let _ = worker.send(Command::Unlisten(*listener));
+                }
+            }
+            !gone(listener)
+        });
+    }
+
+    /// The log as `settings` want it; the sink for the workers.
+    fn open_log(
+        &self,
+        settings: Option<&AccessLog>,
+    ) -> Result<Option<(LogSink, crate::telemetry::access_log::Format)>, StartError> {
+        let mut log = self.log.borrow_mut();
+        let opened = match settings {
+            None => None,
+            Some(settings) => {
+                let opened = LogWriter::spawn(settings.target.clone(), log.stats.clone());
+                let (writer, sink) = opened.map_err(|error| {
+                    StartError::Bind(format!(
+                        "telemetry.access_log: cannot write to {:?}: {error}; check the path and its permissions",
+                        settings.target
+                    ))
+                })?;
+                Some((writer, (sink, settings.format)))
+            }
+        };
+        log.settings = settings.cloned();
+        let (writer, sink) = opened.unzip();
+        // The old thread ends by itself when the last worker has let go of its sink.
+        log.writer = writer;
+        Ok(sink)
+    }
+
+    /// Reads the configuration again: all of it or nothing.
+    ///
+    /// # Errors
+    /// Why the old one stays.
+    pub fn reload(&self) -> Result<String, String> {
+        let result = self.try_reload();
+        self.metrics.config_read(result.is_ok(), clock::wall());
+        match &result {
+            Ok(text) => {
+                tracing::info!("{text}");
+                *self.refused.borrow_mut() = None;
+            }
+            Err(text) => {
+                for line in text.lines() {
+                    tracing::error!("configuration refused: {line}");
+                }
+                *self.refused.borrow_mut() = Some(text.clone());
+            }
+        }
+        result
+    }
+
+    fn try_reload(&self) -> Result<String, String> {
+        let before = self.live.current();
+        let generation = self.generation.get() + 1;
+        let loaded = self
+            .origin
+            .load(Some(&before), generation, false)
+            .map_err(|refused| refused.lines.join("\n"))?;
+        let snapshot = Arc::new(loaded.snapshot);
+        let known: HashSet<Listener> = before.listeners.iter().copied().collect();
+        let added: Vec<_> = snapshot
+            .listeners
+            .iter()
+            .filter(|l| !known.contains(l))
+            .copied()
+            .collect();
+        let sockets = self.bind(&added).map_err(|error| error.to_string())?;
+        let new_log = self.log.borrow().settings != snapshot.access_log;
+        let sink = if new_log {
+            Some(
+                self.open_log(snapshot.access_log.as_ref())
+                    .map_err(|error| error.to_string())?,
+            )
+        } else {
+            None
+        };
+
+        // From here on nothing can fail.
+        self.generation.set(generation);
+        self.live.publish(snapshot.clone());
+        if let Some(sink) = sink {
+            for worker in &self.workers {
+                let _ = worker.send(Command::Log(sink.clone()));
+            }
+        }
+        self.listen(sockets);
+        let wanted: HashSet<Listener> = snapshot.listeners.iter().copied().collect();
+        self.unlisten(|listener| !wanted.contains(listener));
+        retire(&before, &snapshot);
+        self.published(&snapshot);
+        *self.read.borrow_mut() = loaded.text;
+        Ok(format!(
+            "configuration {generation} in force{}",
+            self.needs_restart(&before, &snapshot)
+        ))
+    }
+
+    /// What of a new configuration waits for the next start.
+    fn needs_restart(&self, before: &Snapshot, now: &Snapshot) -> &'static str {
+        if before.admin != now.admin || before.metrics != now.metrics {
+            return "; the addresses under admin change at the next start";
+        }
+        let workers = now
+            .source
+            .pointer("/runtime/workers")
+            .and_then(|count| count.as_u64());
+        match workers {
+            Some(count) if count as usize != self.workers.len() => {
+                "; runtime.workers changes at the next start"
+            }
+            _ => "",
+        }
+    }
+
+    fn published(&self, snapshot: &Snapshot) {
+        let own = &snapshot.service;
+        let text = |value: &Option<String>| value.clone().unwrap_or_default();
+        self.metrics
+            .set_service_info(&own.name, &text(&own.version), &text(&own.zone));
+        let mut live = metrics::Live::default();
+        live.services.extend(
+            snapshot
+                .clusters
+                .iter()
+                .map(|cluster| cluster.name.as_ref().into()),
+        );
+        snapshot.for_each_route(|route| {
+            live.routes.insert(route.pattern.as_ref().into());
+        });
+        self.metrics.retain(live);
+        for worker in &self.workers {
+            let _ = worker.send(Command::Refresh);
+        }
+    }
+
+    fn serve_admin(
+        self: &Rc<Self>,
+        bound: Option<(TcpListener, SocketAddr)>,
+        surface: Surface,
+    ) -> Result<(), StartError> {
+        let Some((listener, _)) = bound else {
+            return Ok(());
+        };
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let handles = Rc::new(self.clone().handles());
+        tokio::task::spawn_local(admin::serve(
+            listener,
+            surface,
+            handles,
+            std::future::pending(),
+        ));
+        Ok(())
+    }
+
+    fn handles(self: Rc<Self>) -> Handles {
+        let of = || self.clone();
+        let (a, b, c, d, e, f, g, h, i) = (of(), of(), of(), of(), of(), of(), of(), of(), of());
+        Handles {
+            metrics: Box::new(move || a.metrics.encode()),
+            config_dump: Box::new(move || b.live.current().source.clone()),
+            clusters: Box::new(move || c.clusters()),
+            ready: Box::new(move || d.ready()),
+            reload: Box::new(move || {
+                let control = e.clone();
+                Box::pin(async move { control.reload() })
+            }),
+            drain: Box::new(move || {
+                let control = f.clone();
+                tokio::task::spawn_local(async move { control.drain().await });
+            }),
+            quit: Box::new(move || drop(g.asks.send(Ask::Shutdown))),
+            log_level: Box::new(move || h.level.as_ref().map_or_else(String::new, |l| (l.get)())),
+            set_log_level: Box::new(move |text| match &i.level {
+                Some(level) => (level.set)(text),
+                None => Err("the level of this process is fixed".to_owned()),
+            }),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+
+    fn ready(&self) -> Result<String, String> {
+        if *self.phase.borrow() != Phase::Running {
+            return Err("draining".to_owned());
+        }
+        Ok(match &*self.refused.borrow() {
+            None => "ready\n".to_owned(),
+            Some(why) => {
+                format!("ready, with the configuration before; the last one was refused:\n{why}\n")
+            }
+        })
+    }
+
+    fn clusters(&self) -> serde_json::Value {
+        let now = clock::nanos(clock::now());
+        let snapshot = self.live.current();
+        let clusters = snapshot.clusters.iter().map(|cluster| {
+            let endpoints = cluster
+                .groups
+                .first()
+                .map_or(&[][..], |group| &group.endpoints);
+            let endpoints: Vec<_> = endpoints
+                .iter()
+                .map(|endpoint| {
+                    serde_json::json!({
+                        "address": endpoint.label,
+                        "weight": endpoint.weight,
+                        "zone": endpoint.zone,
+                        "version": endpoint.version,
+                        "in_flight": endpoint.state.in_flight(),
+                        "latency_ms": endpoint.state.latency(now).map(|l| l.as_secs_f64() * 1e3),
+                    })
+                })
+                .collect();
+            serde_json::json!({ "name": cluster.name, "endpoints": endpoints })
+        });
+        clusters.collect()
+    }
+
+    /// The way down to [`Phase::ClosingAll`]: from now on each step waits for the one before.
+    async fn drain(&self) {
+        if *self.phase.borrow() != Phase::Running {
+            return;
+        }
+        let drain = self.live.current().drain;
+        tracing::info!(linger = ?drain.linger, timeout = ?drain.timeout, "draining");
+        self.phase.send_replace(Phase::Lingering);
+        sleep(drain.linger).await;
+        let deadline = clock::now() + drain.timeout;
+        self.phase.send_replace(Phase::ClosingInbound);
+        self.unlisten(|listener| listener.kind == ListenerKind::Inbound);
+        self.until_closed(Some(Direction::Inbound), deadline).await;
+        self.phase.send_replace(Phase::ClosingAll);
+        self.unlisten(|_| true);
+        self.until_closed(None, deadline).await;
+        self.phase.send_replace(Phase::Cut);
+        self.until_closed(None, clock::now() + Duration::from_secs(1))
+            .await;
+    }
+
+    /// Waits until no connection of `side` is open; of both without one.
+    async fn until_closed(&self, side: Option<Direction>, deadline: clock::Instant) {
+        const LOOK: Duration = Duration::from_millis(10);
+        // What was accepted last is counted when its worker has gone round once.
+        let mut quiet = 0;
+        while clock::now() < deadline && quiet < 5 {
+            quiet = if self.loads.connections(side) == 0 {
+                quiet + 1
+            } else {
+                0
+            };
+            sleep(LOOK).await;
+        }
+    }
+
+    /// Ends the workers and the log.
+    fn end(&self) {
+        for worker in &self.workers {
+            let _ = worker.send(Command::End);
+        }
+        for thread in self.threads.take() {
+            // A panic was reported when it happened.
+            let _ = thread.join();
+        }
+        if let Some(writer) = self.log.borrow_mut().writer.take() {
+            writer.close(LOG_PATIENCE);
+        }
+    }
+}
+
+/// Follows what the owner, the signals and the file ask, until the proxy has ended.
+pub async fn run(control: Rc<Control>, mut owner: mpsc::UnboundedReceiver<Ask>) {
+    let Some(mut asked) = control.asked.take() else {
+        return;
+    };
+    let mut signals = Signals::new(control.signals);
+    let file = control
+        .origin
+        .path()
+        .map(|path| Watch::new(path, &control.read.borrow()));
+    let mut file = file;
+    let mut draining: Option<tokio::task::JoinHandle<()>> = None;
+    loop {
+        let ask = tokio::select! {
+            Some(ask) = owner.recv() => ask,
+            Some(ask) = asked.recv() => ask,
+            ask = signals.next() => match ask {
+                Some(ask) => ask,
+                None => {
+                    if let Some(log) = &control.log.borrow().writer {
+                        log.reopen();
+                    }
+                    continue;
+                }
+            },
+            () = changed(&mut file) => {
+                // Told to log, metrics and `/ready`.
+                let _ = control.reload();
+                continue;
+            }
+            () = ended(&mut draining) => break,
+        };
+        match ask {
+            Ask::Reload(answer) => drop(answer.send(control.reload())),
+            Ask::Shutdown if draining.is_some() => {
+                tracing::warn!("asked twice: ending at once");
+                control.phase.send_replace(Phase::Cut);
+                break;
+            }
+            Ask::Shutdown => {
+                let control = control.clone();
+                let drain = async move {
+                    control.drain().await;
+                    // A drain that `/drain` began goes on by itself.
+                    let mut phase = control.phase.subscribe();
+                    let _ = phase.wait_for(|phase| *phase == Phase::Cut).await;
+                };
+                draining = Some(tokio::task::spawn_local(drain));
+            }
+        }
+    }
+    control.end();
+    tracing::info!("ended");
+}
+
+async fn changed(watch: &mut Option<Watch>) {
+    match watch {
+        Some(watch) => watch.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn ended(task: &mut Option<tokio::task::JoinHandle<()>>) {
+    match task {
+        Some(task) => drop(task.await),
+        None => std::future::pending().await,
+    }
+}
+
+/// The signals of the process.
+struct Signals {
+    terminate: Option<Signal>,
+    interrupt: Option<Signal>,
+    hangup: Option<Signal>,
+    user1: Option<Signal>,
+}
+
+impl Signals {
+    fn new(wanted: bool) -> Self {
+        let open = |kind| {
+            let opened = if wanted { signal(kind) } else { return None };
+            opened
+                .inspect_err(|error| tracing::warn!(%error, "a signal cannot be followed"))
+                .ok()
+        };
+        Self {
+            terminate: open(SignalKind::terminate()),
+            interrupt: open(SignalKind::interrupt()),
+            hangup: open(SignalKind::hangup()),
+            user1: open(SignalKind::user_defined1()),
+        }
+    }
+
+    /// What a signal asks; nothing for SIGUSR1, which reopens the log.
+    async fn next(&mut self) -> Option<Ask> {
+        async fn of(signal: &mut Option<Signal>) {
+            match signal {
+                Some(signal) => drop(signal.recv().await),
+                None => std::future::pending().await,
+            }
+        }
+        tokio::select! {
+            () = of(&mut self.terminate) => Some(Ask::Shutdown),
+            () = of(&mut self.interrupt) => Some(Ask::Shutdown),
+            () = of(&mut self.hangup) => Some(Ask::Reload(tokio::sync::oneshot::channel().0)),
+            () = of(&mut self.user1) => None,
+        }
+    }
+}
+
+/// Marks what `before` had and `now` has no more.
+fn retire(before: &Snapshot, now: &Snapshot) {
+    let states = |snapshot: &Snapshot| {
+        let groups = snapshot
+            .clusters
+            .iter()
+            .filter_map(|cluster| cluster.groups.first());
+        groups
+            .flat_map(|group| group.endpoints.iter())
+            .map(|e| e.state.clone())
+            .collect::<Vec<_>>()
+    };
+    let kept: HashSet<_> = states(now).iter().map(Arc::as_ptr).collect();
+    for state in states(before) {
+        if !kept.contains(&Arc::as_ptr(&state)) {
+            state.retire();
+        }
+    }
+}
+
+/// One socket for each worker. The first is bound alone, so that an address that another process
+/// shares is refused instead of being shared.
+fn bind_all(
+    address: SocketAddr,
+    count: usize,
+    ours: &HashSet<SocketAddr>,
+) -> std::io::Result<Vec<TcpListener>> {
+    if address.port() != 0 && !ours.contains(&address) {
+        drop(listen::bind(address, true)?);
+    }
+    let first = listen::bind(address, false)?;
+    let real = first.local_addr()?;
+    let mut sockets = vec![first];
+    for _ in 1..count {
+        sockets.push(listen::bind(real, false)?);
+    }
+    Ok(sockets)
+}
+
+fn bind_one(
+    address: Option<SocketAddr>,
+    key: &str,
+) -> Result<Option<(TcpListener, SocketAddr)>, StartError> {
+    let Some(address) = address else {
+        return Ok(None);
+    };
+    let bound = match listen::bind(address, true) {
+        Err(error) if without_ipv6(&error, address) && address.ip().is_unspecified() => {
+            listen::bind(SocketAddr::from(([0, 0, 0, 0], address.port())), true)
+        }
+        bound => bound,
+    };
+    let listener = bound.map_err(|error| StartError::Bind(cannot_bind(address, &error, key)))?;
+    let real = listener.local_addr()?;
+    Ok(Some((listener, real)))
+}
+
+fn without_ipv6(error: &std::io::Error, address: SocketAddr) -> bool {
+    use rustix::io::Errno;
+    let missing = [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL];
+    address.is_ipv6()
+        && missing
+            .iter()
+            .any(|e| error.raw_os_error() == Some(e.raw_os_error()))
+}
+
+fn cannot_bind(address: SocketAddr, error: &std::io::Error, key: &str) -> String {
+    use std::io::ErrorKind::{AddrInUse, AddrNotAvailable, PermissionDenied};
+    let help = match error.kind() {
+        AddrInUse => "another process has it: stop that one or choose another port",
+        AddrNotAvailable => "this host has no such address: choose one of its own, or 0.0.0.0",
+        PermissionDenied => "ports below 1024 need the capability NET_BIND_SERVICE",
+        _ => "choose another address",
+    };
+    format!("{key}: cannot listen on {address}: {error}; {help}")
+}
+
+/// One worker for each core that we may use, a quota of the cgroup rounded up.
+fn default_workers() -> usize {
+    let cores = rustix::thread::sched_getaffinity(None).map_or(1, |set| set.count() as usize);
+    let quota = std::fs::read_to_string("/sys/fs/cgroup/cpu.max")
+        .ok()
+        .and_then(|text| quota(&text));
+    cores.min(quota.unwrap_or(cores)).max(1)
+}
+
+/// The cores that `cpu.max` of a cgroup (v2) grants: `max 100000`, or microseconds in a period.
+fn quota(text: &str) -> Option<usize> {
+    let (quota, period) = text.trim().split_once(' ')?;
+    let (quota, period): (u64, u64) = (quota.parse().ok()?, period.parse().ok()?);
+    usize::try_from(quota.div_ceil(period.max(1))).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quota_is_rounded_up() {
+        assert_eq!(quota("max 100000\n"), None);
+        assert_eq!(quota("150000 100000\n"), Some(2));
+        assert_eq!(quota("100000 100000\n"), Some(1));
+        assert_eq!(quota("5000 100000\n"), Some(1));
+        assert_eq!(quota("nonsense"), None);
+    }
+}

@@ -1,0 +1,243 @@
+//! What we know of one endpoint: where it is, and how it does.
+
+pub mod latency;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::time::Duration;
+
+pub use latency::Nanos;
+use latency::PeakEwma;
+
+/// Where an endpoint listens. `Display` gives `10.0.0.1:80`, `[::1]:80`, `host:80` or
+/// `unix:/run/app.sock`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Address {
+    Socket(SocketAddr),
+    /// Resolved anew for each connection.
+    Name {
+        host: Box<str>,
+        port: u16,
+    },
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Socket(address) => address.fmt(f),
+            Self::Name { host, port } => write!(f, "{host}:{port}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// One endpoint as one configuration or one registry answer describes it. Immutable; what changes
+/// is in `state`, which outlives it.
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    pub address: Address,
+    /// `address` as text, for logs and labels.
+    pub label: Box<str>,
+    /// Share of the traffic relative to the others of its service, at least 1.
+    pub weight: u32,
+    pub zone: Option<Box<str>>,
+    pub version: Option<Box<str>>,
+    pub state: Arc<State>,
+}
+
+impl Endpoint {
+    /// An endpoint of weight 1, zone and version unknown.
+    pub fn new(address: Address, state: Arc<State>) -> Self {
+        let label = address.to_string().into();
+        Self {
+            address,
+            label,
+            weight: 1,
+            zone: None,
+            version: None,
+            state,
+        }
+    }
+
+    /// See [`State::begin`].
+    pub fn begin(&self, now: Nanos) -> InFlight {
+        self.state.begin(now)
+    }
+}
+
+/// How an endpoint does. Shared by all workers, kept by address across reloads.
+// Every worker writes it for every request: a cache line of its own keeps the neighbours' out.
+#[derive(Debug)]
+#[repr(align(64))]
+pub struct State {
+    in_flight: AtomicU32,
+    latency: PeakEwma,
+    retired: AtomicBool,
+}
+
+/// How a request ended, seen from the endpoint's latency.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// A response came, of whatever status.
+    Answered,
+    /// None came: connect failure, reset, timeout.
+    Failed,
+}
+
+impl State {
+    /// The time constant with which a latency average falls.
+    pub const DECAY: Duration = Duration::from_secs(10);
+    /// What a failure counts for at least, so that an endpoint that fails fast attracts nothing.
+    pub const PENALTY: Duration = Duration::from_secs(1);
+
+    /// `decay`: the time constant of the latency average, [`State::DECAY`] by default.
+    pub fn new(decay: Duration) -> Self {
+        Self {
+            in_flight: AtomicU32::new(0),
+            latency: PeakEwma::new(decay),
+            retired: AtomicBool::new(false),
+        }
+    }
+
+    /// A request is about to be sent; it is in flight until the guard is dropped.
+    pub fn begin(self: &Arc<Self>, now: Nanos) -> InFlight {
+        self.in_flight.fetch_add(1, Relaxed);
+        self.latency.expect(now);
+        InFlight {
+            state: self.clone(),
+            started: now,
+        }
+    }
+
+    /// No configuration has this endpoint any more; its idle connections can be closed.
+    pub fn retire(&self) {
+        self.retired.store(true, Relaxed);
+    }
+
+    pub fn is_retired(&self) -> bool {
+        self.retired.load(Relaxed)
+    }
+
+    /// Requests that were begun and have not ended.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.load(Relaxed)
+    }
+
+    /// The peak average at `now`, faded since the last request; `None` if never measured.
+    pub fn latency(&self, now: Nanos) -> Option<Duration> {
+        self.latency_nanos(now)
+            .map(|nanos| Duration::from_secs_f32(nanos / 1e9))
+    }
+
+    /// [`State::latency`] in nanoseconds, for those who compare it.
+    pub fn latency_nanos(&self, now: Nanos) -> Option<f32> {
+        self.latency.nanos(now)
+    }
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self::new(Self::DECAY)
+    }
+}
+
+/// One request in flight. It lives as long as the response body, so that a request that is
+/// cancelled anywhere stops counting.
+#[derive(Debug)]
+#[must_use = "the request counts as in flight only while this lives"]
+pub struct InFlight {
+    state: Arc<State>,
+    started: Nanos,
+}
+
+impl InFlight {
+    /// Time since [`State::begin`].
+    pub fn elapsed(&self, now: Nanos) -> Duration {
+        now.since(self.started)
+    }
+
+    /// Tells the endpoint's average of this request: once, when its response head came or when it
+    /// is certain that none will. Whoever gives up for a reason of their own (the client left)
+    /// does not tell.
+    pub fn observe(&self, now: Nanos, latency: Duration, outcome: Outcome) {
+        let sample = match outcome {
+            Outcome::Answered => latency,
+            Outcome::Failed => latency.max(State::PENALTY),
+        };
+        self.state.latency.observe(now, sample);
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.state.in_flight.fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn addresses_as_text() {
+        let text = |address: Address| Endpoint::new(address, Arc::default()).label;
+        assert_eq!(
+            &*text(Address::Socket(([10, 0, 0, 1], 80).into())),
+            "10.0.0.1:80"
+        );
+        let v6: SocketAddr = "[::1]:80".parse().unwrap();
+        assert_eq!(&*text(Address::Socket(v6)), "[::1]:80");
+        let name = Address::Name {
+            host: "users".into(),
+            port: 80,
+        };
+        assert_eq!(&*text(name), "users:80");
+        assert_eq!(
+            &*text(Address::Unix("/run/a.sock".into())),
+            "unix:/run/a.sock"
+        );
+    }
+
+    #[test]
+    fn a_fast_failure_counts_for_the_penalty_and_a_slow_one_for_its_time() {
+        let fast = Arc::new(State::default());
+        let now = Nanos(1);
+        fast.begin(now)
+            .observe(now, Duration::from_millis(1), Outcome::Failed);
+        assert_eq!(fast.latency(now), Some(State::PENALTY));
+        let slow = Arc::new(State::default());
+        slow.begin(now)
+            .observe(now, Duration::from_secs(4), Outcome::Failed);
+        assert_eq!(slow.latency(now), Some(Duration::from_secs(4)));
+    }
+
+    proptest! {
+        #[test]
+        fn in_flight_returns_to_zero_after_any_mix_of_drops(
+            events in prop::collection::vec((any::<bool>(), any::<prop::sample::Index>()), 0..200),
+        ) {
+            let state = Arc::new(State::default());
+            let mut guards = Vec::new();
+            for (step, (begins, which)) in events.into_iter().enumerate() {
+                let now = Nanos(step as u64);
+                if begins {
+                    guards.push(state.begin(now));
+                } else if !guards.is_empty() {
+                    let guard = guards.swap_remove(which.index(guards.len()));
+                    if step % 2 == 0 {
+                        guard.observe(now, guard.elapsed(now), Outcome::Answered);
+                    }
+                }
+                prop_assert_eq!(state.in_flight() as usize, guards.len());
+            }
+            drop(guards);
+            prop_assert_eq!(state.in_flight(), 0);
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! Pilotfish, a sidecar proxy. ARCHITECTURE.md tells the whole; the modules stand here in the order in
+//! which a request meets them.
+
+pub mod worker;
+
+pub mod balance;
+pub mod endpoint;
+pub mod listen;
+pub mod policy;
+pub mod proxy;
+pub mod route;
+pub mod upstream;
+
+pub mod config;
+pub mod telemetry;
+
+pub mod admin;
+pub mod app;
+pub mod clock;
+mod control;
+pub mod drain;

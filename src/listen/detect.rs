@@ -1,0 +1,289 @@
+//! What a new connection speaks: HTTP/1 by its request line, HTTP/2 by its preface, or something else.
+//!
+//! Where it may be something else, the server may be the one who speaks first (MySQL, SMTP). After
+//! [`SILENCE`] of the client the server is dialled, and whoever speaks first decides: words of the
+//! server make it an opaque tunnel without the seconds of delay that a plain timeout costs.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+
+use crate::endpoint::{Endpoint, InFlight};
+use crate::upstream::Stream;
+
+/// How long a client may be silent before the server is asked.
+pub const SILENCE: Duration = Duration::from_millis(50);
+/// What is read at most to find out: a request line longer than this is HTTP for all we know, and the
+/// guard of HTTP/1 refuses it.
+const ENOUGH: usize = 16 * 1024;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Detected {
+    Http1,
+    Http2,
+    Opaque,
+    /// Nothing came, or the client left.
+    Gone,
+}
+
+/// An endpoint that was dialled while the client was silent.
+pub type Dialled = (Arc<Endpoint>, InFlight, Stream);
+
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// Before the server is dialled.
+    pub silence: Duration,
+    /// From the client's first byte to a verdict.
+    pub total: Duration,
+    /// Without a byte from either side.
+    pub idle: Duration,
+}
+
+/// The verdict on the first bytes of a client; none while they could still become several things.
+pub fn classify(bytes: &[u8]) -> Option<Detected> {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    if bytes.starts_with(PREFACE) {
+        return Some(Detected::Http2);
+    }
+    if PREFACE.starts_with(bytes) {
+        return None;
+    }
+    let line_end = bytes.iter().position(|byte| *byte == b'\n');
+    let line = &bytes[..line_end.unwrap_or(bytes.len())];
+    if !could_be_request_line(line) {
+        return Some(Detected::Opaque);
+    }
+    match line_end {
+        Some(_) => Some(if is_request_line(line) {
+            Detected::Http1
+        } else {
+            Detected::Opaque
+        }),
+        None if bytes.len() >= ENOUGH => Some(Detected::Http1),
+        None => None,
+    }
+}
+
+/// Whether `line`, which may be cut short, has only what a request line has.
+fn could_be_request_line(line: &[u8]) -> bool {
+    const LONGEST_METHOD: usize = 32;
+    let is_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+    let method = line.split(|byte| *byte == b' ').next().unwrap_or_default();
+    let rest = &line[method.len()..];
+    // A request line begins with a method; an empty one is a stray CRLF, which HTTP allows.
+    let method = method.strip_suffix(b"\r").unwrap_or(method);
+    method.len() <= LONGEST_METHOD
+        && method.iter().all(is_token)
+        && rest
+            .iter()
+            .all(|byte| !byte.is_ascii_control() || *byte == b'\r')
+}
+
+fn is_request_line(line: &[u8]) -> bool {
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    let version = line.rsplit(|byte| *byte == b' ').next().unwrap_or_default();
+    line.is_empty() || (version.len() < line.len() && version.starts_with(b"HTTP/"))
+}
+
+/// For a listener that takes HTTP alone: HTTP/2 by its preface, all else goes to HTTP/1, which answers
+/// what is malformed.
+pub async fn http(stream: &mut TcpStream, limit: Duration) -> (Detected, Bytes) {
+    let mut early = BytesMut::with_capacity(1024);
+    let found = timeout(limit, async {
+        loop {
+            match stream.read_buf(&mut early).await {
+                Ok(1..) => {}
+                _ => return Detected::Gone,
+            }
+            match classify(&early) {
+                Some(Detected::Http2) => return Detected::Http2,
+                None if early.starts_with(b"PRI") => {}
+                None if b"PRI".starts_with(&early) => {}
+                _ => return Detected::Http1,
+            }
+        }
+    });
+    // A preface that never ends is answered as the malformed HTTP/1 that it is; silence is not.
+    let found = found.await.unwrap_or(if early.is_empty() {
+        Detected::Gone
+    } else {
+        Detected::Http1
+    });
+    (found, early.freeze())
+}
+
+/// For a listener that takes anything. `dial` connects to the server that gets what is not HTTP; it is
+/// awaited at most once.
+pub async fn any(
+    stream: &mut TcpStream,
+    patience: Patience,
+    dial: impl Future<Output = Option<Dialled>>,
+) -> (Detected, Bytes, Option<Dialled>) {
+    let mut early = BytesMut::with_capacity(1024);
+    let found = timeout(patience.silence, read_verdict(stream, &mut early)).await;
+    if let Ok(found) = found {
+        return (found, early.freeze(), None);
+    }
+    let dialled = dial.await;
+    let total = if early.is_empty() {
+        patience.idle
+    } else {
+        patience.total
+    };
+    let found = tokio::select! {
+        biased;
+        found = read_verdict(stream, &mut early) => found,
+        () = server_speaks(dialled.as_ref()) => Detected::Opaque,
+        // Half a request line and then nothing: the server may know what it means.
+        () = sleep(total) => if early.is_empty() { Detected::Gone } else { Detected::Opaque },
+    };
+    (found, early.freeze(), dialled)
+}
+
+async fn read_verdict(stream: &mut TcpStream, early: &mut BytesMut) -> Detected {
+    loop {
+        if let (false, Some(found)) = (early.is_empty(), classify(early)) {
+            return found;
+        }
+        // `read_buf` loses nothing when it is cancelled.
+        match stream.read_buf(early).await {
+            Ok(1..) => {}
+            // A client that says nothing may still listen: `nc host 25 < /dev/null`.
+            Ok(0) if !early.is_empty() => return Detected::Opaque,
+            _ => return Detected::Gone,
+        }
+    }
+}
+
+async fn server_speaks(dialled: Option<&Dialled>) {
+    let readable = match dialled {
+        Some((_, _, Stream::Tcp(stream))) => stream.readable().await,
+        Some((_, _, Stream::Unix(stream))) => stream.readable().await,
+        None => return std::future::pending().await,
+    };
+    // An error is a word of the server too: the tunnel will tell the client.
+    drop(readable);
+}
+
+/// A connection with the bytes that were read to find out what it is.
+pub struct Prefixed<T> {
+    early: Bytes,
+    io: T,
+}
+
+impl<T> Prefixed<T> {
+    pub fn new(early: Bytes, io: T) -> Self {
+        Self { early, io }
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Prefixed<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.early.is_empty() {
+            return Pin::new(&mut self.io).poll_read(cx, buf);
+        }
+        let n = self.early.len().min(buf.remaining());
+        buf.put_slice(&self.early[..n]);
+        self.early.advance(n);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Prefixed<T> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn verdicts() {
+        use Detected::{Http1, Http2, Opaque};
+        for (bytes, verdict) in [
+            (&b"GET / HTTP/1.1\r\n"[..], Some(Http1)),
+            (b"GET / HTTP/1.0\n", Some(Http1)),
+            (b"\r\nGET / HTTP/1.1\r\n", Some(Http1)),
+            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Some(Http2)),
+            (b"PRI * HTTP/2.0\r\n\r\nSM", None),
+            (b"P", None),
+            (b"POST /a", None),
+            (b"PROPFIND /a HTTP/1.1\r\n", Some(Http1)),
+            (b"\x16\x03\x01\x02\x00", Some(Opaque)),
+            (b"\x00\x00\x00\x08\x04\xd2\x16\x2f", Some(Opaque)),
+            (b"EHLO mail.example\r\n", Some(Opaque)),
+            (b"*1\r\n$4\r\nPING\r\n", Some(Opaque)),
+            (b"get key\r\n", Some(Opaque)),
+            (b"SSH-2.0-OpenSSH_9.2\r\n", Some(Opaque)),
+            (b"AMQP\x00\x00\x09\x01", Some(Opaque)),
+            (
+                b"a line without any space that is much longer than a method",
+                None,
+            ),
+            (
+                b"thisisasinglewordthatismuchlongerthananymethod",
+                Some(Opaque),
+            ),
+        ] {
+            assert_eq!(classify(bytes), verdict, "{}", bytes.escape_ascii());
+        }
+        assert_eq!(
+            classify(&[b"GET /".as_slice(), &[b'a'; ENOUGH]].concat()),
+            Some(Http1)
+        );
+    }
+
+    proptest! {
+        /// More bytes never overturn a verdict that was given.
+        #[test]
+        fn a_verdict_stands(
+            bytes in prop_oneof![
+                prop::collection::vec(any::<u8>(), 1..60),
+                "[A-Z]{1,8} /[a-z]{0,9} HTTP/1.1\r\n[a-z]{0,9}".prop_map(String::into_bytes),
+                "PRI \\* HTTP/2.0\r\n\r\nSM\r\n\r\n.{0,9}".prop_map(String::into_bytes),
+            ]
+        ) {
+            let verdicts: Vec<_> = (1..=bytes.len()).filter_map(|n| classify(&bytes[..n])).collect();
+            prop_assert!(verdicts.windows(2).all(|pair| pair[0] == pair[1]), "{verdicts:?}");
+        }
+    }
+}

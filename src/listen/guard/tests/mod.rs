@@ -1,0 +1,4 @@
+mod framing;
+mod head;
+mod io;
+mod properties;

@@ -1,0 +1,129 @@
+//! The one timer of a connection. It is armed coarsely and moved only when it fires, so that a busy
+//! keep-alive connection pays nothing for it; what it means is decided when it fires.
+
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
+
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
+
+use super::head::HeadLimits;
+
+/// What a connection is waiting for when no byte comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// No head has begun on a new connection.
+    New,
+    /// A head has begun and is not complete.
+    Head,
+    /// A request is in progress: its timeouts are the service's.
+    Busy,
+    /// Nothing is in progress since then.
+    Idle(Instant),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Due {
+    Nothing,
+    HeaderTimeout,
+    Close,
+}
+
+#[derive(Debug)]
+pub struct Timer {
+    sleep: Option<Pin<Box<Sleep>>>,
+    /// The task that the sleep will wake.
+    waker: Option<Waker>,
+    /// When the head in progress, or the first one, must be complete.
+    head: Option<Instant>,
+    /// A time at which the connection was still busy.
+    busy: Instant,
+}
+
+impl Timer {
+    /// For a connection that was accepted at `opened`.
+    pub fn new(opened: Instant, limits: &HeadLimits) -> Self {
+        let head = Some(opened + limits.header_timeout);
+        Self {
+            sleep: None,
+            waker: None,
+            head,
+            busy: opened,
+        }
+    }
+
+    /// Says what is due; otherwise the task is woken when that may have changed. To be called when
+    /// nothing can be read.
+    pub fn poll(&mut self, cx: &mut Context<'_>, phase: Phase, limits: &HeadLimits) -> Due {
+        let head = match phase {
+            Phase::New | Phase::Head => match self.head {
+                Some(head) => Some(head),
+                None => {
+                    self.arm(sleep(limits.header_timeout));
+                    self.sleep.as_ref().map(|sleep| sleep.deadline())
+                }
+            },
+            Phase::Busy | Phase::Idle(_) => None,
+        };
+        self.head = head;
+        loop {
+            let Some(fired) = self.fired(cx, limits) else {
+                return Due::Nothing;
+            };
+            let next = match (phase, head) {
+                (Phase::New, Some(head)) if fired >= head => return Due::Close,
+                (Phase::Head, Some(head)) if fired >= head => return Due::HeaderTimeout,
+                (Phase::New | Phase::Head, Some(head)) => sleep_until(head),
+                (Phase::Idle(since), _) => {
+                    let due = since.max(self.busy) + limits.idle_timeout;
+                    if fired >= due {
+                        return Due::Close;
+                    }
+                    sleep_until(due)
+                }
+                _ => {
+                    let next = sleep(limits.idle_timeout);
+                    // The present, without asking the clock for it.
+                    self.busy = next.deadline() - limits.idle_timeout;
+                    next
+                }
+            };
+            self.arm(next);
+        }
+    }
+
+    /// The time for which the sleep was set, once it has passed.
+    fn fired(&mut self, cx: &mut Context<'_>, limits: &HeadLimits) -> Option<Instant> {
+        if self.sleep.is_none() {
+            self.arm(match self.head {
+                Some(head) => sleep_until(head),
+                None => sleep(limits.idle_timeout),
+            });
+        }
+        let sleep = self.sleep.as_mut()?;
+        let registered = self
+            .waker
+            .as_ref()
+            .is_some_and(|waker| waker.will_wake(cx.waker()));
+        if registered && !sleep.is_elapsed() {
+            return None;
+        }
+        // Unconstrained: a poll that ran out of budget would not have registered the task.
+        let polled = pin!(tokio::task::coop::unconstrained(sleep.as_mut())).poll(cx);
+        match polled {
+            Poll::Ready(()) => Some(sleep.deadline()),
+            Poll::Pending => {
+                self.waker = Some(cx.waker().clone());
+                None
+            }
+        }
+    }
+
+    fn arm(&mut self, sleep: Sleep) {
+        self.waker = None;
+        match &mut self.sleep {
+            Some(armed) => armed.as_mut().set(sleep),
+            None => self.sleep = Some(Box::pin(sleep)),
+        }
+    }
+}

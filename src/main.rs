@@ -1,0 +1,153 @@
+//! The command line.
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use pilotfish::app::{self, LogLevel, Options, StartError};
+use pilotfish::config::{self, load::Origin};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::prelude::*;
+
+/// A sidecar proxy: governs any service without a change to it.
+#[derive(Parser)]
+#[command(name = "pilotfish", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Run the proxy, from a file or for one service named here.
+    Run(Run),
+    /// Check a configuration and tell every mistake in it.
+    Check {
+        #[command(flatten)]
+        file: File,
+    },
+    /// Print the JSON Schema of the configuration, for editors.
+    Schema,
+    /// Print the version.
+    Version,
+}
+
+#[derive(Args)]
+struct File {
+    /// The configuration file.
+    #[arg(short, long = "config", env = "PILOTFISH_CONFIG", value_name = "FILE")]
+    config: PathBuf,
+}
+
+#[derive(Args)]
+struct Run {
+    /// The configuration file; it is read again when it changes.
+    #[arg(
+        short,
+        long,
+        env = "PILOTFISH_CONFIG",
+        value_name = "FILE",
+        required_unless_present = "service",
+        conflicts_with_all = ["service", "port"]
+    )]
+    config: Option<PathBuf>,
+    /// Name of the app, instead of a file.
+    #[arg(long, requires = "port")]
+    service: Option<String>,
+    /// Port of the app on this host.
+    #[arg(long, requires = "service")]
+    port: Option<u16>,
+    /// What our own log tells, as in info or info,pilotfish=debug.
+    #[arg(
+        long,
+        env = "PILOTFISH_LOG",
+        default_value = "info",
+        value_name = "LEVEL"
+    )]
+    log: String,
+}
+
+fn main() -> ExitCode {
+    match Cli::parse().command {
+        Action::Run(run) => run_proxy(run),
+        Action::Check { file } => check(file.config),
+        Action::Schema => print(&format!("{:#}\n", config::json_schema())),
+        Action::Version => print(&format!("pilotfish {}\n", env!("CARGO_PKG_VERSION"))),
+    }
+}
+
+fn run_proxy(run: Run) -> ExitCode {
+    let level = match log_to_stderr(&run.log) {
+        Ok(level) => level,
+        Err(error) => return fail(&format!("error: --log {}: {error}\n", run.log), 2),
+    };
+    let origin = match (run.config, run.service, run.port) {
+        (Some(path), ..) => Origin::File(path),
+        (None, Some(name), Some(port)) => Origin::Text(for_service(&name, port)),
+        // clap has seen to it that one of the two is there.
+        _ => return fail("error: give --config, or --service and --port\n", 2),
+    };
+    let options = Options {
+        origin,
+        signals: true,
+        log_level: Some(level),
+    };
+    match app::start(options) {
+        Ok(running) => {
+            running.wait();
+            ExitCode::SUCCESS
+        }
+        Err(StartError::Config(refused)) => fail(&refused.pretty, 1),
+        Err(error) => fail(&format!("error: {error}\n"), 1),
+    }
+}
+
+/// The smallest configuration. The name is quoted as JSON, which is YAML too.
+fn for_service(name: &str, port: u16) -> String {
+    format!(
+        "service: {{ name: {}, port: {port} }}\n",
+        serde_json::Value::from(name)
+    )
+}
+
+fn check(path: PathBuf) -> ExitCode {
+    let name = path.display().to_string();
+    match Origin::File(path).load(None, 1, std::io::stderr().is_terminal()) {
+        Ok(_) => print(&format!("{name}: good\n")),
+        Err(refused) => fail(&refused.pretty, 1),
+    }
+}
+
+/// Our own log goes to stderr: stdout may be the access log.
+fn log_to_stderr(directives: &str) -> Result<LogLevel, String> {
+    let filter = EnvFilter::try_new(directives).map_err(|error| error.to_string())?;
+    let (filter, handle) = tracing_subscriber::reload::Layer::new(filter);
+    let to_stderr = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false);
+    tracing_subscriber::registry()
+        .with(filter)
+        .with(to_stderr)
+        .init();
+    let of = handle.clone();
+    Ok(LogLevel {
+        get: Box::new(move || of.with_current(ToString::to_string).unwrap_or_default()),
+        set: Box::new(move |text| {
+            let filter = EnvFilter::try_new(text).map_err(|error| error.to_string())?;
+            handle.reload(filter).map_err(|error| error.to_string())
+        }),
+    })
+}
+
+fn print(text: &str) -> ExitCode {
+    // A reader that has seen enough (`| head`) is no failure.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    ExitCode::SUCCESS
+}
+
+fn fail(text: &str, code: u8) -> ExitCode {
+    let _ = std::io::stderr().write_all(text.as_bytes());
+    ExitCode::from(code)
+}

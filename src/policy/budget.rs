@@ -1,0 +1,140 @@
+//! The budget of a service for requests that are sent a second time: a share of its requests plus a
+//! floor, over the last ten seconds. It keeps a failing service from drowning in repetitions.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BudgetLimits {
+    /// Share of the requests that may be sent again, 0 to 1.
+    pub ratio: f64,
+    pub min_per_second: u32,
+}
+
+impl Default for BudgetLimits {
+    fn default() -> Self {
+        Self {
+            ratio: 0.2,
+            min_per_second: 10,
+        }
+    }
+}
+
+const WINDOW_SECONDS: u64 = 10;
+
+/// Counts of the last ten seconds, shared by the workers and kept across reloads by service name.
+/// Each slot packs the second it counts (upper half) and the count (lower half), so that a slot is
+/// emptied and used by one atomic write.
+#[derive(Debug, Default)]
+pub struct Budget {
+    requests: [AtomicU64; WINDOW_SECONDS as usize],
+    resends: [AtomicU64; WINDOW_SECONDS as usize],
+}
+
+impl Budget {
+    /// Notes a request that is sent for the first time. `now` is the time since the process began.
+    pub fn deposit(&self, now: Duration) {
+        add(&self.requests, now.as_secs());
+    }
+
+    /// Whether one more request may be sent again; if so it is counted.
+    ///
+    /// Workers that ask at the same instant may exceed the budget by one each.
+    pub fn withdraw(&self, now: Duration, limits: BudgetLimits) -> bool {
+        let second = now.as_secs();
+        let allowed = limits.ratio * sum(&self.requests, second) as f64
+            + (u64::from(limits.min_per_second) * WINDOW_SECONDS) as f64;
+        let granted = ((sum(&self.resends, second) + 1) as f64) <= allowed;
+        if granted {
+            add(&self.resends, second);
+        }
+        granted
+    }
+}
+
+fn add(slots: &[AtomicU64], second: u64) {
+    let slot = &slots[(second % WINDOW_SECONDS) as usize];
+    // Never fails: the closure always gives a value.
+    let _ = slot.fetch_update(Relaxed, Relaxed, |packed| {
+        Some(if packed >> 32 == second & 0xffff_ffff {
+            packed + 1
+        } else {
+            (second << 32) + 1
+        })
+    });
+}
+
+fn sum(slots: &[AtomicU64], second: u64) -> u64 {
+    let counted = slots.iter().map(|slot| slot.load(Relaxed));
+    counted
+        .filter(|packed| (second & 0xffff_ffff).wrapping_sub(packed >> 32) < WINDOW_SECONDS)
+        .map(|packed| packed & 0xffff_ffff)
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const LIMITS: BudgetLimits = BudgetLimits {
+        ratio: 0.2,
+        min_per_second: 10,
+    };
+
+    #[test]
+    fn the_floor_is_there_without_any_request() {
+        let budget = Budget::default();
+        let now = Duration::from_secs(3600);
+        let granted = (0..500).filter(|_| budget.withdraw(now, LIMITS)).count();
+        assert_eq!(granted, 100);
+    }
+
+    #[test]
+    fn what_was_spent_returns_after_the_window() {
+        let budget = Budget::default();
+        let spent = (0..500)
+            .filter(|_| budget.withdraw(Duration::from_secs(50), LIMITS))
+            .count();
+        assert_eq!(spent, 100);
+        assert!(!budget.withdraw(Duration::from_secs(59), LIMITS));
+        assert!(budget.withdraw(Duration::from_secs(60), LIMITS));
+    }
+
+    #[test]
+    fn zero_means_never() {
+        let budget = Budget::default();
+        budget.deposit(Duration::from_secs(1));
+        assert!(!budget.withdraw(
+            Duration::from_secs(1),
+            BudgetLimits {
+                ratio: 0.0,
+                min_per_second: 0
+            }
+        ));
+    }
+
+    proptest! {
+        /// In any window of ten seconds the resends stay within share and floor of that window.
+        #[test]
+        fn never_exceeded(events in prop::collection::vec((0u64..3, any::<bool>()), 1..400)) {
+            let limits = BudgetLimits { ratio: 0.5, min_per_second: 1 };
+            let budget = Budget::default();
+            let (mut second, mut log) = (100, Vec::new());
+            for (step, is_request) in events {
+                second += step;
+                let now = Duration::from_secs(second);
+                if is_request {
+                    budget.deposit(now);
+                    log.push((second, true));
+                } else if budget.withdraw(now, limits) {
+                    log.push((second, false));
+                    let recent = log.iter().filter(|(at, _)| second - at < WINDOW_SECONDS);
+                    let (requests, resends): (Vec<_>, Vec<_>) = recent.partition(|(_, r)| *r);
+                    let allowed = requests.len() as f64 * 0.5 + WINDOW_SECONDS as f64;
+                    prop_assert!(resends.len() as f64 <= allowed);
+                }
+            }
+        }
+    }
+}

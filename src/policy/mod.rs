@@ -1,0 +1,46 @@
+//! What governs a request besides where it goes: one file a policy.
+//!
+//! A request meets them in this order, and `proxy::handle` is where the order is written down:
+//! the limit of the body, the headers on the way in, the timeouts around each attempt, the budget of
+//! what is sent again, the headers on the way out.
+
+mod budget;
+mod header_ops;
+
+use std::time::Duration;
+
+pub use budget::{Budget, BudgetLimits};
+pub use header_ops::HeaderOps;
+
+/// The policy of one route towards one service, every default filled in.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Policy {
+    pub timeouts: Timeouts,
+    /// How often a request may be sent again that was provably never processed.
+    pub max_resends: u32,
+    /// Longest request body in bytes.
+    pub max_body: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// From the end of the request to the head of the response.
+    pub request: Option<Duration>,
+    pub connect: Duration,
+    /// Longest silence of a body, in either direction.
+    pub stream_idle: Option<Duration>,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            timeouts: Timeouts {
+                request: Some(Duration::from_secs(15)),
+                connect: Duration::from_secs(1),
+                stream_idle: Some(Duration::from_secs(300)),
+            },
+            max_resends: 2,
+            max_body: None,
+        }
+    }
+}

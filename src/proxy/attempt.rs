@@ -1,0 +1,481 @@
+//! The attempts of one request, and the only place where a request is sent again. In this release
+//! that is done for what was provably never processed: nothing was written, `REFUSED_STREAM`, or a
+//! stream above the last one that a GOAWAY names (RFC 9113 6.8, 8.7). Then any method is safe.
+
+use std::error::Error as StdError;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{COOKIE, EXPECT, HOST, TRANSFER_ENCODING};
+use http::request::Parts;
+use http::uri::{PathAndQuery, Scheme, Uri};
+use http::{HeaderValue, Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+use smallvec::SmallVec;
+
+use super::body::{Gate, RequestBody, Upload, UploadFault};
+use super::connection::Connection;
+use super::error::Failure;
+use super::report::Report;
+use super::upgrade;
+use crate::clock::{self, Instant};
+use crate::config::snapshot::{Cluster, Destination, Protocol};
+use crate::endpoint::{Endpoint, InFlight, Outcome};
+use crate::policy::Policy;
+use crate::upstream::{ConnectError, ConnectErrorKind, Lease, Wire};
+use crate::worker::{View, Worker};
+
+/// A request that is ready to be sent, whichever endpoint takes it.
+pub struct Call<'a> {
+    pub worker: &'a Rc<Worker>,
+    pub view: &'a View,
+    pub connection: &'a Connection,
+    pub cluster: &'a Cluster,
+    pub to: Choice,
+    pub policy: &'a Policy,
+    /// The head, hop-by-hop fields off. Taken while an HTTP/1 attempt has it, which gives it back where
+    /// nothing was written.
+    pub parts: Option<Parts>,
+    pub authority: HeaderValue,
+    pub path: PathAndQuery,
+    pub upload: Option<Rc<Upload>>,
+    /// Closed until the upstream wants the body.
+    pub gate: Option<Arc<Gate>>,
+    /// The protocol to switch to.
+    pub upgrade: Option<&'a HeaderValue>,
+    pub wire: Wire,
+    /// What the client said it will wait, if that is less than the policy.
+    pub client_timeout: Option<Duration>,
+}
+
+/// Among what an endpoint is picked.
+#[derive(Clone)]
+pub enum Choice {
+    Group(Destination),
+    /// The one host that the client named.
+    Host(Arc<Endpoint>),
+}
+
+/// The head of a response, and what has to live as long as its body.
+pub struct Answer {
+    pub response: Response<Incoming>,
+    pub lease: Lease<RequestBody>,
+    pub in_flight: InFlight,
+    /// The key that a WebSocket was asked with by us.
+    pub sent_key: Option<HeaderValue>,
+}
+
+/// What is spoken to a cluster for one request: HTTP/2 for gRPC, which has no other form, HTTP/1.1 for
+/// all else unless the service says so.
+pub fn wire(protocol: Protocol, grpc: bool) -> Option<Wire> {
+    match protocol {
+        Protocol::Auto if grpc => Some(Wire::Http2),
+        Protocol::Auto | Protocol::Http1 => Some(Wire::Http1),
+        Protocol::Http2 => Some(Wire::Http2),
+        Protocol::Tcp => None,
+    }
+}
+
+/// Sends the request until it is answered, fails for good, or may not be sent again.
+///
+/// # Errors
+/// The failure of the last attempt.
+pub async fn run(mut call: Call<'_>, report: &mut Report) -> Result<Answer, Failure> {
+    let limits = call.cluster.budget_limits;
+    call.cluster
+        .budget
+        .deposit(clock::since_start(clock::now()));
+    let sent_key = call.write_head();
+    let mut tried = SmallVec::<[u32; 4]>::new();
+    loop {
+        let endpoint = call.pick(&mut tried)?;
+        report.attempt(&endpoint);
+        let failure = match call.once(&endpoint).await {
+            Ok((response, lease, in_flight)) => {
+                return Ok(Answer {
+                    response,
+                    lease,
+                    in_flight,
+                    sent_key,
+                });
+            }
+            Err(failure) => failure,
+        };
+        let replayable = call
+            .upload
+            .as_ref()
+            .is_none_or(|upload| upload.can_replay());
+        if !failure.never_processed() || report.attempts() > call.policy.max_resends {
+            return Err(failure);
+        }
+        let metrics = &call.worker.recorder;
+        if !replayable {
+            metrics.retry_skipped.inc(["body_too_large"]);
+            return Err(failure);
+        }
+        if !call
+            .cluster
+            .budget
+            .withdraw(clock::since_start(clock::now()), limits)
+        {
+            metrics.retry_skipped.inc(["budget"]);
+            return Err(failure);
+        }
+        metrics.retries.inc([&call.cluster.name, failure.reason()]);
+    }
+}
+
+/// An endpoint for a connection that carries no HTTP, dialled; as often as a request would be.
+///
+/// # Errors
+/// No endpoint, or the connect failure of the last one.
+pub async fn dial(
+    worker: &Worker,
+    view: &View,
+    to: Destination,
+    connect_timeout: Duration,
+) -> Result<(Arc<Endpoint>, InFlight, crate::upstream::Stream), Failure> {
+    const ATTEMPTS: usize = 3;
+    let cluster = view.snapshot.cluster(to);
+    let group = view.snapshot.group(to);
+    let mut tried = SmallVec::<[u32; 4]>::new();
+    loop {
+        let index = view.pick(to, &tried, &mut worker.random.borrow_mut(), clock::now());
+        let Some(index) = index else {
+            return Err(no_endpoint(cluster));
+        };
+        tried.push(index as u32);
+        let endpoint = &group.endpoints[index];
+        let began = clock::now();
+        let in_flight = endpoint.begin(clock::nanos(began));
+        match crate::upstream::connect::connect(&endpoint.address, connect_timeout).await {
+            Ok(stream) => return Ok((endpoint.clone(), in_flight, stream)),
+            Err(error) => {
+                failed(&in_flight, began);
+                if tried.len() >= ATTEMPTS.min(group.endpoints.len()) {
+                    return Err(Failure::Connect {
+                        service: cluster.name.to_string(),
+                        error,
+                    });
+                }
+            }
+        }
+    }
+}
+
+fn no_endpoint(cluster: &Cluster) -> Failure {
+    Failure::NoEndpoint {
+        service: cluster.name.to_string(),
+    }
+}
+
+fn failed(in_flight: &InFlight, began: Instant) {
+    let now = clock::now();
+    in_flight.observe(clock::nanos(now), now - began, Outcome::Failed);
+}
+
+impl Call<'_> {
+    fn pick(&self, tried: &mut SmallVec<[u32; 4]>) -> Result<Arc<Endpoint>, Failure> {
+        match &self.to {
+            Choice::Host(endpoint) => Ok(endpoint.clone()),
+            Choice::Group(to) => {
+                let random = &mut self.worker.random.borrow_mut();
+                let index = self
+                    .view
+                    .pick(*to, tried, random, clock::now())
+                    .ok_or_else(|| no_endpoint(self.cluster))?;
+                tried.push(index as u32);
+                Ok(self.view.snapshot.group(*to).endpoints[index].clone())
+            }
+        }
+    }
+
+    /// Gives the request the form of its wire. Returns the WebSocket key that it made, if any.
+    fn write_head(&mut self) -> Option<HeaderValue> {
+        let parts = self.parts.as_mut()?;
+        let from_http2 = parts.version == Version::HTTP_2;
+        let key = self.upgrade.and_then(|protocol| {
+            upgrade::ask(
+                parts,
+                protocol,
+                self.wire,
+                &mut self.worker.random.borrow_mut(),
+            )
+        });
+        match self.wire {
+            Wire::Http1 => {
+                if from_http2 {
+                    join_cookies(parts);
+                }
+                parts.version = Version::HTTP_11;
+                parts.headers.insert(HOST, self.authority.clone());
+                parts.uri = Uri::from(self.path.clone());
+                // hyper frames a body of unknown length by itself, but for GET and HEAD it drops it.
+                let unframed =
+                    self.upload.is_some() && !parts.headers.contains_key("content-length");
+                if unframed {
+                    parts
+                        .headers
+                        .insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+                }
+            }
+            Wire::Http2 => {
+                parts.version = Version::HTTP_2;
+                parts.headers.remove(EXPECT);
+                let mut uri = http::uri::Parts::default();
+                uri.scheme = Some(Scheme::HTTP);
+                uri.authority = self
+                    .authority
+                    .to_str()
+                    .ok()
+                    .and_then(|text| text.parse().ok());
+                uri.path_and_query = Some(self.path.clone());
+                // Its authority was parsed when the target was; without one hyper refuses to send.
+                parts.uri = Uri::from_parts(uri).unwrap_or_default();
+            }
+        }
+        key
+    }
+
+    async fn once(
+        &mut self,
+        endpoint: &Arc<Endpoint>,
+    ) -> Result<(Response<Incoming>, Lease<RequestBody>, InFlight), Failure> {
+        let began = clock::now();
+        let in_flight = endpoint.begin(clock::nanos(began));
+        let lease = self
+            .worker
+            .pool
+            .checkout(endpoint, self.wire, self.policy.timeouts.connect, began)
+            .await;
+        let mut lease = match lease {
+            Ok(lease) => lease,
+            Err(error) => {
+                failed(&in_flight, began);
+                return Err(self.connect_failure(error));
+            }
+        };
+        if !lease.reused {
+            self.worker
+                .recorder
+                .upstream_connections
+                .inc([&self.cluster.name, "opened"]);
+        }
+        let Some(request) = self.request() else {
+            return Err(Failure::Panic);
+        };
+        let sent = clock::now();
+        let result = tokio::select! {
+            biased;
+            result = lease.send(request) => result.map_err(Ok),
+            failure = self.expired(sent) => Err(Err(failure)),
+            never = self.connection.pass_hints() => match never {},
+        };
+        let now = clock::now();
+        match result.map_err(|error| error.map_or_else(|failure| failure, |e| self.send_failure(e)))
+        {
+            Ok(response) => {
+                lease.note_keep_alive(response.headers());
+                in_flight.observe(clock::nanos(now), now - sent, Outcome::Answered);
+                Ok((response, lease, in_flight))
+            }
+            Err(failure) => {
+                // A client that breaks off says nothing about the endpoint.
+                if failure.fault() == super::error::Fault::Upstream {
+                    failed(&in_flight, began);
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    /// The request of one attempt. hyper gives an unwritten HTTP/1 request back; an HTTP/2 one may be
+    /// refused after it was written, so its head stays here.
+    fn request(&mut self) -> Option<Request<RequestBody>> {
+        let parts = match self.wire {
+            Wire::Http1 => self.parts.take(),
+            Wire::Http2 => self.parts.clone(),
+        };
+        let body = self
+            .upload
+            .as_ref()
+            .map_or_else(RequestBody::empty, RequestBody::of);
+        let mut request = Request::from_parts(parts?, body);
+        self.connection
+            .listen_for_hints(&mut request, self.wire, self.gate.clone());
+        Some(request)
+    }
+
+    fn connect_failure(&self, error: ConnectError) -> Failure {
+        if error.kind == ConnectErrorKind::Exhausted {
+            self.worker.pool.close_idle();
+        }
+        let failure = Failure::Connect {
+            service: self.cluster.name.to_string(),
+            error,
+        };
+        self.worker
+            .recorder
+            .upstream_connections
+            .inc([&self.cluster.name, failure.reason()]);
+        failure
+    }
+
+    /// Waits until the head of the response is overdue. The clock of the request timeout starts when
+    /// the request has been sent to its end, so that a long upload or a gRPC stream is not cut; until
+    /// then only silence counts.
+    async fn expired(&self, sent: Instant) -> Failure {
+        let timeouts = self.policy.timeouts;
+        let request = match (timeouts.request, self.client_timeout) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        // While the body goes out, look again at least this often: its end starts the clock.
+        const LOOK: Duration = Duration::from_millis(250);
+        loop {
+            let now = clock::now();
+            let wake = match &self.upload {
+                Some(upload) if upload.finished().is_none() => {
+                    let silent = timeouts
+                        .stream_idle
+                        .map(|idle| upload.last_progress() + idle);
+                    if let (Some(at), Some(after)) = (silent, timeouts.stream_idle)
+                        && at <= now
+                    {
+                        return Failure::BodyTimeout { after };
+                    }
+                    let look = now + request.map_or(LOOK, |request| request.min(LOOK));
+                    Some(silent.map_or(look, |at| at.min(look)))
+                }
+                upload => {
+                    let began = upload.as_ref().and_then(|upload| upload.finished());
+                    let at = request.map(|after| (began.unwrap_or(sent).max(sent) + after, after));
+                    if let Some((at, after)) = at
+                        && at <= now
+                    {
+                        return Failure::Timeout {
+                            service: self.cluster.name.to_string(),
+                            after,
+                        };
+                    }
+                    at.map(|(at, _)| at)
+                }
+            };
+            match wake {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    fn send_failure(
+        &mut self,
+        mut error: hyper::client::conn::TrySendError<Request<RequestBody>>,
+    ) -> Failure {
+        let service = self.cluster.name.to_string();
+        let fault = self.upload.as_ref().and_then(|upload| upload.fault());
+        match fault {
+            Some(UploadFault::TooLarge) => {
+                return Failure::BodyTooLarge {
+                    limit: self.policy.max_body.unwrap_or(0),
+                };
+            }
+            Some(UploadFault::Broken) => return Failure::BodyBroken,
+            None => {}
+        }
+        if let Some(unwritten) = error.take_message() {
+            self.parts = Some(unwritten.into_parts().0);
+            let detail = "the connection closed before the request was written".into();
+            return Failure::Refused { service, detail };
+        }
+        classify(service, error.error())
+    }
+}
+
+/// What an error of hyper's client says about the fate of the request.
+fn classify(service: String, error: &hyper::Error) -> Failure {
+    let detail = innermost(error);
+    if let Some(h2) = find::<h2::Error>(error)
+        && h2.is_remote()
+        && (h2.is_go_away() || h2.reason() == Some(h2::Reason::REFUSED_STREAM))
+    {
+        return Failure::Refused { service, detail };
+    }
+    if error.is_parse() || error.is_parse_status() || error.is_parse_too_large() {
+        return Failure::BadResponse { service, detail };
+    }
+    Failure::Reset { service, detail }
+}
+
+fn find<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
+    chain(error).find_map(|error| error.downcast_ref::<T>())
+}
+
+fn innermost(error: &(dyn StdError + 'static)) -> String {
+    chain(error)
+        .last()
+        .map_or_else(String::new, ToString::to_string)
+}
+
+fn chain<'a>(
+    error: &'a (dyn StdError + 'static),
+) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    let mut next = Some(error);
+    std::iter::from_fn(move || {
+        let error = next?;
+        next = error.source();
+        Some(error)
+    })
+}
+
+/// HTTP/2 may split `Cookie` into crumbs, HTTP/1 wants one line (RFC 9113 8.2.3).
+fn join_cookies(parts: &mut Parts) {
+    let mut crumbs = parts.headers.get_all(COOKIE).iter();
+    let (Some(_), Some(_)) = (crumbs.next(), crumbs.next()) else {
+        return;
+    };
+    let mut joined = Vec::new();
+    for crumb in parts.headers.get_all(COOKIE) {
+        if !joined.is_empty() {
+            joined.extend_from_slice(b"; ");
+        }
+        joined.extend_from_slice(crumb.as_bytes());
+    }
+    if let Ok(value) = HeaderValue::from_bytes(&joined) {
+        parts.headers.insert(COOKIE, value);
+    }
+}
+
+/// Whether a response may be passed on: an unasked 101 would let the upstream take over the client's
+/// connection.
+///
+/// # Errors
+/// It may not, and why.
+pub fn check_response(response: &Response<Incoming>, service: &str) -> Result<(), Failure> {
+    let bad = |detail: &str| {
+        Err(Failure::BadResponse {
+            service: service.to_owned(),
+            detail: detail.to_owned(),
+        })
+    };
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return bad("101 that nobody asked for");
+    }
+    if response.version() <= Version::HTTP_11 {
+        let mut codings = response.headers().get_all(TRANSFER_ENCODING).iter();
+        if let Some(coding) = codings.next() {
+            if response.version() == Version::HTTP_10 {
+                return bad("transfer-encoding in HTTP/1.0");
+            }
+            let chunked = coding
+                .as_bytes()
+                .trim_ascii()
+                .eq_ignore_ascii_case(b"chunked");
+            if !chunked || codings.next().is_some() {
+                return bad("a transfer coding other than chunked");
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,439 @@
+//! One connection of a client, from its first byte to its last: find out what it speaks, serve it,
+//! follow the drain, and carry on as a tunnel where a request asked for one.
+
+use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, watch};
+
+use super::body::{Gate, RequestBody};
+use super::error::Failure;
+use super::report::TcpReport;
+use super::tunnel::{self, End, TunnelEnd};
+use super::{Tunnel, attempt, handle};
+use crate::clock;
+use crate::config::snapshot::{Destination, Detect, Listener, ListenerKind, Snapshot};
+use crate::drain::{CLOSE_IDLE_AFTER, Phase};
+use crate::listen::detect::{self, Detected, Prefixed};
+use crate::listen::guard::{GuardedIo, HeadLimits, Shared};
+use crate::policy::Policy;
+use crate::telemetry::Direction;
+use crate::upstream::{Stream, Wire};
+use crate::worker::{LocalExec, View, Worker};
+
+/// A hint is an interim answer; more of them for one request than this are dropped.
+const MAX_HINTS: u32 = 20;
+
+/// What the requests of one connection share.
+pub struct Connection {
+    pub peer: SocketAddr,
+    pub local: SocketAddr,
+    pub listener: Listener,
+    pub direction: Direction,
+    /// What watches the framing of an HTTP/1 connection.
+    pub guard: Option<Arc<Shared>>,
+    /// Set by the request that turns this HTTP/1 connection into a tunnel.
+    pub tunnel: RefCell<Option<Tunnel>>,
+    /// The proxy is going away: each answer on HTTP/1 is the last one.
+    pub closing: Cell<bool>,
+    /// Requests that were begun on it.
+    begun: Cell<u64>,
+    /// Requests that have not ended.
+    active: Cell<u32>,
+    hints: Hints,
+}
+
+/// Interim answers (1xx) on their way from an upstream connection to this one.
+struct Hints {
+    sender: mpsc::UnboundedSender<Bytes>,
+    receiver: RefCell<mpsc::UnboundedReceiver<Bytes>>,
+}
+
+impl Connection {
+    fn new(
+        listener: Listener,
+        peer: SocketAddr,
+        local: SocketAddr,
+        guard: Option<Arc<Shared>>,
+    ) -> Rc<Self> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        Rc::new(Self {
+            peer,
+            local,
+            listener,
+            direction: direction(listener.kind),
+            guard,
+            tunnel: RefCell::default(),
+            closing: Cell::new(false),
+            begun: Cell::new(0),
+            active: Cell::new(0),
+            hints: Hints {
+                sender,
+                receiver: RefCell::new(receiver),
+            },
+        })
+    }
+
+    pub fn request_begins(&self) {
+        self.begun.set(self.begun.get() + 1);
+        self.active.set(self.active.get() + 1);
+    }
+
+    /// To be called once for each [`Connection::request_begins`], when the answer has ended.
+    pub fn request_ends(&self, now: clock::Instant) {
+        self.active.set(self.active.get() - 1);
+        if let Some(guard) = &self.guard {
+            guard.response_done(now);
+        }
+    }
+
+    /// The request at hand makes a tunnel of this connection.
+    pub fn decide_upgrade(&self) {
+        if let Some(guard) = &self.guard {
+            guard.decide_upgrade(true);
+        }
+    }
+
+    /// Makes the upstream's interim answers to `request` known: `100` opens the gate of the body, the
+    /// others go to an HTTP/1 client by [`Connection::pass_hints`]. hyper's HTTP/2 has no way to tell of
+    /// them, on either side.
+    pub fn listen_for_hints(
+        &self,
+        request: &mut Request<RequestBody>,
+        wire: Wire,
+        gate: Option<Arc<Gate>>,
+    ) {
+        if wire == Wire::Http2 || self.guard.is_none() {
+            return;
+        }
+        let sender = self.hints.sender.clone();
+        hyper::ext::on_informational(request, move |hint| {
+            if hint.status() == StatusCode::CONTINUE {
+                if let Some(gate) = &gate {
+                    gate.open();
+                }
+                return;
+            }
+            let mut line = format!("HTTP/1.1 {}\r\n", hint.status()).into_bytes();
+            for (name, value) in hint.headers() {
+                line.extend_from_slice(name.as_str().as_bytes());
+                line.extend_from_slice(b": ");
+                line.extend_from_slice(value.as_bytes());
+                line.extend_from_slice(b"\r\n");
+            }
+            line.extend_from_slice(b"\r\n");
+            // Nobody listens once the connection is gone.
+            let _ = sender.send(line.into());
+        });
+    }
+
+    /// Writes interim answers to the client as they come.
+    pub async fn pass_hints(&self) -> Infallible {
+        let Some(guard) = &self.guard else {
+            return std::future::pending().await;
+        };
+        for _ in 0..MAX_HINTS {
+            let hint =
+                std::future::poll_fn(|cx| self.hints.receiver.borrow_mut().poll_recv(cx)).await;
+            if let Some(hint) = hint {
+                guard.inject(&hint);
+            }
+        }
+        std::future::pending().await
+    }
+}
+
+fn direction(kind: ListenerKind) -> Direction {
+    match kind {
+        ListenerKind::Inbound => Direction::Inbound,
+        ListenerKind::Outbound | ListenerKind::Port => Direction::Outbound,
+    }
+}
+
+/// Serves a connection in a task of its own.
+pub fn spawn(worker: &Rc<Worker>, listener: Listener, stream: TcpStream, peer: SocketAddr) {
+    let worker = worker.clone();
+    tokio::task::spawn_local(async move {
+        let direction = direction(listener.kind);
+        let _counted = (
+            worker.count_connection(direction),
+            worker.recorder.connection_opened(direction),
+        );
+        serve(&worker, listener, stream, peer).await;
+    });
+}
+
+async fn serve(worker: &Rc<Worker>, listener: Listener, mut stream: TcpStream, peer: SocketAddr) {
+    let Ok(local) = stream.local_addr() else {
+        return;
+    };
+    // Fails only on a connection that is gone, which the first read will tell.
+    let _ = stream.set_nodelay(true);
+    let view = worker.view();
+    let Expected {
+        detect,
+        opaque,
+        connect,
+    } = expectation(&view.snapshot, listener);
+    let limits = view.snapshot.limits;
+    let mut dialled = None;
+    let (detected, early) = match detect {
+        Detect::Tcp => (Detected::Opaque, Bytes::new()),
+        Detect::Http => detect::http(&mut stream, limits.detect_timeout).await,
+        Detect::Auto => {
+            let dial = async { attempt::dial(worker, &view, opaque?, connect).await.ok() };
+            let patience = detect::Patience {
+                silence: detect::SILENCE,
+                total: limits.detect_timeout,
+                idle: limits.idle_timeout,
+            };
+            let (detected, early, server) = detect::any(&mut stream, patience, dial).await;
+            dialled = server;
+            (detected, early)
+        }
+    };
+    match detected {
+        Detected::Gone => {}
+        Detected::Http1 => {
+            drop((dialled, view));
+            serve_http1(worker, listener, stream, early, peer, local).await;
+        }
+        Detected::Http2 => {
+            drop((dialled, view));
+            serve_http2(worker, listener, Prefixed::new(early, stream), peer, local).await;
+        }
+        Detected::Opaque => {
+            if let Some(to) = opaque {
+                let dialled = match dialled {
+                    Some(dialled) => Ok(dialled),
+                    None => attempt::dial(worker, &view, to, connect).await,
+                };
+                let client = End::socket(Stream::Tcp(stream), early);
+                serve_tcp(worker, &view, direction(listener.kind), to, client, dialled).await;
+            }
+        }
+    }
+}
+
+struct Expected {
+    detect: Detect,
+    /// Where what is not HTTP goes.
+    opaque: Option<Destination>,
+    /// How long the way there may take.
+    connect: Duration,
+}
+
+/// What may be spoken on a listener.
+fn expectation(snapshot: &Snapshot, listener: Listener) -> Expected {
+    let (detect, opaque, route) = match listener.kind {
+        ListenerKind::Inbound => {
+            let inbound = &snapshot.inbound;
+            (inbound.protocol, inbound.app, inbound.fallback.as_ref())
+        }
+        ListenerKind::Outbound => (Detect::Http, None, None),
+        ListenerKind::Port => match snapshot.outbound.ports.get(&listener.address) {
+            Some(port) => (
+                port.detect,
+                Some(port.destination),
+                Some(&port.service.fallback),
+            ),
+            None => (Detect::Http, None, None),
+        },
+    };
+    let policy = route.map_or_else(Policy::default, |route| route.policy.clone());
+    Expected {
+        detect,
+        opaque,
+        connect: policy.timeouts.connect,
+    }
+}
+
+async fn serve_http1(
+    worker: &Rc<Worker>,
+    listener: Listener,
+    stream: TcpStream,
+    early: Bytes,
+    peer: SocketAddr,
+    local: SocketAddr,
+) {
+    let limits = worker.view().snapshot.limits;
+    let shared = Shared::new(clock::now());
+    let head_limits = HeadLimits {
+        max_head: limits.max_head,
+        max_fields: limits.max_headers,
+        header_timeout: limits.header_timeout,
+        idle_timeout: limits.idle_timeout,
+        ..HeadLimits::default()
+    };
+    let io = GuardedIo::new(stream, early, Arc::new(head_limits), shared.clone());
+    let connection = Connection::new(listener, peer, local, Some(shared.clone()));
+    let service = {
+        let (worker, connection) = (worker.clone(), connection.clone());
+        service_fn(move |request| {
+            let (worker, connection) = (worker.clone(), connection.clone());
+            async move { Ok::<_, Infallible>(handle(worker, connection, request).await) }
+        })
+    };
+    let mut serving = http1::Builder::new()
+        .preserve_header_case(true)
+        .auto_date_header(false)
+        .max_headers(limits.max_headers.saturating_add(1))
+        .max_header_size(limits.max_head.saturating_add(1024))
+        .serve_connection(io, service);
+    let mut phase = worker.phase.clone();
+    loop {
+        tokio::select! {
+            biased;
+            // Its error has been told to the request that was on it, by its body or its drop.
+            _ = &mut serving => break,
+            step = next_step(&mut phase, connection.direction, connection.closing.get()) => match step {
+                Step::Close => {
+                    connection.closing.set(true);
+                    if !shared.is_idle() {
+                        Pin::new(&mut serving).graceful_shutdown();
+                    }
+                }
+                Step::CloseIdle => {
+                    Pin::new(&mut serving).graceful_shutdown();
+                    wait_for(&mut phase, Phase::Cut, &mut serving).await;
+                    break;
+                }
+                Step::Cut => return,
+            },
+        }
+    }
+    let tunnel = connection.tunnel.take();
+    if let Some(tunnel) = tunnel {
+        let parts = serving.into_parts();
+        // What hyper has read comes before what the guard still holds.
+        let (stream, held) = parts.io.into_inner();
+        let early = [parts.read_buf, held].concat().into();
+        let client = End::socket(Stream::Tcp(stream), early);
+        tunnel.run(client, &mut phase).await;
+    }
+}
+
+async fn serve_http2(
+    worker: &Rc<Worker>,
+    listener: Listener,
+    stream: Prefixed<TcpStream>,
+    peer: SocketAddr,
+    local: SocketAddr,
+) {
+    let limits = worker.view().snapshot.limits;
+    let connection = Connection::new(listener, peer, local, None);
+    let service = {
+        let (worker, connection) = (worker.clone(), connection.clone());
+        service_fn(move |request| {
+            let (worker, connection) = (worker.clone(), connection.clone());
+            async move { Ok::<_, Infallible>(handle(worker, connection, request).await) }
+        })
+    };
+    let mut serving = http2::Builder::new(LocalExec)
+        .timer(TokioTimer::new())
+        .auto_date_header(false)
+        .enable_connect_protocol()
+        .initial_stream_window_size(256 << 10)
+        .initial_connection_window_size(1 << 20)
+        .max_concurrent_streams(256)
+        .max_header_list_size(limits.max_head as u32)
+        .max_send_buf_size(256 << 10)
+        .keep_alive_interval(Duration::from_secs(30))
+        .keep_alive_timeout(Duration::from_secs(10))
+        .serve_connection(TokioIo::new(stream), service);
+    let mut phase = worker.phase.clone();
+    tokio::select! {
+        _ = &mut serving => return,
+        () = until_closing(&mut phase, connection.direction) => {}
+        () = idle(&connection, limits.idle_timeout) => {}
+    }
+    // GOAWAY tells the client which streams still count, so nothing is lost between the two.
+    Pin::new(&mut serving).graceful_shutdown();
+    wait_for(&mut phase, Phase::Cut, &mut serving).await;
+}
+
+/// What a connection has to do next for the drain.
+enum Step {
+    Close,
+    CloseIdle,
+    Cut,
+}
+
+async fn next_step(phase: &mut watch::Receiver<Phase>, side: Direction, closing: bool) -> Step {
+    if !closing {
+        until_closing(phase, side).await;
+        return Step::Close;
+    }
+    tokio::select! {
+        () = tokio::time::sleep(CLOSE_IDLE_AFTER) => Step::CloseIdle,
+        _ = phase.wait_for(|phase| *phase == Phase::Cut) => Step::Cut,
+    }
+}
+
+async fn until_closing(phase: &mut watch::Receiver<Phase>, side: Direction) {
+    let from = match side {
+        Direction::Inbound => Phase::ClosingInbound,
+        Direction::Outbound => Phase::ClosingAll,
+    };
+    // An error means that control is gone, and with it the process.
+    let _ = phase.wait_for(|phase| *phase >= from).await;
+}
+
+/// Serves on until the connection ends or `limit` is reached.
+async fn wait_for<F: Future + Unpin>(
+    phase: &mut watch::Receiver<Phase>,
+    limit: Phase,
+    serving: &mut F,
+) {
+    tokio::select! {
+        _ = serving => {}
+        _ = phase.wait_for(|phase| *phase >= limit) => {}
+    }
+}
+
+/// Ends when the connection had no request for `limit`.
+async fn idle(connection: &Connection, limit: Duration) {
+    loop {
+        let before = connection.begun.get();
+        tokio::time::sleep(limit).await;
+        if connection.begun.get() == before && connection.active.get() == 0 {
+            return;
+        }
+    }
+}
+
+/// Carries a connection that is no HTTP to `to`.
+async fn serve_tcp(
+    worker: &Rc<Worker>,
+    view: &View,
+    side: Direction,
+    to: Destination,
+    client: End,
+    dialled: Result<detect::Dialled, Failure>,
+) {
+    let report = TcpReport::begin(worker, view, side, to);
+    let (endpoint, _in_flight, server) = match dialled {
+        Ok(dialled) => dialled,
+        Err(failure) => return report.failed(&failure),
+    };
+    report.endpoint(&endpoint);
+    let server = End::socket(server, Bytes::new());
+    let idle = Some(view.snapshot.limits.idle_timeout);
+    let mut phase = worker.phase.clone();
+    let ending = tokio::select! {
+        ending = tunnel::run(client, server, idle, &report.tally) => ending,
+        _ = phase.wait_for(|phase| *phase == Phase::Cut) => TunnelEnd::Broken,
+    };
+    report.finish(ending);
+}

@@ -1,0 +1,341 @@
+//! What can go wrong with one request, and the answer that the client gets for it. Each failure
+//! tells whose fault it is, which status it has, and whether the request may be sent again.
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
+use http::{HeaderValue, Response, StatusCode};
+
+use super::body::Body;
+use crate::listen::guard::Rejection;
+use crate::telemetry::flags::Flag;
+use crate::upstream::{ConnectError, ConnectErrorKind};
+
+pub static REASON: HeaderName = HeaderName::from_static("x-pilotfish-reason");
+
+#[derive(Debug)]
+pub enum Failure {
+    /// The message breaks HTTP.
+    Malformed(Rejection),
+    /// The request path cannot be matched safely.
+    BadPath(String),
+    ConnectRefused,
+    BodyTooLarge {
+        limit: u64,
+    },
+    Overload {
+        limit: usize,
+    },
+    NoRoute {
+        host: String,
+        path: String,
+    },
+    UnknownHost {
+        host: String,
+    },
+    /// The request would come back to us.
+    Loop {
+        host: String,
+    },
+    NoEndpoint {
+        service: String,
+    },
+    NotHttp {
+        service: String,
+    },
+    Connect {
+        service: String,
+        error: ConnectError,
+    },
+    /// No head of a response in time.
+    Timeout {
+        service: String,
+        after: std::time::Duration,
+    },
+    /// The client stopped sending its body.
+    BodyTimeout {
+        after: std::time::Duration,
+    },
+    /// The client's body broke off or broke the framing.
+    BodyBroken,
+    /// The upstream closed or reset before the head of a response.
+    Reset {
+        service: String,
+        detail: String,
+    },
+    /// The upstream refused it before doing anything with it (RFC 9113 8.7, 6.8).
+    Refused {
+        service: String,
+        detail: String,
+    },
+    /// The response breaks HTTP.
+    BadResponse {
+        service: String,
+        detail: String,
+    },
+    Panic,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    Client,
+    Upstream,
+    Us,
+}
+
+impl Failure {
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::Malformed(_)
+            | Self::BadPath(_)
+            | Self::ConnectRefused
+            | Self::BodyTooLarge { .. }
+            | Self::NoRoute { .. }
+            | Self::UnknownHost { .. }
+            | Self::Loop { .. }
+            | Self::BodyTimeout { .. }
+            | Self::BodyBroken
+            | Self::NotHttp { .. } => Fault::Client,
+            Self::NoEndpoint { .. }
+            | Self::Timeout { .. }
+            | Self::Reset { .. }
+            | Self::Refused { .. }
+            | Self::BadResponse { .. } => Fault::Upstream,
+            Self::Connect { error, .. } => match error.kind {
+                ConnectErrorKind::Exhausted => Fault::Us,
+                _ => Fault::Upstream,
+            },
+            Self::Overload { .. } | Self::Panic => Fault::Us,
+        }
+    }
+
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Malformed(rejection) => {
+                StatusCode::from_u16(rejection.status).unwrap_or(StatusCode::BAD_REQUEST)
+            }
+            Self::BadPath(_) | Self::BodyBroken => StatusCode::BAD_REQUEST,
+            Self::ConnectRefused => StatusCode::METHOD_NOT_ALLOWED,
+            Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::NoRoute { .. } | Self::UnknownHost { .. } => StatusCode::NOT_FOUND,
+            Self::Loop { .. } => StatusCode::LOOP_DETECTED,
+            Self::BodyTimeout { .. } => StatusCode::REQUEST_TIMEOUT,
+            Self::Overload { .. }
+            | Self::NoEndpoint { .. }
+            | Self::Connect { .. }
+            | Self::Reset { .. }
+            | Self::Refused { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
+            Self::BadResponse { .. } | Self::NotHttp { .. } => StatusCode::BAD_GATEWAY,
+            Self::Panic => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    pub fn flag(&self) -> Option<Flag> {
+        match self {
+            Self::Malformed(_)
+            | Self::BadPath(_)
+            | Self::BodyTooLarge { .. }
+            | Self::ConnectRefused
+            | Self::BodyBroken => Some(Flag::DownstreamProtocolError),
+            Self::Overload { .. } => Some(Flag::UpstreamOverflow),
+            Self::NoRoute { .. } | Self::UnknownHost { .. } | Self::Loop { .. } => {
+                Some(Flag::NoRoute)
+            }
+            Self::NoEndpoint { .. } | Self::NotHttp { .. } => Some(Flag::NoHealthyUpstream),
+            Self::Connect { .. } => Some(Flag::UpstreamConnectionFailure),
+            Self::Timeout { .. } => Some(Flag::UpstreamTimeout),
+            Self::BodyTimeout { .. } => Some(Flag::StreamIdleTimeout),
+            Self::Reset { .. } => Some(Flag::UpstreamConnectionTermination),
+            Self::Refused { .. } | Self::BadResponse { .. } => Some(Flag::UpstreamRemoteReset),
+            Self::Panic => Some(Flag::LocalReset),
+        }
+    }
+
+    /// The reason in `x-pilotfish-reason`, the access log and the metrics: one of a closed set.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Malformed(rejection) => rejection.reason,
+            Self::BadPath(_) => "bad_path",
+            Self::ConnectRefused => "connect_not_allowed",
+            Self::BodyTooLarge { .. } => "body_too_large",
+            Self::Overload { .. } => "overload",
+            Self::NoRoute { .. } => "no_route",
+            Self::UnknownHost { .. } => "unknown_host",
+            Self::Loop { .. } => "loop",
+            Self::NoEndpoint { .. } => "no_endpoint",
+            Self::NotHttp { .. } => "not_http",
+            Self::Connect { error, .. } => match error.kind {
+                ConnectErrorKind::Timeout => "connect_timeout",
+                ConnectErrorKind::Refused => "connect_refused",
+                ConnectErrorKind::Unresolved => "name_unresolved",
+                ConnectErrorKind::Handshake => "handshake_failed",
+                ConnectErrorKind::Exhausted => "out_of_descriptors",
+                ConnectErrorKind::Other => "connect_failure",
+            },
+            Self::Timeout { .. } => "request_timeout",
+            Self::BodyTimeout { .. } => "request_body_timeout",
+            Self::BodyBroken => "request_body_broken",
+            Self::Reset { .. } => "upstream_reset",
+            Self::Refused { .. } => "upstream_refused_stream",
+            Self::BadResponse { .. } => "bad_response",
+            Self::Panic => "internal_error",
+        }
+    }
+
+    /// Whether the request was provably never processed, so that any method may be sent again.
+    pub fn never_processed(&self) -> bool {
+        match self {
+            Self::Connect { error, .. } => error.kind != ConnectErrorKind::Exhausted,
+            Self::Refused { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// One line: what happened, and what to do.
+    fn text(&self) -> String {
+        match self {
+            Self::Malformed(rejection) => rejection.message.to_string(),
+            Self::BadPath(text) => text.clone(),
+            Self::ConnectRefused => {
+                "CONNECT is only taken on the outbound listener; send the request itself".into()
+            }
+            Self::BodyTooLarge { limit } => {
+                format!(
+                    "the request body is longer than {limit} bytes; send less or raise policy.max_body"
+                )
+            }
+            Self::Overload { limit } => format!(
+                "{limit} requests are in progress; try again later or raise limits.max_requests"
+            ),
+            Self::NoRoute { host, path } => {
+                format!("no route for {host}{path}; add one or correct host, path or method")
+            }
+            Self::UnknownHost { host } => format!(
+                "no service has the name {host}; add it under services or set outbound.unknown: passthrough"
+            ),
+            Self::Loop { host } => format!(
+                "{host} is this proxy itself; name a service in Host, as in Host: user-service"
+            ),
+            Self::NoEndpoint { service } => {
+                format!("service {service} has no endpoint; check services.{service}.endpoints")
+            }
+            Self::NotHttp { service } => {
+                format!(
+                    "service {service} speaks protocol tcp; reach it by a port of outbound.ports"
+                )
+            }
+            Self::Connect { service, error } => {
+                format!(
+                    "service {service} cannot be reached at {error}; check that it runs and listens there"
+                )
+            }
+            Self::Timeout { service, after } => format!(
+                "service {service} did not answer within {after:?}; raise policy.timeout if it needs longer"
+            ),
+            Self::BodyTimeout { after } => {
+                format!("the request body stood still for {after:?}; send it faster")
+            }
+            Self::BodyBroken => "the request body broke off or is malformed; send it again".into(),
+            Self::Reset { service, detail } => format!(
+                "service {service} closed the connection before it answered ({detail}); see its log"
+            ),
+            Self::Refused { service, detail } => {
+                format!("service {service} refused the request ({detail}); try again later")
+            }
+            Self::BadResponse { service, detail } => {
+                format!(
+                    "service {service} answered with invalid HTTP ({detail}); correct the service"
+                )
+            }
+            Self::Panic => "an error inside the proxy; its log has the details".into(),
+        }
+    }
+
+    /// The answer. A gRPC client gets its status in trailers-only form, as its libraries expect.
+    pub fn answer(&self, grpc: bool) -> Response<Body> {
+        let line: String = self
+            .text()
+            .chars()
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .collect();
+        let mut response = if grpc {
+            self.grpc_answer(&line)
+        } else {
+            self.plain_answer(&line)
+        };
+        let headers = response.headers_mut();
+        headers.insert(REASON.clone(), HeaderValue::from_static(self.reason()));
+        if matches!(self, Self::ConnectRefused) {
+            headers.insert(
+                ALLOW,
+                HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE"),
+            );
+        }
+        if self.ends_connection() {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+
+    fn plain_answer(&self, line: &str) -> Response<Body> {
+        let body = Bytes::from(format!("pilotfish: {line}\n"));
+        let length = body.len();
+        let mut response = Response::new(Body::full(body));
+        *response.status_mut() = self.status();
+        let headers = response.headers_mut();
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("text/plain; charset=utf-8"),
+        );
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        response
+    }
+
+    fn grpc_answer(&self, line: &str) -> Response<Body> {
+        let mut response = Response::new(Body::empty());
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert("grpc-status", HeaderValue::from(self.grpc_status()));
+        // Percent-encoding as the gRPC protocol asks; the value is ASCII after it.
+        let mut message = String::from("pilotfish: ");
+        for byte in line.bytes() {
+            match byte {
+                b' '..=b'~' if byte != b'%' => message.push(byte as char),
+                _ => message.push_str(&format!("%{byte:02X}")),
+            }
+        }
+        if let Ok(value) = HeaderValue::try_from(message) {
+            headers.insert("grpc-message", value);
+        }
+        response
+    }
+
+    /// The gRPC status of this failure, by gRPC's own mapping of HTTP statuses where one exists.
+    pub fn grpc_status(&self) -> u16 {
+        const INVALID_ARGUMENT: u16 = 3;
+        const DEADLINE_EXCEEDED: u16 = 4;
+        const RESOURCE_EXHAUSTED: u16 = 8;
+        const UNIMPLEMENTED: u16 = 12;
+        const INTERNAL: u16 = 13;
+        const UNAVAILABLE: u16 = 14;
+        match self {
+            Self::Malformed(_) | Self::BadPath(_) | Self::BodyBroken => INVALID_ARGUMENT,
+            Self::Timeout { .. } | Self::BodyTimeout { .. } => DEADLINE_EXCEEDED,
+            Self::BodyTooLarge { .. } => RESOURCE_EXHAUSTED,
+            Self::NoRoute { .. } | Self::UnknownHost { .. } | Self::ConnectRefused => UNIMPLEMENTED,
+            Self::Panic | Self::Loop { .. } => INTERNAL,
+            _ => UNAVAILABLE,
+        }
+    }
+
+    /// After these the bytes that follow on an HTTP/1 connection cannot be trusted or awaited.
+    fn ends_connection(&self) -> bool {
+        matches!(
+            self,
+            Self::Malformed(_)
+                | Self::BodyTooLarge { .. }
+                | Self::BodyTimeout { .. }
+                | Self::BodyBroken
+        )
+    }
+}

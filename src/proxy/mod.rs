@@ -1,0 +1,572 @@
+//! The story of a request. [`handle`] calls the steps in order and each step returns to it; inbound and
+//! outbound share it.
+//!
+//! | file | its part |
+//! |---|---|
+//! | `connection` | a client's connection, from the first byte to the last |
+//! | `target` | which host and path a request means |
+//! | `choose` | which route and service that is |
+//! | `headers`, `forwarded`, `upgrade` | what a message may carry on to the next hop |
+//! | `attempt` | sending it, and sending it again |
+//! | `body`, `tunnel` | the bytes |
+//! | `error` | what can go wrong, and the answer to it |
+//! | `report` | what is said of it in the end |
+
+pub mod attempt;
+pub mod body;
+mod choose;
+pub mod connection;
+pub mod error;
+mod forwarded;
+mod headers;
+mod report;
+mod target;
+mod tunnel;
+mod upgrade;
+
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_LENGTH, LOCATION};
+use http::request::Parts;
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
+use hyper::body::{Body as _, Incoming};
+use hyper::upgrade::OnUpgrade;
+use tokio::sync::watch;
+
+use crate::clock;
+use crate::config::snapshot::{Action, Forward, Redirect, Respond, Route};
+use crate::drain::Phase;
+use crate::endpoint::InFlight;
+use crate::telemetry::Direction;
+use crate::telemetry::trace::{self, Origin};
+use crate::upstream::Wire;
+use crate::worker::{View, Worker};
+use attempt::{Answer, Call, Choice};
+use body::{Body, Download, Gate, IdleTimer, Upload};
+use choose::Chosen;
+use connection::Connection;
+use error::Failure;
+use report::Report;
+use target::Target;
+use tunnel::{End, Tally, TunnelEnd};
+use upgrade::Asked;
+
+/// Answers one request. This is the whole path: what is refused, what is answered here, what is sent
+/// on, and what is said of it when its last byte has gone.
+pub async fn handle(
+    worker: Rc<Worker>,
+    connection: Rc<Connection>,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    let view = worker.view();
+    let (parts, incoming) = request.into_parts();
+    let version = parts.version;
+    let mut report = Report::begin(&worker, &view, &connection, &parts, clock::now());
+    let story = answer(&worker, &view, &connection, parts, incoming, &mut report);
+    let answered = match Isolated(story).await {
+        Ok(answered) => answered,
+        Err(Panicked) => {
+            worker.recorder.panics.inc();
+            Err(Failure::Panic)
+        }
+    };
+    let mut response = match answered {
+        Ok(Answered::Response(response)) => response.map(|body| body.reported(report)),
+        Ok(Answered::Tunnel(response, tunnel)) => {
+            tunnel.begin(&worker, &connection, report);
+            response
+        }
+        Err(failure) => {
+            report.failed(&failure);
+            let mut response = failure.answer(report.is_grpc());
+            if let Some(id) = report.request_id() {
+                response
+                    .headers_mut()
+                    .insert(trace::X_REQUEST_ID, id.clone());
+            }
+            response.map(|body| body.reported(report))
+        }
+    };
+    if connection.closing.get() && version <= Version::HTTP_11 {
+        response
+            .headers_mut()
+            .insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+enum Answered {
+    Response(Response<Body>),
+    /// The head that makes the connection a tunnel, and what is at its other end.
+    Tunnel(Response<Body>, Opening),
+}
+
+async fn answer(
+    worker: &Rc<Worker>,
+    view: &Rc<View>,
+    connection: &Rc<Connection>,
+    mut parts: Parts,
+    incoming: Incoming,
+    report: &mut Report,
+) -> Result<Answered, Failure> {
+    connection.refusal(report)?;
+    let limit = view.snapshot.limits.max_requests;
+    report.admitted(
+        worker
+            .admit_request(limit)
+            .ok_or(Failure::Overload { limit })?,
+    );
+
+    let target = Target::of(&parts)?;
+    report.authority(&target.authority);
+    let asked = upgrade::take(&mut parts);
+    if asked == Asked::Connect {
+        return open_tunnel(worker, view, connection, &target, &mut parts, report).await;
+    }
+    let path = target::path_and_query(&parts)?;
+    let Chosen {
+        route,
+        path,
+        authority,
+        host,
+    } = choose::route(worker, view, connection, &target, path, &parts)?;
+    report.route(&route);
+
+    limit_body(&parts, route.policy.max_body)?;
+    let forward = match &route.action {
+        Action::Forward(forward) => forward,
+        Action::Redirect(redirect) => {
+            return Ok(redirected(redirect, &route, &target, &path, report));
+        }
+        Action::Respond(respond) => return Ok(responded(respond, &route, report)),
+    };
+    let destination = forward.to[forward.split.pick(&mut worker.random.borrow_mut())];
+    report.service(destination.cluster);
+    let cluster = view.snapshot.cluster(destination);
+    let wire =
+        attempt::wire(cluster.protocol, report.is_grpc()).ok_or_else(|| Failure::NotHttp {
+            service: cluster.name.to_string(),
+        })?;
+
+    let client_timeout = report
+        .is_grpc()
+        .then(|| headers::grpc_timeout(&parts.headers))
+        .flatten();
+    let client_version = parts.version;
+    let on_upgrade = take_on_upgrade(&mut parts);
+    let gate = gate(&parts, wire);
+    outgoing_headers(
+        worker, view, connection, &target, &route, &mut parts, report,
+    );
+    let (path, authority) = rewritten(forward, path, authority)?;
+    let upload = (!incoming.is_end_stream()).then(|| {
+        Upload::new(
+            incoming,
+            route.policy.max_body,
+            gate.clone(),
+            report.started(),
+        )
+    });
+    if let Some(upload) = &upload {
+        report.upload(upload);
+    }
+    let protocol = match &asked {
+        Asked::Upgrade { protocol, .. } => Some(protocol),
+        _ => None,
+    };
+    let call = Call {
+        worker,
+        view,
+        connection,
+        cluster,
+        to: host.map_or(Choice::Group(destination), Choice::Host),
+        policy: &route.policy,
+        parts: Some(parts),
+        authority,
+        path,
+        upload: upload.clone(),
+        gate,
+        upgrade: protocol,
+        wire,
+        client_timeout,
+    };
+    let answer = attempt::run(call, report).await?;
+
+    report.answered(
+        answer.response.status(),
+        answer.response.headers(),
+        clock::now(),
+    );
+    if let Asked::Upgrade { protocol, key } = &asked
+        && upgrade::granted(&answer.response, wire, answer.sent_key.as_ref())
+    {
+        return Ok(switched(
+            answer,
+            &route,
+            client_version,
+            protocol,
+            key.as_ref(),
+            on_upgrade,
+        ));
+    }
+    attempt::check_response(&answer.response, &cluster.name)?;
+    Ok(Answered::Response(passed_on(answer, &route, upload)))
+}
+
+/// Refuses a body whose announced length is over the limit before a byte of it is read.
+fn limit_body(parts: &Parts, limit: Option<u64>) -> Result<(), Failure> {
+    let announced = || {
+        parts
+            .headers
+            .get(CONTENT_LENGTH)?
+            .to_str()
+            .ok()?
+            .parse::<u64>()
+            .ok()
+    };
+    match limit {
+        Some(limit) if announced().is_some_and(|length| length > limit) => {
+            Err(Failure::BodyTooLarge { limit })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// On HTTP/2 hyper hands an upgraded stream over by the request, on HTTP/1 we take the socket ourselves.
+fn take_on_upgrade(parts: &mut Parts) -> Option<OnUpgrade> {
+    let on_upgrade = parts.extensions.remove::<OnUpgrade>();
+    if parts.version == Version::HTTP_2 {
+        on_upgrade
+    } else {
+        None
+    }
+}
+
+/// A client that waits for `100 Continue` gets the upstream's, not ours: the upstream may refuse the
+/// request before its body is sent. HTTP/2 has no such wait here, see [`Connection::listen_for_hints`].
+fn gate(parts: &Parts, wire: Wire) -> Option<Arc<Gate>> {
+    let waits = parts.version == Version::HTTP_11
+        && wire == Wire::Http1
+        && headers::expects_continue(&parts.headers);
+    waits.then(Arc::default)
+}
+
+fn outgoing_headers(
+    worker: &Worker,
+    view: &View,
+    connection: &Connection,
+    target: &Target,
+    route: &Route,
+    parts: &mut Parts,
+    report: &mut Report,
+) {
+    if connection.direction == Direction::Inbound {
+        let peer = connection.peer.ip().to_canonical();
+        let trusted = view
+            .snapshot
+            .inbound
+            .trusted_proxies
+            .iter()
+            .any(|net| net.contains(&peer));
+        forwarded::apply(&mut parts.headers, peer, trusted, &target.authority);
+    }
+    let random = &mut worker.random.borrow_mut();
+    let (context, origin) =
+        trace::continue_or_begin(&parts.headers, random, view.snapshot.trace_sample);
+    if origin != Origin::TraceParent {
+        // Its owner says nothing about a trace that is not the one it came with.
+        parts.headers.remove(trace::TRACESTATE);
+    }
+    parts
+        .headers
+        .insert(trace::TRACEPARENT, context.traceparent());
+    let id = parts
+        .headers
+        .entry(trace::X_REQUEST_ID)
+        .or_insert_with(|| trace::request_id(random));
+    let id = id.clone();
+    if parts.version != Version::HTTP_11 {
+        parts.headers.remove(http::header::EXPECT);
+    }
+    route.request_headers.apply(&mut parts.headers);
+    report.identity(&parts.headers, &id, context);
+}
+
+/// Path and host as the route rewrites them.
+fn rewritten(
+    forward: &Forward,
+    path: http::uri::PathAndQuery,
+    authority: HeaderValue,
+) -> Result<(http::uri::PathAndQuery, HeaderValue), Failure> {
+    let authority = forward.host.clone().unwrap_or(authority);
+    let Some(rewrite) = &forward.prefix else {
+        return Ok((path, authority));
+    };
+    // `/a` to `/b` makes `/b/c` of `/a/c`; `/a` to `/` makes `/c` of it, with one slash.
+    let rest = path.path().get(rewrite.matched..).unwrap_or_default();
+    let base = rewrite.replacement.trim_end_matches('/');
+    let separator =
+        if rest.is_empty() && base.is_empty() || !rest.is_empty() && !rest.starts_with('/') {
+            "/"
+        } else {
+            ""
+        };
+    let path = target::with_path(&path, &format!("{base}{separator}{rest}"))?;
+    Ok((path, authority))
+}
+
+fn redirected(
+    redirect: &Redirect,
+    route: &Route,
+    target: &Target,
+    path: &http::uri::PathAndQuery,
+    report: &mut Report,
+) -> Answered {
+    let scheme = redirect.scheme.as_deref().unwrap_or("http");
+    let authority = redirect
+        .host
+        .as_deref()
+        .or(target.authority.to_str().ok())
+        .unwrap_or_default();
+    let path = match &redirect.path {
+        Some(new) => path
+            .query()
+            .map_or(new.to_string(), |query| format!("{new}?{query}")),
+        None => path.as_str().to_owned(),
+    };
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = redirect.status;
+    if let Ok(location) = HeaderValue::try_from(format!("{scheme}://{authority}{path}")) {
+        response.headers_mut().insert(LOCATION, location);
+    }
+    response
+        .headers_mut()
+        .insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    answered_here(response, route, report)
+}
+
+fn responded(respond: &Respond, route: &Route, report: &mut Report) -> Answered {
+    let mut response = Response::new(Body::full(respond.body.clone()));
+    *response.status_mut() = respond.status;
+    response
+        .headers_mut()
+        .insert(CONTENT_LENGTH, HeaderValue::from(respond.body.len()));
+    respond.headers.apply(response.headers_mut());
+    answered_here(response, route, report)
+}
+
+fn answered_here(mut response: Response<Body>, route: &Route, report: &mut Report) -> Answered {
+    route.response_headers.apply(response.headers_mut());
+    report.answered_here(response.status());
+    Answered::Response(response)
+}
+
+/// The upstream's answer, as it goes to the client.
+fn passed_on(answer: Answer, route: &Route, upload: Option<Rc<Upload>>) -> Response<Body> {
+    let (mut head, incoming) = answer.response.into_parts();
+    headers::strip_hop_by_hop(&mut head.headers);
+    head.version = Version::HTTP_11;
+    route.response_headers.apply(&mut head.headers);
+    let idle = IdleTimer::new(route.policy.timeouts.stream_idle, clock::now());
+    let body = Body::upstream(Download {
+        incoming,
+        lease: Some(answer.lease),
+        in_flight: answer.in_flight,
+        upload,
+        idle,
+    });
+    Response::from_parts(head, body)
+}
+
+/// The upstream's consent to another protocol, in the form that the client's version has for it.
+fn switched(
+    mut answer: Answer,
+    route: &Route,
+    version: Version,
+    protocol: &HeaderValue,
+    key: Option<&HeaderValue>,
+    client: Option<OnUpgrade>,
+) -> Answered {
+    let server = Far::Upgrade(hyper::upgrade::on(&mut answer.response));
+    let (mut head, _) = answer.response.into_parts();
+    headers::strip_hop_by_hop(&mut head.headers);
+    route.response_headers.apply(&mut head.headers);
+    let mut response = Response::from_parts(head, Body::empty());
+    *response.version_mut() = Version::HTTP_11;
+    upgrade::grant(&mut response, version, protocol, key);
+    let opening = Opening {
+        client,
+        server,
+        in_flight: answer.in_flight,
+    };
+    Answered::Tunnel(response, opening)
+}
+
+/// `CONNECT`: a tunnel to a service, or to the host that the client names.
+async fn open_tunnel(
+    worker: &Rc<Worker>,
+    view: &Rc<View>,
+    connection: &Rc<Connection>,
+    target: &Target,
+    parts: &mut Parts,
+    report: &mut Report,
+) -> Result<Answered, Failure> {
+    if connection.direction == Direction::Inbound {
+        return Err(Failure::ConnectRefused);
+    }
+    let client = take_on_upgrade(parts);
+    let (route, to, cluster) = choose::tunnel(worker, view, connection, target)?;
+    report.route(&route);
+    report.service(cluster);
+    let connect = route.policy.timeouts.connect;
+    let (endpoint, in_flight, stream) = match to {
+        Choice::Group(to) => attempt::dial(worker, view, to, connect).await?,
+        Choice::Host(endpoint) => {
+            let in_flight = endpoint.begin(clock::nanos(clock::now()));
+            let service = target.host.clone();
+            let stream = crate::upstream::connect::connect(&endpoint.address, connect)
+                .await
+                .map_err(|error| Failure::Connect { service, error })?;
+            (endpoint, in_flight, stream)
+        }
+    };
+    report.attempt(&endpoint);
+    report.answered(StatusCode::OK, &http::HeaderMap::new(), clock::now());
+    let opening = Opening {
+        client,
+        server: Far::Socket(stream),
+        in_flight,
+    };
+    Ok(Answered::Tunnel(Response::new(Body::empty()), opening))
+}
+
+/// A tunnel that begins when the client has its answer.
+struct Opening {
+    /// On HTTP/2; on HTTP/1 the connection itself becomes the client's end.
+    client: Option<OnUpgrade>,
+    server: Far,
+    in_flight: InFlight,
+}
+
+enum Far {
+    Upgrade(OnUpgrade),
+    Socket(crate::upstream::Stream),
+}
+
+impl Opening {
+    fn begin(self, worker: &Rc<Worker>, connection: &Connection, report: Box<Report>) {
+        let limits = worker.view().snapshot.limits;
+        let tunnel = Tunnel {
+            server: self.server,
+            in_flight: self.in_flight,
+            report,
+            idle: limits.idle_timeout,
+        };
+        match self.client {
+            None => {
+                connection.decide_upgrade();
+                *connection.tunnel.borrow_mut() = Some(tunnel);
+            }
+            Some(client) => {
+                let mut phase = worker.phase.clone();
+                tokio::task::spawn_local(async move {
+                    match client.await {
+                        Ok(client) => tunnel.run(End::upgraded(client), &mut phase).await,
+                        Err(_) => tunnel.report.finish(report::Ending::ClientGone),
+                    }
+                });
+            }
+        }
+    }
+}
+
+/// A request that has become a tunnel.
+pub struct Tunnel {
+    server: Far,
+    in_flight: InFlight,
+    report: Box<Report>,
+    idle: std::time::Duration,
+}
+
+impl Tunnel {
+    /// Carries bytes until the tunnel ends or the drain cuts it.
+    pub async fn run(self, client: End, phase: &mut watch::Receiver<Phase>) {
+        let Self {
+            server,
+            in_flight,
+            report,
+            idle,
+        } = self;
+        let server = match server {
+            Far::Socket(stream) => End::socket(stream, Bytes::new()),
+            Far::Upgrade(upgrade) => match upgrade.await {
+                Ok(upgraded) => End::upgraded(upgraded),
+                Err(_) => return report.finish(report::Ending::UpstreamBroken),
+            },
+        };
+        let tally = Tally::default();
+        let end = tokio::select! {
+            end = tunnel::run(client, server, Some(idle), &tally) => end,
+            _ = phase.wait_for(|phase| *phase == Phase::Cut) => TunnelEnd::Broken,
+        };
+        report.finish_tunnel(&tally, end);
+        drop(in_flight);
+    }
+}
+
+impl Connection {
+    /// The guard's verdict on this request, if it refused it.
+    fn refusal(&self, report: &mut Report) -> Result<(), Failure> {
+        let Some(guard) = &self.guard else {
+            return Ok(());
+        };
+        let Some(rejection) = guard.next_request() else {
+            return Ok(());
+        };
+        let line = guard.rejected_line();
+        let method = line
+            .as_ref()
+            .and_then(|line| Method::from_bytes(line.method.as_bytes()).ok());
+        let path = line.as_ref().and_then(|line| line.target.parse().ok());
+        report.line(method, path);
+        Err(Failure::Malformed(rejection))
+    }
+}
+
+/// A panic ends the one request that it happens in.
+struct Isolated<F>(F);
+
+struct Panicked;
+
+impl<F: Future> Future for Isolated<F> {
+    type Output = Result<F::Output, Panicked>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        // SAFETY: the only field is pinned with the struct; it is not moved out of it, and the struct
+        // has neither a `Drop` nor an `Unpin` of its own.
+        let future = unsafe { self.map_unchecked_mut(|this| &mut this.0) };
+        // What the story shares with other requests (pools, cells) is consistent between its steps:
+        // each borrow ends within an expression, and a guard is released while unwinding.
+        match std::panic::catch_unwind(AssertUnwindSafe(|| future.poll(cx))) {
+            Ok(poll) => poll.map(Ok),
+            Err(_) => Poll::Ready(Err(Panicked)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_becomes_a_value() {
+        assert!(Isolated(async { panic!("a bug") }).await.is_err());
+        assert!(matches!(Isolated(async { 7 }).await, Ok(7)));
+    }
+}

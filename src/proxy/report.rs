@@ -1,0 +1,426 @@
+//! What is said of a request once it has ended, however it ended: one value that the access log, the
+//! metrics and the gauges are written from.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use http::header::USER_AGENT;
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
+
+use super::body::Upload;
+use super::connection::Connection;
+use super::error::Failure;
+use super::forwarded;
+use super::tunnel::{Tally, TunnelEnd};
+use crate::clock::{self, Instant};
+use crate::config::snapshot::{Destination, Route};
+use crate::endpoint::Endpoint;
+use crate::telemetry::Direction;
+use crate::telemetry::access_log::Record;
+use crate::telemetry::flags::Flag;
+use crate::telemetry::metrics::{ErrorType, MethodLabel, OpenGuard, RequestKey, RequestLabels};
+use crate::telemetry::trace::TraceContext;
+use crate::worker::{RequestGuard, View, Worker};
+
+/// How the body of a response ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    Complete,
+    ClientGone,
+    UpstreamBroken,
+    IdleTimeout,
+    /// It became a tunnel, which ended so.
+    Tunnel(TunnelEnd),
+}
+
+/// No route or no service.
+const NONE: u32 = u32::MAX;
+
+pub struct Report {
+    worker: Rc<Worker>,
+    view: Rc<View>,
+    connection: Rc<Connection>,
+    started: Instant,
+    wall: SystemTime,
+    method: Method,
+    path: Option<PathAndQuery>,
+    version: Version,
+    authority: Option<HeaderValue>,
+    user_agent: Option<HeaderValue>,
+    forwarded_for: Option<HeaderValue>,
+    request_id: Option<HeaderValue>,
+    trace: Option<TraceContext>,
+    route: Option<Arc<Route>>,
+    service: u32,
+    endpoint: Option<Arc<Endpoint>>,
+    attempts: u32,
+    upload: Option<Rc<Upload>>,
+    upstream_time: Option<Duration>,
+    status: StatusCode,
+    flag: Option<Flag>,
+    reason: &'static str,
+    grpc: bool,
+    grpc_status: Option<u16>,
+    sent: u64,
+    ended: bool,
+    _in_flight: OpenGuard,
+    /// Counts against `limits.max_requests`.
+    admitted: Option<RequestGuard>,
+}
+
+const VIA_UPSTREAM: &str = "via_upstream";
+const ANSWERED_HERE: &str = "direct_response";
+
+impl Report {
+    pub fn begin(
+        worker: &Rc<Worker>,
+        view: &Rc<View>,
+        connection: &Rc<Connection>,
+        parts: &Parts,
+        now: Instant,
+    ) -> Box<Self> {
+        connection.request_begins();
+        Box::new(Self {
+            worker: worker.clone(),
+            view: view.clone(),
+            connection: connection.clone(),
+            started: now,
+            wall: clock::wall(),
+            method: parts.method.clone(),
+            path: parts.uri.path_and_query().cloned(),
+            version: parts.version,
+            authority: None,
+            user_agent: parts.headers.get(USER_AGENT).cloned(),
+            forwarded_for: None,
+            request_id: None,
+            trace: None,
+            route: None,
+            service: NONE,
+            endpoint: None,
+            attempts: 0,
+            upload: None,
+            upstream_time: None,
+            status: StatusCode::OK,
+            flag: None,
+            reason: ANSWERED_HERE,
+            grpc: super::headers::is_grpc(&parts.headers),
+            grpc_status: None,
+            sent: 0,
+            ended: false,
+            _in_flight: worker.recorder.request_started(connection.direction),
+            admitted: None,
+        })
+    }
+
+    pub fn is_grpc(&self) -> bool {
+        self.grpc
+    }
+
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    pub fn admitted(&mut self, guard: RequestGuard) {
+        self.admitted = Some(guard);
+    }
+
+    /// What a refused head said, as far as it could be read.
+    pub fn line(&mut self, method: Option<Method>, path: Option<PathAndQuery>) {
+        self.method = method.unwrap_or_default();
+        self.path = path;
+    }
+
+    pub fn authority(&mut self, authority: &HeaderValue) {
+        self.authority = Some(authority.clone());
+    }
+
+    pub fn route(&mut self, route: &Arc<Route>) {
+        self.route = Some(route.clone());
+    }
+
+    pub fn service(&mut self, cluster: u32) {
+        self.service = cluster;
+    }
+
+    /// The request as it goes on: who it is for and part of which trace.
+    pub fn identity(&mut self, headers: &HeaderMap, request_id: &HeaderValue, trace: TraceContext) {
+        self.forwarded_for = headers.get(&forwarded::FOR).cloned();
+        self.request_id = Some(request_id.clone());
+        self.trace = Some(trace);
+    }
+
+    pub fn request_id(&self) -> Option<&HeaderValue> {
+        self.request_id.as_ref()
+    }
+
+    pub fn upload(&mut self, upload: &Rc<Upload>) {
+        self.upload = Some(upload.clone());
+    }
+
+    pub fn attempt(&mut self, endpoint: &Arc<Endpoint>) {
+        self.attempts += 1;
+        self.endpoint = Some(endpoint.clone());
+    }
+
+    pub fn attempts(&self) -> u32 {
+        self.attempts
+    }
+
+    /// The upstream has answered.
+    pub fn answered(&mut self, status: StatusCode, headers: &HeaderMap, now: Instant) {
+        self.status = status;
+        self.reason = VIA_UPSTREAM;
+        self.upstream_time = Some(now - self.started);
+        self.trailers(headers);
+    }
+
+    /// We answer ourselves, because of no failure.
+    pub fn answered_here(&mut self, status: StatusCode) {
+        self.status = status;
+    }
+
+    pub fn failed(&mut self, failure: &Failure) {
+        self.flag = failure.flag();
+        self.reason = failure.reason();
+        self.status = if self.grpc {
+            StatusCode::OK
+        } else {
+            failure.status()
+        };
+        self.grpc_status = self.grpc.then(|| failure.grpc_status());
+        self.worker.recorder.rejected.inc([failure.reason()]);
+    }
+
+    /// `grpc-status` stands in the trailers, or in the head where there is no body.
+    pub fn trailers(&mut self, trailers: &HeaderMap) {
+        if self.grpc
+            && let Some(value) = trailers.get("grpc-status")
+        {
+            self.grpc_status = value.to_str().ok().and_then(|text| text.parse().ok());
+        }
+    }
+
+    pub fn sent(&mut self, bytes: usize) {
+        self.sent += bytes as u64;
+    }
+
+    pub fn finish(mut self: Box<Self>, ending: Ending) {
+        self.end(ending);
+    }
+
+    /// The bytes of a tunnel are those of the request that made it.
+    pub fn finish_tunnel(mut self: Box<Self>, tally: &Tally, end: TunnelEnd) {
+        self.sent = tally.from_server.get();
+        self.write(tally.from_client.get(), Ending::Tunnel(end));
+    }
+
+    fn end(&mut self, ending: Ending) {
+        let received = self.upload.as_ref().map_or(0, |upload| upload.received());
+        self.write(received, ending);
+    }
+
+    fn write(&mut self, received: u64, ending: Ending) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        let now = clock::now();
+        if let (Some((flag, reason)), None) = (shortfall(ending), self.flag) {
+            self.flag = Some(flag);
+            self.reason = reason;
+        }
+        self.connection.request_ends(now);
+        self.count(now - self.started);
+        self.log(now - self.started, received);
+    }
+
+    fn count(&self, duration: Duration) {
+        let error = if self.flag.is_some() {
+            ErrorType(self.reason)
+        } else {
+            ErrorType::NONE
+        };
+        let key = RequestKey {
+            generation: self.view.snapshot.generation,
+            route: self.route.as_ref().map_or(NONE, |route| route.slot),
+            service: self.service,
+            direction: self.connection.direction,
+            method: MethodLabel::of(&self.method),
+            status: self.status.as_u16(),
+            error,
+            grpc_status: self
+                .grpc
+                .then(|| self.grpc_status.map_or(2, |code| code.min(255) as u8)),
+        };
+        let labels = || RequestLabels {
+            route: self.route.as_ref().map_or("", |route| &route.pattern),
+            service: self.service_name().unwrap_or_default(),
+        };
+        self.worker.recorder.record(key, labels, duration);
+    }
+
+    fn service_name(&self) -> Option<&str> {
+        self.view
+            .snapshot
+            .clusters
+            .get(self.service as usize)
+            .map(|cluster| &*cluster.name)
+    }
+
+    fn log(&self, duration: Duration, received: u64) {
+        let log = &self.worker.log;
+        if !log.enabled() {
+            return;
+        }
+        let record = Record {
+            start: self.wall,
+            direction: self.connection.direction,
+            method: self.method.as_str(),
+            path: self.path.as_ref().map_or("", |path| path.as_str()),
+            protocol: protocol(self.version),
+            status: self.status.as_u16(),
+            flag: self.flag,
+            details: self.reason,
+            bytes_received: received,
+            bytes_sent: self.sent,
+            duration,
+            upstream_time: self.upstream_time,
+            x_forwarded_for: self.forwarded_for.as_ref().map(HeaderValue::as_bytes),
+            user_agent: self.user_agent.as_ref().map(HeaderValue::as_bytes),
+            request_id: self.request_id.as_ref().map(HeaderValue::as_bytes),
+            authority: self.authority.as_ref().map(HeaderValue::as_bytes),
+            upstream_host: self.endpoint.as_ref().map(|endpoint| &*endpoint.label),
+            upstream_cluster: self.service_name(),
+            route_name: self.route.as_ref().map(|route| &*route.name),
+            trace_id: self.trace.map(|trace| trace.trace_id),
+            span_id: self.trace.map(|trace| trace.span_id),
+            attempts: self.attempts,
+            grpc_status: self.grpc_status,
+        };
+        self.worker.write_log(&record);
+    }
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        // Not finished: the client went away while we were still waiting for the upstream.
+        self.end(Ending::ClientGone);
+    }
+}
+
+/// The flag and reason of a response that did not reach its end.
+fn shortfall(ending: Ending) -> Option<(Flag, &'static str)> {
+    match ending {
+        Ending::Complete | Ending::Tunnel(TunnelEnd::Closed) => None,
+        Ending::ClientGone => Some((Flag::DownstreamConnectionTermination, "client_gone")),
+        Ending::UpstreamBroken => Some((
+            Flag::UpstreamConnectionTermination,
+            "upstream_reset_in_response",
+        )),
+        Ending::IdleTimeout | Ending::Tunnel(TunnelEnd::Idle) => {
+            Some((Flag::StreamIdleTimeout, "stream_idle_timeout"))
+        }
+        Ending::Tunnel(TunnelEnd::Broken) => {
+            Some((Flag::UpstreamConnectionTermination, "tunnel_broken"))
+        }
+    }
+}
+
+fn protocol(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_09 => "HTTP/0.9",
+        Version::HTTP_10 => "HTTP/1.0",
+        Version::HTTP_2 => "HTTP/2",
+        Version::HTTP_3 => "HTTP/3",
+        _ => "HTTP/1.1",
+    }
+}
+
+/// What is said of a connection that carried no HTTP.
+pub struct TcpReport<'a> {
+    worker: &'a Rc<Worker>,
+    view: &'a View,
+    direction: Direction,
+    to: Destination,
+    started: Instant,
+    wall: SystemTime,
+    endpoint: Cell<Option<Arc<Endpoint>>>,
+    pub tally: Tally,
+}
+
+impl<'a> TcpReport<'a> {
+    pub fn begin(
+        worker: &'a Rc<Worker>,
+        view: &'a View,
+        direction: Direction,
+        to: Destination,
+    ) -> Self {
+        Self {
+            worker,
+            view,
+            direction,
+            to,
+            started: clock::now(),
+            wall: clock::wall(),
+            endpoint: Cell::new(None),
+            tally: Tally::default(),
+        }
+    }
+
+    pub fn endpoint(&self, endpoint: &Arc<Endpoint>) {
+        self.endpoint.set(Some(endpoint.clone()));
+    }
+
+    pub fn failed(self, failure: &Failure) {
+        self.worker.recorder.rejected.inc([failure.reason()]);
+        self.write(failure.flag(), failure.reason());
+    }
+
+    pub fn finish(self, end: TunnelEnd) {
+        let (flag, reason) = shortfall(Ending::Tunnel(end)).unzip();
+        self.write(flag, reason.unwrap_or(VIA_UPSTREAM));
+    }
+
+    fn write(self, flag: Option<Flag>, reason: &str) {
+        let service = &*self.view.snapshot.cluster(self.to).name;
+        let labels = [self.direction.as_str(), service];
+        let recorder = &self.worker.recorder;
+        recorder.tcp_connections.inc(labels);
+        recorder
+            .tcp_sent_bytes
+            .add(labels, self.tally.from_client.get());
+        recorder
+            .tcp_received_bytes
+            .add(labels, self.tally.from_server.get());
+        let endpoint = self.endpoint.take();
+        let record = Record {
+            start: self.wall,
+            direction: self.direction,
+            method: "-",
+            path: "-",
+            protocol: "TCP",
+            status: 0,
+            flag,
+            details: reason,
+            bytes_received: self.tally.from_client.get(),
+            bytes_sent: self.tally.from_server.get(),
+            duration: clock::now() - self.started,
+            upstream_time: None,
+            x_forwarded_for: None,
+            user_agent: None,
+            request_id: None,
+            authority: None,
+            upstream_host: endpoint.as_ref().map(|endpoint| &*endpoint.label),
+            upstream_cluster: Some(service),
+            route_name: None,
+            trace_id: None,
+            span_id: None,
+            attempts: u32::from(endpoint.is_some()),
+            grpc_status: None,
+        };
+        self.worker.write_log(&record);
+    }
+}

@@ -1,0 +1,166 @@
+//! Dialling an endpoint.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
+
+use crate::endpoint::Address;
+
+/// A connection to an endpoint or from a client: TCP, or a Unix socket of the app.
+#[derive(Debug)]
+pub enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConnectErrorKind {
+    Timeout,
+    Refused,
+    Unresolved,
+    /// The HTTP/2 preface or settings failed after the connection was there.
+    Handshake,
+    /// Out of descriptors, ports or memory: our own fault, not the endpoint's.
+    Exhausted,
+    Other,
+}
+
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{address}: {message}")]
+pub struct ConnectError {
+    pub kind: ConnectErrorKind,
+    pub address: Box<str>,
+    pub message: Box<str>,
+}
+
+impl ConnectError {
+    pub fn new(kind: ConnectErrorKind, address: &Address, message: impl Into<Box<str>>) -> Self {
+        Self {
+            kind,
+            address: address.to_string().into(),
+            message: message.into(),
+        }
+    }
+
+    fn io(address: &Address, error: &io::Error) -> Self {
+        let kind = match error.kind() {
+            io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => ConnectErrorKind::Refused,
+            io::ErrorKind::TimedOut => ConnectErrorKind::Timeout,
+            _ if is_exhaustion(error) => ConnectErrorKind::Exhausted,
+            _ => ConnectErrorKind::Other,
+        };
+        Self::new(kind, address, error.to_string())
+    }
+}
+
+/// Whether the machine or the process has run out of something (descriptors, buffers, memory).
+pub fn is_exhaustion(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM]
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+/// Dials `address` within `limit`, name resolution and every address of a name included.
+///
+/// # Errors
+/// What kept the last address from being reached, or that `limit` passed.
+pub async fn connect(address: &Address, limit: Duration) -> Result<Stream, ConnectError> {
+    match timeout(limit, dial(address)).await {
+        Ok(result) => result,
+        Err(_) => Err(ConnectError::new(
+            ConnectErrorKind::Timeout,
+            address,
+            format!("no connection within {limit:?}"),
+        )),
+    }
+}
+
+async fn dial(address: &Address) -> Result<Stream, ConnectError> {
+    let failed = |error: io::Error| ConnectError::io(address, &error);
+    match address {
+        Address::Socket(socket) => dial_tcp(*socket).await.map_err(failed),
+        Address::Unix(path) => UnixStream::connect(path)
+            .await
+            .map(Stream::Unix)
+            .map_err(failed),
+        Address::Name { host, port } => {
+            let unresolved =
+                |text: String| ConnectError::new(ConnectErrorKind::Unresolved, address, text);
+            let mut last = unresolved("the name resolves to no address".into());
+            let found = tokio::net::lookup_host((&**host, *port))
+                .await
+                .map_err(|error| unresolved(error.to_string()))?;
+            for socket in found {
+                match dial_tcp(socket).await {
+                    Ok(stream) => return Ok(stream),
+                    Err(error) => last = failed(error),
+                }
+            }
+            Err(last)
+        }
+    }
+}
+
+async fn dial_tcp(address: std::net::SocketAddr) -> io::Result<Stream> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok(Stream::Tcp(stream))
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

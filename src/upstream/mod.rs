@@ -1,0 +1,8 @@
+//! From a request to bytes on an upstream connection: dialling and the pool of a worker.
+//! Nothing here retries; [`crate::proxy::attempt`] owns that.
+
+pub mod connect;
+pub mod pool;
+
+pub use connect::{ConnectError, ConnectErrorKind, Stream};
+pub use pool::{Lease, Pool, PoolLimits, Wire};

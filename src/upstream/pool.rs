@@ -1,0 +1,441 @@
+//! The connections of one worker to its endpoints. HTTP/1: the one used last is used first, so that
+//! surplus ones age out. HTTP/2: the one with the fewest streams.
+//!
+//! Keyed by the identity of an endpoint's [`State`], which outlives reloads; an entry holds the
+//! `Arc`, so that the key cannot be taken over by another endpoint.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::error::Error as StdError;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::client::conn::{TrySendError, http1, http2};
+use hyper_util::rt::{TokioIo, TokioTimer};
+
+use super::connect::{ConnectError, ConnectErrorKind, connect};
+use crate::clock::{self, Instant};
+use crate::endpoint::{Endpoint, State};
+use crate::worker::LocalExec;
+
+/// What is spoken to an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Wire {
+    Http1,
+    Http2,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolLimits {
+    /// How long an HTTP/1 connection may wait for its next request. Short, because of the race with
+    /// an upstream that closes it at that moment.
+    pub idle: Duration,
+    pub max_idle_per_endpoint: usize,
+    /// Streams on one HTTP/2 connection before another one is opened.
+    pub max_streams: u32,
+    pub max_head: usize,
+}
+
+type BoxError = Box<dyn StdError + Send + Sync>;
+type Key = (usize, Wire);
+
+fn key(state: &Arc<State>, wire: Wire) -> Key {
+    (Arc::as_ptr(state) as usize, wire)
+}
+
+pub struct Pool<B> {
+    hosts: RefCell<HashMap<Key, Host<B>, foldhash::fast::RandomState>>,
+    limits: Cell<PoolLimits>,
+    sweeping: Cell<bool>,
+    opened: Cell<u64>,
+}
+
+struct Host<B> {
+    state: Arc<State>,
+    idle: Vec<Idle<B>>,
+    streams: Vec<Multiplexed<B>>,
+    dial: Rc<Dial>,
+}
+
+struct Idle<B> {
+    sender: http1::SendRequest<B>,
+    expires: Instant,
+}
+
+struct Multiplexed<B> {
+    sender: http2::SendRequest<B>,
+    active: Rc<Cell<u32>>,
+    idle_since: Rc<Cell<Instant>>,
+}
+
+/// One HTTP/2 dial at a time for an endpoint; the others wait for it and share its failure.
+#[derive(Default)]
+struct Dial {
+    lock: tokio::sync::Mutex<()>,
+    failed: RefCell<Option<(Instant, ConnectError)>>,
+}
+
+/// A connection that carries one request. Dropped without [`Lease::release`], an HTTP/1 connection
+/// is closed: its state is unknown.
+pub struct Lease<B> {
+    pool: Rc<Pool<B>>,
+    state: Arc<State>,
+    sender: Sender<B>,
+    /// Whether earlier requests went over this connection.
+    pub reused: bool,
+    keep_alive: Option<Duration>,
+}
+
+enum Sender<B> {
+    Http1(http1::SendRequest<B>),
+    Http2(
+        http2::SendRequest<B>,
+        #[expect(dead_code, reason = "counts by its drop")] StreamCount,
+    ),
+}
+
+struct StreamCount {
+    active: Rc<Cell<u32>>,
+    idle_since: Rc<Cell<Instant>>,
+}
+
+impl Drop for StreamCount {
+    fn drop(&mut self) {
+        self.active.set(self.active.get() - 1);
+        self.idle_since.set(clock::now());
+    }
+}
+
+impl<B> Pool<B>
+where
+    B: Body<Data = bytes::Bytes> + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    pub fn new(limits: PoolLimits) -> Rc<Self> {
+        Rc::new(Self {
+            hosts: RefCell::default(),
+            limits: Cell::new(limits),
+            sweeping: Cell::new(false),
+            opened: Cell::new(0),
+        })
+    }
+
+    pub fn set_limits(&self, limits: PoolLimits) {
+        self.limits.set(limits);
+    }
+
+    /// HTTP/1 connections that wait for a request.
+    pub fn idle(&self) -> usize {
+        self.hosts
+            .borrow()
+            .values()
+            .map(|host| host.idle.len())
+            .sum()
+    }
+
+    /// A connection to `endpoint`: a live one of ours, or a new one.
+    ///
+    /// # Errors
+    /// Why no connection could be made; nothing of a request was written.
+    pub async fn checkout(
+        self: &Rc<Self>,
+        endpoint: &Endpoint,
+        wire: Wire,
+        connect_timeout: Duration,
+        now: Instant,
+    ) -> Result<Lease<B>, ConnectError> {
+        if let Some(sender) = self.reuse(key(&endpoint.state, wire), now) {
+            return Ok(self.lease(endpoint, sender, true));
+        }
+        match wire {
+            Wire::Http1 => {
+                let sender = self.open_http1(endpoint, connect_timeout).await?;
+                Ok(self.lease(endpoint, Sender::Http1(sender), false))
+            }
+            Wire::Http2 => self.open_http2(endpoint, connect_timeout, now).await,
+        }
+    }
+
+    /// Closes the idle connections of endpoints for which `gone` holds.
+    pub fn forget(&self, gone: impl Fn(&State) -> bool) {
+        self.hosts.borrow_mut().retain(|_, host| !gone(&host.state));
+    }
+
+    /// Closes every idle connection: descriptors are scarce, or the worker ends.
+    pub fn close_idle(&self) {
+        for host in self.hosts.borrow_mut().values_mut() {
+            host.idle.clear();
+            host.streams.retain(|stream| stream.active.get() > 0);
+        }
+    }
+
+    fn lease(self: &Rc<Self>, endpoint: &Endpoint, sender: Sender<B>, reused: bool) -> Lease<B> {
+        let state = endpoint.state.clone();
+        Lease {
+            pool: self.clone(),
+            state,
+            sender,
+            reused,
+            keep_alive: None,
+        }
+    }
+
+    fn host<R>(&self, state: &Arc<State>, wire: Wire, run: impl FnOnce(&mut Host<B>) -> R) -> R {
+        let mut hosts = self.hosts.borrow_mut();
+        run(hosts.entry(key(state, wire)).or_insert_with(|| Host {
+            state: state.clone(),
+            idle: Vec::new(),
+            streams: Vec::new(),
+            dial: Rc::default(),
+        }))
+    }
+
+    fn reuse(&self, key: Key, now: Instant) -> Option<Sender<B>> {
+        let mut hosts = self.hosts.borrow_mut();
+        let host = hosts.get_mut(&key)?;
+        match key.1 {
+            Wire::Http1 => {
+                while let Some(idle) = host.idle.pop() {
+                    if idle.expires > now && idle.sender.is_ready() {
+                        return Some(Sender::Http1(idle.sender));
+                    }
+                }
+                None
+            }
+            Wire::Http2 => {
+                host.streams.retain(|stream| !stream.sender.is_closed());
+                let limit = self.limits.get().max_streams;
+                let least = host
+                    .streams
+                    .iter()
+                    .min_by_key(|stream| stream.active.get())?;
+                (least.active.get() < limit).then(|| least.borrow_stream())
+            }
+        }
+    }
+
+    async fn open_http1(
+        &self,
+        endpoint: &Endpoint,
+        limit: Duration,
+    ) -> Result<http1::SendRequest<B>, ConnectError> {
+        let stream = connect(&endpoint.address, limit).await?;
+        let (sender, connection) = http1::Builder::new()
+            .preserve_header_case(true)
+            .max_header_size(self.limits.get().max_head)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| {
+                ConnectError::new(
+                    ConnectErrorKind::Handshake,
+                    &endpoint.address,
+                    error.to_string(),
+                )
+            })?;
+        self.opened.set(self.opened.get() + 1);
+        // The connection's own errors reach the request that is on it; without one nobody asks.
+        tokio::task::spawn_local(async move {
+            let _ = connection.with_upgrades().await;
+        });
+        Ok(sender)
+    }
+
+    async fn open_http2(
+        self: &Rc<Self>,
+        endpoint: &Endpoint,
+        limit: Duration,
+        asked: Instant,
+    ) -> Result<Lease<B>, ConnectError> {
+        let dial = self.host(&endpoint.state, Wire::Http2, |host| host.dial.clone());
+        let _turn = dial.lock.lock().await;
+        if let Some(sender) = self.reuse(key(&endpoint.state, Wire::Http2), clock::now()) {
+            return Ok(self.lease(endpoint, sender, true));
+        }
+        if let Some((at, error)) = &*dial.failed.borrow()
+            && *at >= asked
+        {
+            return Err(error.clone());
+        }
+        match self.handshake_http2(endpoint, limit).await {
+            Ok(sender) => {
+                let stream = Multiplexed {
+                    sender,
+                    active: Rc::new(Cell::new(0)),
+                    idle_since: Rc::new(Cell::new(clock::now())),
+                };
+                let sender = stream.borrow_stream();
+                self.host(&endpoint.state, Wire::Http2, |host| {
+                    host.streams.push(stream)
+                });
+                self.sweep_soon();
+                Ok(self.lease(endpoint, sender, false))
+            }
+            Err(error) => {
+                *dial.failed.borrow_mut() = Some((clock::now(), error.clone()));
+                Err(error)
+            }
+        }
+    }
+
+    async fn handshake_http2(
+        &self,
+        endpoint: &Endpoint,
+        limit: Duration,
+    ) -> Result<http2::SendRequest<B>, ConnectError> {
+        let failed =
+            |text: String| ConnectError::new(ConnectErrorKind::Handshake, &endpoint.address, text);
+        let stream = connect(&endpoint.address, limit).await?;
+        let handshake = http2::Builder::new(LocalExec)
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(1 << 20)
+            .initial_connection_window_size(4 << 20)
+            .keep_alive_interval(Duration::from_secs(30))
+            .keep_alive_timeout(Duration::from_secs(10))
+            .max_header_list_size(self.limits.get().max_head as u32)
+            .handshake(TokioIo::new(stream));
+        let (sender, connection) = tokio::time::timeout(limit, handshake)
+            .await
+            .map_err(|_| failed(format!("no HTTP/2 handshake within {limit:?}")))?
+            .map_err(|error| failed(error.to_string()))?;
+        self.opened.set(self.opened.get() + 1);
+        tokio::task::spawn_local(async move {
+            let _ = connection.await;
+        });
+        Ok(sender)
+    }
+
+    fn put_idle(
+        self: &Rc<Self>,
+        state: &Arc<State>,
+        sender: http1::SendRequest<B>,
+        idle: Duration,
+    ) {
+        let limits = self.limits.get();
+        self.host(state, Wire::Http1, |host| {
+            host.idle.push(Idle {
+                sender,
+                expires: clock::now() + idle.min(limits.idle),
+            });
+            if host.idle.len() > limits.max_idle_per_endpoint {
+                host.idle.remove(0);
+            }
+        });
+        self.sweep_soon();
+    }
+
+    /// Closes what expired, once a second for as long as anything waits: an idle worker has no timer.
+    fn sweep_soon(self: &Rc<Self>) {
+        if self.sweeping.replace(true) {
+            return;
+        }
+        let pool = Rc::downgrade(self);
+        tokio::task::spawn_local(async move {
+            loop {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                let Some(pool) = pool.upgrade() else { return };
+                if !pool.sweep(clock::now()) {
+                    pool.sweeping.set(false);
+                    return;
+                }
+            }
+        });
+    }
+
+    fn sweep(&self, now: Instant) -> bool {
+        /// An HTTP/2 connection is cheap to keep and has pings, so it waits longer than HTTP/1.
+        const HTTP2_IDLE: Duration = Duration::from_secs(300);
+        let mut hosts = self.hosts.borrow_mut();
+        for host in hosts.values_mut() {
+            host.idle
+                .retain(|idle| idle.expires > now && !idle.sender.is_closed());
+            host.streams.retain(|stream| {
+                let busy = stream.active.get() > 0;
+                let fresh = now.saturating_duration_since(stream.idle_since.get()) < HTTP2_IDLE;
+                !stream.sender.is_closed() && (busy || fresh)
+            });
+        }
+        // A dial in progress holds the `Rc`, so its turn is not lost.
+        hosts.retain(|_, host| {
+            !host.idle.is_empty() || !host.streams.is_empty() || Rc::strong_count(&host.dial) > 1
+        });
+        !hosts.is_empty()
+    }
+}
+
+impl<B> Multiplexed<B> {
+    fn borrow_stream(&self) -> Sender<B> {
+        self.active.set(self.active.get() + 1);
+        let count = StreamCount {
+            active: self.active.clone(),
+            idle_since: self.idle_since.clone(),
+        };
+        Sender::Http2(self.sender.clone(), count)
+    }
+}
+
+impl<B> Lease<B>
+where
+    B: Body<Data = bytes::Bytes> + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    /// Sends one request and waits for the head of its response.
+    ///
+    /// # Errors
+    /// With the request inside where nothing of it was written, so that any method may be sent again.
+    pub async fn send(
+        &mut self,
+        request: Request<B>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<B>>> {
+        match &mut self.sender {
+            Sender::Http1(sender) => sender.try_send_request(request).await,
+            Sender::Http2(sender, _) => sender.try_send_request(request).await,
+        }
+    }
+
+    /// Remembers what the peer said of its patience (`Keep-Alive: timeout=5`), less a margin so that
+    /// we are the one who closes.
+    pub fn note_keep_alive(&mut self, headers: &HeaderMap) {
+        const MARGIN: Duration = Duration::from_millis(500);
+        let told = headers
+            .get("keep-alive")
+            .and_then(|value| value.to_str().ok())
+            .and_then(|text| {
+                text.split(',')
+                    .find_map(|part| part.trim().strip_prefix("timeout="))
+            })
+            .and_then(|seconds| seconds.trim().parse().ok());
+        self.keep_alive = told.map(|seconds| Duration::from_secs(seconds).saturating_sub(MARGIN));
+    }
+
+    /// The response was read to its end: the connection may carry the next request.
+    pub fn release(self) {
+        let Self {
+            pool,
+            state,
+            sender,
+            keep_alive,
+            ..
+        } = self;
+        let Sender::Http1(mut sender) = sender else {
+            return;
+        };
+        let idle = keep_alive.unwrap_or(Duration::MAX);
+        if idle.is_zero() || sender.is_closed() {
+            return;
+        }
+        if sender.is_ready() {
+            return pool.put_idle(&state, sender, idle);
+        }
+        // The answer came before the request was sent to its end; give the rest a moment.
+        tokio::task::spawn_local(async move {
+            const PATIENCE: Duration = Duration::from_secs(1);
+            if let Ok(Ok(())) = tokio::time::timeout(PATIENCE, sender.ready()).await {
+                pool.put_idle(&state, sender, idle);
+            }
+        });
+    }
+}

@@ -1,0 +1,304 @@
+//! A worker: one thread with one single-threaded runtime, and what it owns. A connection lives and
+//! dies on its worker, so that nothing here needs a lock; `Rc` makes the compiler see to it.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::future::Future;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use tokio::sync::{mpsc, watch};
+
+use crate::balance::Cursor;
+use crate::clock;
+use crate::config::live::{Live, Reader};
+use crate::config::snapshot::{Destination, Listener, Snapshot};
+use crate::drain::Phase;
+use crate::endpoint::{Address, Endpoint};
+use crate::listen;
+use crate::proxy::body::RequestBody;
+use crate::proxy::connection;
+use crate::telemetry::Direction;
+use crate::telemetry::access_log::{Format, Record};
+use crate::telemetry::log_writer::LogSink;
+use crate::telemetry::metrics::{Recorder, WorkerShard};
+use crate::telemetry::worker_log::WorkerLog;
+use crate::upstream::Pool;
+
+/// Runs hyper's futures on the worker's own thread; they need not be `Send`.
+#[derive(Clone, Copy, Debug)]
+pub struct LocalExec;
+
+impl<F> hyper::rt::Executor<F> for LocalExec
+where
+    F: Future + 'static,
+{
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
+}
+
+/// What control tells a worker.
+pub enum Command {
+    Listen(Listener, std::net::TcpListener),
+    Unlisten(Listener),
+    /// A connection that another worker has accepted, because this one has fewer.
+    Adopt(Listener, std::net::TcpStream),
+    /// The access log goes to another place from now on.
+    Log(Option<(LogSink, Format)>),
+    /// Look at the published snapshot even if no request comes, and let go of what is no more in it.
+    Refresh,
+    /// Stop, whatever is in progress.
+    End,
+}
+
+/// How busy each worker is, so that connections can be spread by load. Each entry is written by its
+/// worker alone.
+#[derive(Clone)]
+pub struct Loads(Arc<[Load]>);
+
+#[derive(Default)]
+struct Load {
+    /// By direction.
+    connections: [AtomicUsize; 2],
+    requests: AtomicUsize,
+    /// Keeps two workers' numbers off one cache line.
+    _padding: [u64; 13],
+}
+
+impl Loads {
+    pub fn new(workers: usize) -> Self {
+        Self((0..workers).map(|_| Load::default()).collect())
+    }
+
+    /// Open connections of one side, or of both.
+    pub fn connections(&self, side: Option<Direction>) -> usize {
+        let of = |load: &Load| match side {
+            Some(side) => load.connections[side.index()].load(Relaxed),
+            None => load.connections(),
+        };
+        self.0.iter().map(of).sum()
+    }
+
+    pub fn requests(&self) -> usize {
+        self.0.iter().map(|load| load.requests.load(Relaxed)).sum()
+    }
+}
+
+impl Load {
+    fn connections(&self) -> usize {
+        self.connections
+            .iter()
+            .map(|count| count.load(Relaxed))
+            .sum()
+    }
+}
+
+pub struct Worker {
+    id: usize,
+    reader: RefCell<Reader>,
+    view: RefCell<Rc<View>>,
+    pub pool: Rc<Pool<RequestBody>>,
+    pub random: RefCell<fastrand::Rng>,
+    pub recorder: Rc<Recorder>,
+    pub log: Rc<WorkerLog>,
+    pub phase: watch::Receiver<Phase>,
+    loads: Loads,
+    peers: Vec<mpsc::UnboundedSender<Command>>,
+    passthrough: RefCell<HashMap<Address, Arc<Endpoint>>>,
+}
+
+/// A snapshot, and what this worker keeps for as long as it is the current one.
+pub struct View {
+    pub snapshot: Arc<Snapshot>,
+    cursors: RefCell<Vec<Cursor>>,
+}
+
+/// What a worker is started with.
+pub struct Start {
+    pub id: usize,
+    pub live: Live,
+    pub shard: WorkerShard,
+    pub log: Option<(LogSink, Format)>,
+    pub phase: watch::Receiver<Phase>,
+    pub loads: Loads,
+    pub peers: Vec<mpsc::UnboundedSender<Command>>,
+    pub commands: mpsc::UnboundedReceiver<Command>,
+}
+
+impl View {
+    fn new(snapshot: Arc<Snapshot>, random: &mut fastrand::Rng) -> Rc<Self> {
+        let cursors = (0..snapshot.group_slots)
+            .map(|_| Cursor::starting_at(random))
+            .collect();
+        Rc::new(Self {
+            snapshot,
+            cursors: RefCell::new(cursors),
+        })
+    }
+
+    /// An endpoint for one attempt, another one than those `tried` where there is one.
+    pub fn pick(
+        &self,
+        to: Destination,
+        tried: &[u32],
+        random: &mut fastrand::Rng,
+        now: clock::Instant,
+    ) -> Option<usize> {
+        let group = self.snapshot.group(to);
+        let cursor = &mut self.cursors.borrow_mut()[group.slot as usize];
+        group
+            .balancer
+            .pick(&group.endpoints, cursor, random, clock::nanos(now), tried)
+    }
+}
+
+impl Worker {
+    /// The current snapshot. Read once for a request.
+    pub fn view(&self) -> Rc<View> {
+        let mut reader = self.reader.borrow_mut();
+        let current = reader.read();
+        if !Arc::ptr_eq(current, &self.view.borrow().snapshot) {
+            let view = View::new(current.clone(), &mut self.random.borrow_mut());
+            self.pool.set_limits(view.snapshot.limits.pool);
+            *self.view.borrow_mut() = view;
+        }
+        self.view.borrow().clone()
+    }
+
+    /// The endpoint of a host that the configuration does not have.
+    pub fn passthrough(&self, address: Address) -> Arc<Endpoint> {
+        /// Enough for the hosts that an app calls; forgetting one costs a connection.
+        const KEPT: usize = 1024;
+        let mut known = self.passthrough.borrow_mut();
+        if let Some(endpoint) = known.get(&address) {
+            return endpoint.clone();
+        }
+        if known.len() >= KEPT {
+            known.clear();
+        }
+        let endpoint = Arc::new(Endpoint::new(address.clone(), Arc::default()));
+        known.insert(address, endpoint.clone());
+        endpoint
+    }
+
+    /// Counts a request for as long as the guard lives; none where the proxy has too many.
+    pub fn admit_request(self: &Rc<Self>, limit: usize) -> Option<RequestGuard> {
+        let own = &self.loads.0[self.id].requests;
+        let count = own.load(Relaxed);
+        // The share of this worker is free; beyond it the sum decides.
+        if count >= limit / self.loads.0.len() && self.loads.requests() >= limit {
+            return None;
+        }
+        own.store(count + 1, Relaxed);
+        Some(RequestGuard(self.clone()))
+    }
+
+    /// Counts a connection for as long as the guard lives.
+    pub fn count_connection(self: &Rc<Self>, side: Direction) -> ConnectionGuard {
+        let own = &self.loads.0[self.id].connections[side.index()];
+        own.store(own.load(Relaxed) + 1, Relaxed);
+        ConnectionGuard(self.clone(), side)
+    }
+
+    /// Connections of all workers.
+    pub fn connections(&self) -> usize {
+        self.loads.connections(None)
+    }
+
+    /// The worker that should take a new connection: another one if it has clearly fewer.
+    pub fn less_busy(&self) -> Option<&mpsc::UnboundedSender<Command>> {
+        let count = |id: usize| self.loads.0[id].connections();
+        let least = (0..self.peers.len()).min_by_key(|id| count(*id))?;
+        (count(least) < count(self.id)).then(|| &self.peers[least])
+    }
+
+    /// Writes a line to the access log, which is handed on soon: one timer for all lines of that time.
+    pub fn write_log(&self, record: &Record<'_>) {
+        if self.log.log(record) {
+            tokio::task::spawn_local(self.log.clone().flush_soon());
+        }
+    }
+}
+
+pub struct RequestGuard(Rc<Worker>);
+
+impl Drop for RequestGuard {
+    fn drop(&mut self) {
+        let own = &self.0.loads.0[self.0.id].requests;
+        own.store(own.load(Relaxed) - 1, Relaxed);
+    }
+}
+
+pub struct ConnectionGuard(Rc<Worker>, Direction);
+
+impl Drop for ConnectionGuard {
+    fn drop(&mut self) {
+        let own = &self.0.loads.0[self.0.id].connections[self.1.index()];
+        own.store(own.load(Relaxed) - 1, Relaxed);
+    }
+}
+
+/// Starts the thread of a worker. It ends when control drops its sender of commands.
+///
+/// # Errors
+/// The system gave no thread or no runtime.
+pub fn spawn(start: Start) -> std::io::Result<std::thread::JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread();
+    std::thread::Builder::new()
+        .name(format!("worker-{}", start.id))
+        .spawn(move || {
+            let mut runtime = runtime;
+            // Only a process without memory or descriptors gets here, at start.
+            let runtime = match runtime.enable_all().build_local(Default::default()) {
+                Ok(runtime) => runtime,
+                Err(error) => return tracing::error!(%error, "a worker has no runtime"),
+            };
+            runtime.block_on(run(start));
+        })
+}
+
+async fn run(start: Start) {
+    let mut random = fastrand::Rng::new();
+    let mut reader = start.live.reader();
+    let view = View::new(reader.read().clone(), &mut random);
+    let worker = Rc::new(Worker {
+        id: start.id,
+        pool: Pool::new(view.snapshot.limits.pool),
+        reader: RefCell::new(reader),
+        view: RefCell::new(view),
+        random: RefCell::new(random),
+        recorder: Recorder::new(start.shard),
+        log: WorkerLog::new(start.log),
+        phase: start.phase,
+        loads: start.loads,
+        peers: start.peers,
+        passthrough: RefCell::default(),
+    });
+    let mut commands = start.commands;
+    let mut listeners = HashMap::new();
+    while let Some(command) = commands.recv().await {
+        match command {
+            Command::Listen(listener, socket) => {
+                match listen::open(&worker, listener, socket, connection::spawn) {
+                    Ok(open) => drop(listeners.insert(listener, open)),
+                    Err(error) => {
+                        tracing::error!(%error, address = %listener.address, "cannot listen")
+                    }
+                }
+            }
+            Command::Unlisten(listener) => drop(listeners.remove(&listener)),
+            Command::Adopt(listener, socket) => {
+                listen::adopt(&worker, listener, socket, connection::spawn);
+            }
+            Command::Log(output) => worker.log.switch(output),
+            Command::Refresh => {
+                worker.view();
+                worker.pool.forget(|state| state.is_retired());
+            }
+            Command::End => break,
+        }
+    }
+    worker.log.flush();
+}
