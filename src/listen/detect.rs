@@ -277,7 +277,7 @@ mod tests {
         #[test]
         fn a_verdict_stands(
             bytes in prop_oneof![
-                prop::collection::vec(any::<u8>(), 1..60),
+                prop::collection::vec(proptest::num::u8::ANY, 1..60),
                 "[A-Z]{1,8} /[a-z]{0,9} HTTP/1.1\r\n[a-z]{0,9}".prop_map(String::into_bytes),
                 "PRI \\* HTTP/2.0\r\n\r\nSM\r\n\r\n.{0,9}".prop_map(String::into_bytes),
             ]

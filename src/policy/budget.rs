@@ -130,7 +130,7 @@ mod tests {
                 } else if budget.withdraw(now, limits) {
                     log.push((second, false));
                     let recent = log.iter().filter(|(at, _)| second - at < WINDOW_SECONDS);
-                    let (requests, resends): (Vec<_>, Vec<_>) = recent.partition(|(_, r)| *r);
+                    let (requests, resends): (Vec<(u64, bool)>, Vec<_>) = recent.partition(|(_, r)| *r);
                     let allowed = requests.len() as f64 * 0.5 + WINDOW_SECONDS as f64;
                     prop_assert!(resends.len() as f64 <= allowed);
                 }
