@@ -4,6 +4,8 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 pub mod client;
+pub mod load;
+pub mod process;
 pub mod upstream;
 
 use std::future::Future;

@@ -496,6 +496,21 @@ async fn a_head_that_trickles_has_the_same_time() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_time_of_a_later_head_begins_with_its_first_byte() {
+    let begin = now();
+    let (output, _) = with_client(HeadLimits::default(), async |mut io: DuplexStream, _| {
+        io.write_all(PLAIN.as_bytes()).await.expect("write");
+        read_until(&mut io, "GET /plain").await;
+        tokio::time::sleep(Duration::from_secs(50)).await;
+        io.write_all(b"GET ").await.expect("write");
+        read_to_end(&mut io).await
+    })
+    .await;
+    assert_eq!(statuses(&output), ["408"]);
+    assert_about(begin.elapsed(), 50 + 10);
+}
+
+#[tokio::test(start_paused = true)]
 async fn silent_connections_are_closed_without_an_answer() {
     let (took, output, _) = time_to_close("").await;
     assert_about(took, 10);
