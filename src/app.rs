@@ -22,8 +22,11 @@ pub struct Options {
 /// The level of our own log, to read and to set while it runs.
 pub struct LogLevel {
     pub get: Box<dyn Fn() -> String + Send>,
-    pub set: Box<dyn Fn(&str) -> Result<(), String> + Send>,
+    pub set: SetLevel,
 }
+
+/// Takes directives, or says what is wrong with them.
+pub type SetLevel = Box<dyn Fn(&str) -> Result<(), String> + Send>;
 
 /// A proxy that takes connections. Dropped, it goes on; [`Running::shutdown`] ends it.
 pub struct Running {

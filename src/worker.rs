@@ -302,3 +302,33 @@ async fn run(start: Start) {
     }
     worker.log.flush();
 }
+
+/// One worker for each core that we may use, a quota of the cgroup rounded up.
+pub fn default_count() -> usize {
+    let cores = rustix::thread::sched_getaffinity(None).map_or(1, |set| set.count() as usize);
+    let quota = std::fs::read_to_string("/sys/fs/cgroup/cpu.max")
+        .ok()
+        .and_then(|text| quota(&text));
+    cores.min(quota.unwrap_or(cores)).max(1)
+}
+
+/// The cores that `cpu.max` of a cgroup (v2) grants: `max 100000`, or microseconds in a period.
+fn quota(text: &str) -> Option<usize> {
+    let (quota, period) = text.trim().split_once(' ')?;
+    let (quota, period): (u64, u64) = (quota.parse().ok()?, period.parse().ok()?);
+    usize::try_from(quota.div_ceil(period.max(1))).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quota_is_rounded_up() {
+        assert_eq!(quota("max 100000\n"), None);
+        assert_eq!(quota("150000 100000\n"), Some(2));
+        assert_eq!(quota("100000 100000\n"), Some(1));
+        assert_eq!(quota("5000 100000\n"), Some(1));
+        assert_eq!(quota("nonsense"), None);
+    }
+}

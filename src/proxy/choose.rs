@@ -171,13 +171,13 @@ fn passthrough(
         Ok(ip) => ip.is_loopback() || ip.is_unspecified() || ip == connection.local.ip(),
         Err(_) => target.host == "localhost" || target.host.ends_with(".localhost"),
     };
-    if local
-        && snapshot
+    let is_ours = |port| {
+        snapshot
             .listeners
             .iter()
             .any(|listener| listener.address.port() == port)
-        || local && connection.local.port() == port
-    {
+    };
+    if local && (connection.local.port() == port || is_ours(port)) {
         return Err(Failure::Loop {
             host: format!("{}:{port}", target.host),
         });

@@ -1,6 +1,10 @@
 //! The control thread: it owns the configuration, the listeners, the log and the workers' threads, and
 //! runs the admin server. Nothing here is on the path of a request.
 
+mod signals;
+mod sockets;
+mod surface;
+
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::net::{SocketAddr, TcpListener};
@@ -9,11 +13,10 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
-use crate::admin::{self, Handles, Surface};
+use crate::admin::{self, Surface};
 use crate::app::{Ask, LogLevel, Options, StartError};
 use crate::clock;
 use crate::config::live::Live;
@@ -21,11 +24,12 @@ use crate::config::load::{Loaded, Origin};
 use crate::config::snapshot::{AccessLog, Listener, ListenerKind, Snapshot};
 use crate::config::watch::Watch;
 use crate::drain::Phase;
-use crate::listen;
 use crate::telemetry::Direction;
 use crate::telemetry::log_writer::{LogSink, LogStats, LogWriter};
 use crate::telemetry::metrics::{self, Metrics};
 use crate::worker::{self, Command, Loads, Start};
+use signals::Signals;
+use sockets::{bind_all, bind_one, cannot_bind, without_ipv6};
 
 /// Where the listeners are in truth.
 pub struct Bound {
@@ -76,7 +80,7 @@ impl Control {
             .runtime
             .as_ref()
             .and_then(|runtime| runtime.workers);
-        let count = count.map_or_else(default_workers, |count| count as usize);
+        let count = count.map_or_else(worker::default_count, |count| count as usize);
         let live = Live::new(snapshot.clone());
         let (phase, _) = watch::channel(Phase::Running);
         let (asks, asked) = mpsc::unbounded_channel();
@@ -268,6 +272,9 @@ impl Control {
     }
 
     fn try_reload(&self) -> Result<String, String> {
+        if *self.phase.borrow() != Phase::Running {
+            return Err("the proxy is draining; it ends with the configuration it has".to_owned());
+        }
         let before = self.live.current();
         let generation = self.generation.get() + 1;
         let loaded = self
@@ -370,71 +377,7 @@ impl Control {
         Ok(())
     }
 
-    fn handles(self: Rc<Self>) -> Handles {
-        let of = || self.clone();
-        let (a, b, c, d, e, f, g, h, i) = (of(), of(), of(), of(), of(), of(), of(), of(), of());
-        Handles {
-            metrics: Box::new(move || a.metrics.encode()),
-            config_dump: Box::new(move || b.live.current().source.clone()),
-            clusters: Box::new(move || c.clusters()),
-            ready: Box::new(move || d.ready()),
-            reload: Box::new(move || {
-                let control = e.clone();
-                Box::pin(async move { control.reload() })
-            }),
-            drain: Box::new(move || {
-                let control = f.clone();
-                tokio::task::spawn_local(async move { control.drain().await });
-            }),
-            quit: Box::new(move || drop(g.asks.send(Ask::Shutdown))),
-            log_level: Box::new(move || h.level.as_ref().map_or_else(String::new, |l| (l.get)())),
-            set_log_level: Box::new(move |text| match &i.level {
-                Some(level) => (level.set)(text),
-                None => Err("the level of this process is fixed".to_owned()),
-            }),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-        }
-    }
-
-    fn ready(&self) -> Result<String, String> {
-        if *self.phase.borrow() != Phase::Running {
-            return Err("draining".to_owned());
-        }
-        Ok(match &*self.refused.borrow() {
-            None => "ready\n".to_owned(),
-            Some(why) => {
-                format!("ready, with the configuration before; the last one was refused:\n{why}\n")
-            }
-        })
-    }
-
-    fn clusters(&self) -> serde_json::Value {
-        let now = clock::nanos(clock::now());
-        let snapshot = self.live.current();
-        let clusters = snapshot.clusters.iter().map(|cluster| {
-            let endpoints = cluster
-                .groups
-                .first()
-                .map_or(&[][..], |group| &group.endpoints);
-            let endpoints: Vec<_> = endpoints
-                .iter()
-                .map(|endpoint| {
-                    serde_json::json!({
-                        "address": endpoint.label,
-                        "weight": endpoint.weight,
-                        "zone": endpoint.zone,
-                        "version": endpoint.version,
-                        "in_flight": endpoint.state.in_flight(),
-                        "latency_ms": endpoint.state.latency(now).map(|l| l.as_secs_f64() * 1e3),
-                    })
-                })
-                .collect();
-            serde_json::json!({ "name": cluster.name, "endpoints": endpoints })
-        });
-        clusters.collect()
-    }
-
-    /// The way down to [`Phase::ClosingAll`]: from now on each step waits for the one before.
+    /// The way down: each step waits for the one before.
     async fn drain(&self) {
         if *self.phase.borrow() != Phase::Running {
             return;
@@ -554,47 +497,6 @@ async fn ended(task: &mut Option<tokio::task::JoinHandle<()>>) {
     }
 }
 
-/// The signals of the process.
-struct Signals {
-    terminate: Option<Signal>,
-    interrupt: Option<Signal>,
-    hangup: Option<Signal>,
-    user1: Option<Signal>,
-}
-
-impl Signals {
-    fn new(wanted: bool) -> Self {
-        let open = |kind| {
-            let opened = if wanted { signal(kind) } else { return None };
-            opened
-                .inspect_err(|error| tracing::warn!(%error, "a signal cannot be followed"))
-                .ok()
-        };
-        Self {
-            terminate: open(SignalKind::terminate()),
-            interrupt: open(SignalKind::interrupt()),
-            hangup: open(SignalKind::hangup()),
-            user1: open(SignalKind::user_defined1()),
-        }
-    }
-
-    /// What a signal asks; nothing for SIGUSR1, which reopens the log.
-    async fn next(&mut self) -> Option<Ask> {
-        async fn of(signal: &mut Option<Signal>) {
-            match signal {
-                Some(signal) => drop(signal.recv().await),
-                None => std::future::pending().await,
-            }
-        }
-        tokio::select! {
-            () = of(&mut self.terminate) => Some(Ask::Shutdown),
-            () = of(&mut self.interrupt) => Some(Ask::Shutdown),
-            () = of(&mut self.hangup) => Some(Ask::Reload(tokio::sync::oneshot::channel().0)),
-            () = of(&mut self.user1) => None,
-        }
-    }
-}
-
 /// Marks what `before` had and `now` has no more.
 fn retire(before: &Snapshot, now: &Snapshot) {
     let states = |snapshot: &Snapshot| {
@@ -612,92 +514,5 @@ fn retire(before: &Snapshot, now: &Snapshot) {
         if !kept.contains(&Arc::as_ptr(&state)) {
             state.retire();
         }
-    }
-}
-
-/// One socket for each worker. The first is bound alone, so that an address that another process
-/// shares is refused instead of being shared.
-fn bind_all(
-    address: SocketAddr,
-    count: usize,
-    ours: &HashSet<SocketAddr>,
-) -> std::io::Result<Vec<TcpListener>> {
-    if address.port() != 0 && !ours.contains(&address) {
-        drop(listen::bind(address, true)?);
-    }
-    let first = listen::bind(address, false)?;
-    let real = first.local_addr()?;
-    let mut sockets = vec![first];
-    for _ in 1..count {
-        sockets.push(listen::bind(real, false)?);
-    }
-    Ok(sockets)
-}
-
-fn bind_one(
-    address: Option<SocketAddr>,
-    key: &str,
-) -> Result<Option<(TcpListener, SocketAddr)>, StartError> {
-    let Some(address) = address else {
-        return Ok(None);
-    };
-    let bound = match listen::bind(address, true) {
-        Err(error) if without_ipv6(&error, address) && address.ip().is_unspecified() => {
-            listen::bind(SocketAddr::from(([0, 0, 0, 0], address.port())), true)
-        }
-        bound => bound,
-    };
-    let listener = bound.map_err(|error| StartError::Bind(cannot_bind(address, &error, key)))?;
-    let real = listener.local_addr()?;
-    Ok(Some((listener, real)))
-}
-
-fn without_ipv6(error: &std::io::Error, address: SocketAddr) -> bool {
-    use rustix::io::Errno;
-    let missing = [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL];
-    address.is_ipv6()
-        && missing
-            .iter()
-            .any(|e| error.raw_os_error() == Some(e.raw_os_error()))
-}
-
-fn cannot_bind(address: SocketAddr, error: &std::io::Error, key: &str) -> String {
-    use std::io::ErrorKind::{AddrInUse, AddrNotAvailable, PermissionDenied};
-    let help = match error.kind() {
-        AddrInUse => "another process has it: stop that one or choose another port",
-        AddrNotAvailable => "this host has no such address: choose one of its own, or 0.0.0.0",
-        PermissionDenied => "ports below 1024 need the capability NET_BIND_SERVICE",
-        _ => "choose another address",
-    };
-    format!("{key}: cannot listen on {address}: {error}; {help}")
-}
-
-/// One worker for each core that we may use, a quota of the cgroup rounded up.
-fn default_workers() -> usize {
-    let cores = rustix::thread::sched_getaffinity(None).map_or(1, |set| set.count() as usize);
-    let quota = std::fs::read_to_string("/sys/fs/cgroup/cpu.max")
-        .ok()
-        .and_then(|text| quota(&text));
-    cores.min(quota.unwrap_or(cores)).max(1)
-}
-
-/// The cores that `cpu.max` of a cgroup (v2) grants: `max 100000`, or microseconds in a period.
-fn quota(text: &str) -> Option<usize> {
-    let (quota, period) = text.trim().split_once(' ')?;
-    let (quota, period): (u64, u64) = (quota.parse().ok()?, period.parse().ok()?);
-    usize::try_from(quota.div_ceil(period.max(1))).ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_quota_is_rounded_up() {
-        assert_eq!(quota("max 100000\n"), None);
-        assert_eq!(quota("150000 100000\n"), Some(2));
-        assert_eq!(quota("100000 100000\n"), Some(1));
-        assert_eq!(quota("5000 100000\n"), Some(1));
-        assert_eq!(quota("nonsense"), None);
     }
 }

@@ -1,0 +1,75 @@
+//! What the admin server shows of the proxy, and asks of it.
+
+use std::rc::Rc;
+
+use super::Control;
+use crate::admin::Handles;
+use crate::app::Ask;
+use crate::clock;
+use crate::drain::Phase;
+
+impl Control {
+    pub(super) fn handles(self: Rc<Self>) -> Handles {
+        let of = || self.clone();
+        let (a, b, c, d, e, f, g, h, i) = (of(), of(), of(), of(), of(), of(), of(), of(), of());
+        Handles {
+            metrics: Box::new(move || a.metrics.encode()),
+            config_dump: Box::new(move || b.live.current().source.clone()),
+            clusters: Box::new(move || c.clusters()),
+            ready: Box::new(move || d.ready()),
+            reload: Box::new(move || {
+                let control = e.clone();
+                Box::pin(async move { control.reload() })
+            }),
+            drain: Box::new(move || {
+                let control = f.clone();
+                tokio::task::spawn_local(async move { control.drain().await });
+            }),
+            quit: Box::new(move || drop(g.asks.send(Ask::Shutdown))),
+            log_level: Box::new(move || h.level.as_ref().map_or_else(String::new, |l| (l.get)())),
+            set_log_level: Box::new(move |text| match &i.level {
+                Some(level) => (level.set)(text),
+                None => Err("the level of this process is fixed".to_owned()),
+            }),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+
+    fn ready(&self) -> Result<String, String> {
+        if *self.phase.borrow() != Phase::Running {
+            return Err("draining".to_owned());
+        }
+        Ok(match &*self.refused.borrow() {
+            None => "ready\n".to_owned(),
+            Some(why) => {
+                format!("ready, with the configuration before; the last one was refused:\n{why}\n")
+            }
+        })
+    }
+
+    fn clusters(&self) -> serde_json::Value {
+        let now = clock::nanos(clock::now());
+        let snapshot = self.live.current();
+        let clusters = snapshot.clusters.iter().map(|cluster| {
+            let endpoints = cluster
+                .groups
+                .first()
+                .map_or(&[][..], |group| &group.endpoints);
+            let endpoints: Vec<_> = endpoints
+                .iter()
+                .map(|endpoint| {
+                    serde_json::json!({
+                        "address": endpoint.label,
+                        "weight": endpoint.weight,
+                        "zone": endpoint.zone,
+                        "version": endpoint.version,
+                        "in_flight": endpoint.state.in_flight(),
+                        "latency_ms": endpoint.state.latency(now).map(|l| l.as_secs_f64() * 1e3),
+                    })
+                })
+                .collect();
+            serde_json::json!({ "name": cluster.name, "endpoints": endpoints })
+        });
+        clusters.collect()
+    }
+}
