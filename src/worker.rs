@@ -44,7 +44,7 @@ pub enum Command {
     Listen(Listener, std::net::TcpListener),
     Unlisten(Listener),
     /// A connection that another worker has accepted, because this one has fewer.
-    Adopt(Listener, std::net::TcpStream),
+    Adopt(Listener, std::net::TcpStream, ConnectionGuard),
     /// The access log goes to another place from now on.
     Log(Option<(LogSink, Format)>),
     /// Look at the published snapshot even if no request comes, and let go of what is no more in it.
@@ -53,17 +53,16 @@ pub enum Command {
     End,
 }
 
-/// How busy each worker is, so that connections can be spread by load. Each entry is written by its
-/// worker alone.
+/// How busy each worker is, so that connections can be spread by load.
 #[derive(Clone)]
 pub struct Loads(Arc<[Load]>);
 
 #[derive(Default)]
 struct Load {
-    /// By direction.
+    /// By direction. A connection that is handed over counts for its new worker at once.
     connections: [AtomicUsize; 2],
     requests: AtomicUsize,
-    /// Keeps two workers' numbers off one cache line.
+    /// Written by the worker alone. The padding keeps two workers' numbers off one cache line.
     _padding: [u64; 13],
 }
 
@@ -195,23 +194,27 @@ impl Worker {
         Some(RequestGuard(self.clone()))
     }
 
-    /// Counts a connection for as long as the guard lives.
-    pub fn count_connection(self: &Rc<Self>, side: Direction) -> ConnectionGuard {
-        let own = &self.loads.0[self.id].connections[side.index()];
-        own.store(own.load(Relaxed) + 1, Relaxed);
-        ConnectionGuard(self.clone(), side)
+    /// The worker for a new connection, which counts there from now on: the one with the fewest, this
+    /// one where it is one of them. None is this worker.
+    pub fn place(
+        &self,
+        side: Direction,
+    ) -> (ConnectionGuard, Option<&mpsc::UnboundedSender<Command>>) {
+        let count = |id: usize| self.loads.0[id].connections();
+        let least = (0..self.peers.len()).min_by_key(|id| (count(*id), *id != self.id));
+        let id = least.unwrap_or(self.id);
+        self.loads.0[id].connections[side.index()].fetch_add(1, Relaxed);
+        let guard = ConnectionGuard {
+            loads: self.loads.clone(),
+            id,
+            side,
+        };
+        (guard, (id != self.id).then(|| &self.peers[id]))
     }
 
     /// Connections of all workers.
     pub fn connections(&self) -> usize {
         self.loads.connections(None)
-    }
-
-    /// The worker that should take a new connection: another one if it has clearly fewer.
-    pub fn less_busy(&self) -> Option<&mpsc::UnboundedSender<Command>> {
-        let count = |id: usize| self.loads.0[id].connections();
-        let least = (0..self.peers.len()).min_by_key(|id| count(*id))?;
-        (count(least) < count(self.id)).then(|| &self.peers[least])
     }
 
     /// Writes a line to the access log, which is handed on soon: one timer for all lines of that time.
@@ -231,12 +234,16 @@ impl Drop for RequestGuard {
     }
 }
 
-pub struct ConnectionGuard(Rc<Worker>, Direction);
+/// Counts a connection for as long as it lives.
+pub struct ConnectionGuard {
+    loads: Loads,
+    id: usize,
+    side: Direction,
+}
 
 impl Drop for ConnectionGuard {
     fn drop(&mut self) {
-        let own = &self.0.loads.0[self.0.id].connections[self.1.index()];
-        own.store(own.load(Relaxed) - 1, Relaxed);
+        self.loads.0[self.id].connections[self.side.index()].fetch_sub(1, Relaxed);
     }
 }
 
@@ -289,8 +296,8 @@ async fn run(start: Start) {
                 }
             }
             Command::Unlisten(listener) => drop(listeners.remove(&listener)),
-            Command::Adopt(listener, socket) => {
-                listen::adopt(&worker, listener, socket, connection::spawn);
+            Command::Adopt(listener, socket, counted) => {
+                listen::adopt(&worker, listener, socket, counted, connection::spawn);
             }
             Command::Log(output) => worker.log.switch(output),
             Command::Refresh => {

@@ -14,6 +14,7 @@ use crate::balance::{Balancer, Split};
 use crate::endpoint::Endpoint;
 use crate::policy::{Budget, BudgetLimits, HeaderOps, Policy};
 use crate::route::Router;
+use crate::telemetry::Direction;
 use crate::telemetry::access_log::Format;
 use crate::upstream::PoolLimits;
 
@@ -211,6 +212,15 @@ pub struct Drain {
 pub struct Listener {
     pub kind: ListenerKind,
     pub address: SocketAddr,
+}
+
+impl Listener {
+    pub fn direction(&self) -> Direction {
+        match self.kind {
+            ListenerKind::Inbound => Direction::Inbound,
+            ListenerKind::Outbound | ListenerKind::Port => Direction::Outbound,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -20,10 +20,10 @@ use tokio::time::sleep;
 
 use crate::config::snapshot::Listener;
 use crate::upstream::connect::is_exhaustion;
-use crate::worker::{Command, Worker};
+use crate::worker::{Command, ConnectionGuard, Worker};
 
 /// What is done with a new connection.
-pub type Serve = fn(&Rc<Worker>, Listener, TcpStream, SocketAddr);
+pub type Serve = fn(&Rc<Worker>, Listener, TcpStream, SocketAddr, ConnectionGuard);
 
 /// A listener of this worker; it stops when this is dropped.
 pub struct Open {
@@ -72,11 +72,17 @@ pub fn open(
 }
 
 /// Serves a connection that another worker accepted.
-pub fn adopt(worker: &Rc<Worker>, listener: Listener, socket: std::net::TcpStream, serve: Serve) {
+pub fn adopt(
+    worker: &Rc<Worker>,
+    listener: Listener,
+    socket: std::net::TcpStream,
+    counted: ConnectionGuard,
+    serve: Serve,
+) {
     if let Ok(stream) = TcpStream::from_std(socket)
         && let Ok(peer) = stream.peer_addr()
     {
-        serve(worker, listener, stream, peer);
+        serve(worker, listener, stream, peer, counted);
     }
 }
 
@@ -126,12 +132,13 @@ fn place(
     peer: SocketAddr,
     serve: Serve,
 ) {
-    let Some(other) = worker.less_busy() else {
-        return serve(worker, listener, stream, peer);
+    let (counted, elsewhere) = worker.place(listener.direction());
+    let Some(other) = elsewhere else {
+        return serve(worker, listener, stream, peer, counted);
     };
     if let Ok(socket) = stream.into_std() {
         // Fails only when the other worker has ended, and then so has the process.
-        let _ = other.send(Command::Adopt(listener, socket));
+        let _ = other.send(Command::Adopt(listener, socket, counted));
     }
 }
 

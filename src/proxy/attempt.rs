@@ -106,7 +106,10 @@ pub async fn run(mut call: Call<'_>, report: &mut Report) -> Result<Answer, Fail
             .upload
             .as_ref()
             .is_none_or(|upload| upload.can_replay());
-        if !failure.never_processed() || report.attempts() > call.policy.max_resends {
+        if !failure.never_processed()
+            || report.attempts() > call.policy.max_resends
+            || matches!(failure, Failure::Connect { .. }) && !call.has_other(&tried)
+        {
             return Err(failure);
         }
         let metrics = &call.worker.recorder;
@@ -188,6 +191,15 @@ impl Call<'_> {
                 tried.push(index as u32);
                 Ok(self.view.snapshot.group(*to).endpoints[index].clone())
             }
+        }
+    }
+
+    /// Whether an endpoint is left that was not tried. What cannot be reached now cannot be reached in
+    /// the next microsecond either.
+    fn has_other(&self, tried: &[u32]) -> bool {
+        match &self.to {
+            Choice::Host(_) => false,
+            Choice::Group(to) => tried.len() < self.view.snapshot.group(*to).endpoints.len(),
         }
     }
 

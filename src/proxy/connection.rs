@@ -6,7 +6,8 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,7 +16,7 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use super::body::{Gate, RequestBody};
 use super::error::Failure;
@@ -30,7 +31,7 @@ use crate::listen::guard::{GuardedIo, HeadLimits, Shared};
 use crate::policy::Policy;
 use crate::telemetry::Direction;
 use crate::upstream::{Stream, Wire};
-use crate::worker::{LocalExec, View, Worker};
+use crate::worker::{ConnectionGuard, LocalExec, View, Worker};
 
 /// A hint is an interim answer; more of them for one request than this are dropped.
 const MAX_HINTS: u32 = 20;
@@ -51,13 +52,41 @@ pub struct Connection {
     begun: Cell<u64>,
     /// Requests that have not ended.
     active: Cell<u32>,
-    hints: Hints,
+    hints: Arc<Hints>,
 }
 
-/// Interim answers (1xx) on their way from an upstream connection to this one.
-struct Hints {
-    sender: mpsc::UnboundedSender<Bytes>,
-    receiver: RefCell<mpsc::UnboundedReceiver<Bytes>>,
+/// Interim answers (1xx) on their way from an upstream connection to this one. hyper asks for what can
+/// be shared between threads; in truth only one ever sees it.
+#[derive(Default)]
+struct Hints(Mutex<HintQueue>);
+
+#[derive(Default)]
+struct HintQueue {
+    waiting: Vec<u8>,
+    waker: Option<Waker>,
+}
+
+impl Hints {
+    fn push(&self, bytes: &[u8]) {
+        let mut queue = self.lock();
+        queue.waiting.extend_from_slice(bytes);
+        if let Some(waker) = queue.waker.take() {
+            waker.wake();
+        }
+    }
+
+    fn poll_take(&self, cx: &Context<'_>) -> Poll<Vec<u8>> {
+        let mut queue = self.lock();
+        if queue.waiting.is_empty() {
+            queue.waker = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        Poll::Ready(std::mem::take(&mut queue.waiting))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HintQueue> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Connection {
@@ -67,21 +96,17 @@ impl Connection {
         local: SocketAddr,
         guard: Option<Arc<Shared>>,
     ) -> Rc<Self> {
-        let (sender, receiver) = mpsc::unbounded_channel();
         Rc::new(Self {
             peer,
             local,
             listener,
-            direction: direction(listener.kind),
+            direction: listener.direction(),
             guard,
             tunnel: RefCell::default(),
             closing: Cell::new(false),
             begun: Cell::new(0),
             active: Cell::new(0),
-            hints: Hints {
-                sender,
-                receiver: RefCell::new(receiver),
-            },
+            hints: Arc::default(),
         })
     }
 
@@ -117,7 +142,7 @@ impl Connection {
         if wire == Wire::Http2 || self.guard.is_none() {
             return;
         }
-        let sender = self.hints.sender.clone();
+        let hints = self.hints.clone();
         hyper::ext::on_informational(request, move |hint| {
             if hint.status() == StatusCode::CONTINUE {
                 if let Some(gate) = &gate {
@@ -133,8 +158,7 @@ impl Connection {
                 line.extend_from_slice(b"\r\n");
             }
             line.extend_from_slice(b"\r\n");
-            // Nobody listens once the connection is gone.
-            let _ = sender.send(line.into());
+            hints.push(&line);
         });
     }
 
@@ -144,31 +168,26 @@ impl Connection {
             return std::future::pending().await;
         };
         for _ in 0..MAX_HINTS {
-            let hint =
-                std::future::poll_fn(|cx| self.hints.receiver.borrow_mut().poll_recv(cx)).await;
-            if let Some(hint) = hint {
-                guard.inject(&hint);
-            }
+            let hints = std::future::poll_fn(|cx| self.hints.poll_take(cx)).await;
+            guard.inject(&hints);
         }
         std::future::pending().await
     }
 }
 
-fn direction(kind: ListenerKind) -> Direction {
-    match kind {
-        ListenerKind::Inbound => Direction::Inbound,
-        ListenerKind::Outbound | ListenerKind::Port => Direction::Outbound,
-    }
-}
-
 /// Serves a connection in a task of its own.
-pub fn spawn(worker: &Rc<Worker>, listener: Listener, stream: TcpStream, peer: SocketAddr) {
+pub fn spawn(
+    worker: &Rc<Worker>,
+    listener: Listener,
+    stream: TcpStream,
+    peer: SocketAddr,
+    counted: ConnectionGuard,
+) {
     let worker = worker.clone();
     tokio::task::spawn_local(async move {
-        let direction = direction(listener.kind);
         let _counted = (
-            worker.count_connection(direction),
-            worker.recorder.connection_opened(direction),
+            counted,
+            worker.recorder.connection_opened(listener.direction()),
         );
         serve(&worker, listener, stream, peer).await;
     });
@@ -220,7 +239,7 @@ async fn serve(worker: &Rc<Worker>, listener: Listener, mut stream: TcpStream, p
                     None => attempt::dial(worker, &view, to, connect).await,
                 };
                 let client = End::socket(Stream::Tcp(stream), early);
-                serve_tcp(worker, &view, direction(listener.kind), to, client, dialled).await;
+                serve_tcp(worker, &view, listener.direction(), to, client, dialled).await;
             }
         }
     }

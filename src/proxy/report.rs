@@ -60,7 +60,8 @@ pub struct Report {
     attempts: u32,
     upload: Option<Rc<Upload>>,
     upstream_time: Option<Duration>,
-    status: StatusCode,
+    /// None until there is an answer.
+    status: Option<StatusCode>,
     flag: Option<Flag>,
     reason: &'static str,
     grpc: bool,
@@ -104,7 +105,7 @@ impl Report {
             attempts: 0,
             upload: None,
             upstream_time: None,
-            status: StatusCode::OK,
+            status: None,
             flag: None,
             reason: ANSWERED_HERE,
             grpc: super::headers::is_grpc(&parts.headers),
@@ -172,7 +173,7 @@ impl Report {
 
     /// The upstream has answered.
     pub fn answered(&mut self, status: StatusCode, headers: &HeaderMap, now: Instant) {
-        self.status = status;
+        self.status = Some(status);
         self.reason = VIA_UPSTREAM;
         self.upstream_time = Some(now - self.started);
         self.trailers(headers);
@@ -180,17 +181,17 @@ impl Report {
 
     /// We answer ourselves, because of no failure.
     pub fn answered_here(&mut self, status: StatusCode) {
-        self.status = status;
+        self.status = Some(status);
     }
 
     pub fn failed(&mut self, failure: &Failure) {
         self.flag = failure.flag();
         self.reason = failure.reason();
-        self.status = if self.grpc {
+        self.status = Some(if self.grpc {
             StatusCode::OK
         } else {
             failure.status()
-        };
+        });
         self.grpc_status = self.grpc.then(|| failure.grpc_status());
         self.worker.recorder.rejected.inc([failure.reason()]);
     }
@@ -249,7 +250,7 @@ impl Report {
             service: self.service,
             direction: self.connection.direction,
             method: MethodLabel::of(&self.method),
-            status: self.status.as_u16(),
+            status: self.status_code(),
             error,
             grpc_status: self
                 .grpc
@@ -260,6 +261,11 @@ impl Report {
             service: self.service_name().unwrap_or_default(),
         };
         self.worker.recorder.record(key, labels, duration);
+    }
+
+    /// 0: the client got no answer.
+    fn status_code(&self) -> u16 {
+        self.status.map_or(0, |status| status.as_u16())
     }
 
     fn service_name(&self) -> Option<&str> {
@@ -281,7 +287,7 @@ impl Report {
             method: self.method.as_str(),
             path: self.path.as_ref().map_or("", |path| path.as_str()),
             protocol: protocol(self.version),
-            status: self.status.as_u16(),
+            status: self.status_code(),
             flag: self.flag,
             details: self.reason,
             bytes_received: received,
