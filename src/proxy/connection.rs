@@ -20,9 +20,10 @@ use tokio::sync::watch;
 
 use super::body::{Gate, RequestBody};
 use super::error::Failure;
+use super::opening::Tunnel;
 use super::report::TcpReport;
 use super::tunnel::{self, End, TunnelEnd};
-use super::{Tunnel, attempt, handle};
+use super::{attempt, handle};
 use crate::clock;
 use crate::config::snapshot::{Destination, Detect, Listener, ListenerKind, Snapshot};
 use crate::drain::{CLOSE_IDLE_AFTER, Phase};

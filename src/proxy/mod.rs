@@ -6,43 +6,39 @@
 //! | `connection` | a client's connection, from the first byte to the last |
 //! | `target` | which host and path a request means |
 //! | `choose` | which route and service that is |
+//! | `direct` | answers that a route has in store |
 //! | `headers`, `forwarded`, `upgrade` | what a message may carry on to the next hop |
 //! | `attempt` | sending it, and sending it again |
-//! | `body`, `tunnel` | the bytes |
-//! | `error` | what can go wrong, and the answer to it |
+//! | `body`, `opening`, `tunnel` | the bytes, and how a request becomes a tunnel |
+//! | `error`, `isolate` | what can go wrong, and the answer to it |
 //! | `report` | what is said of it in the end |
 
 pub mod attempt;
 pub mod body;
 mod choose;
 pub mod connection;
+mod direct;
 pub mod error;
 mod forwarded;
 mod headers;
+mod isolate;
+mod opening;
 mod report;
 mod target;
 mod tunnel;
 mod upgrade;
 
-use std::future::Future;
-use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
-use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, LOCATION};
+use http::header::{CONNECTION, CONTENT_LENGTH};
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::{HeaderValue, Method, Request, Response, Version};
 use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::OnUpgrade;
-use tokio::sync::watch;
 
 use crate::clock;
-use crate::config::snapshot::{Action, Forward, Redirect, Respond, Route};
-use crate::drain::Phase;
-use crate::endpoint::InFlight;
+use crate::config::snapshot::{Action, Forward, Route};
 use crate::telemetry::Direction;
 use crate::telemetry::trace::{self, Origin};
 use crate::upstream::Wire;
@@ -52,9 +48,10 @@ use body::{Body, Download, Gate, IdleTimer, Upload};
 use choose::Chosen;
 use connection::Connection;
 use error::Failure;
+use isolate::{Isolated, Panicked};
+use opening::Opening;
 use report::Report;
 use target::Target;
-use tunnel::{End, Tally, TunnelEnd};
 use upgrade::Asked;
 
 /// Answers one request. This is the whole path: what is refused, what is answered here, what is sent
@@ -127,7 +124,7 @@ async fn answer(
     report.authority(&target.authority);
     let asked = upgrade::take(&mut parts);
     if asked == Asked::Connect {
-        return open_tunnel(worker, view, connection, &target, &mut parts, report).await;
+        return opening::open(worker, view, connection, &target, &mut parts, report).await;
     }
     let path = target::path_and_query(&parts)?;
     let Chosen {
@@ -142,9 +139,14 @@ async fn answer(
     let forward = match &route.action {
         Action::Forward(forward) => forward,
         Action::Redirect(redirect) => {
-            return Ok(redirected(redirect, &route, &target, &path, report));
+            let response = direct::redirected(redirect, &route, &target, &path, report);
+            return Ok(Answered::Response(response));
         }
-        Action::Respond(respond) => return Ok(responded(respond, &route, report)),
+        Action::Respond(respond) => {
+            return Ok(Answered::Response(direct::responded(
+                respond, &route, report,
+            )));
+        }
     };
     let destination = forward.to[forward.split.pick(&mut worker.random.borrow_mut())];
     report.service(destination.cluster);
@@ -206,7 +208,7 @@ async fn answer(
     if let Asked::Upgrade { protocol, key } = &asked
         && upgrade::granted(&answer.response, wire, answer.sent_key.as_ref())
     {
-        return Ok(switched(
+        return Ok(opening::switched(
             answer,
             &route,
             client_version,
@@ -321,52 +323,6 @@ fn rewritten(
     Ok((path, authority))
 }
 
-fn redirected(
-    redirect: &Redirect,
-    route: &Route,
-    target: &Target,
-    path: &http::uri::PathAndQuery,
-    report: &mut Report,
-) -> Answered {
-    let scheme = redirect.scheme.as_deref().unwrap_or("http");
-    let authority = redirect
-        .host
-        .as_deref()
-        .or(target.authority.to_str().ok())
-        .unwrap_or_default();
-    let path = match &redirect.path {
-        Some(new) => path
-            .query()
-            .map_or(new.to_string(), |query| format!("{new}?{query}")),
-        None => path.as_str().to_owned(),
-    };
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = redirect.status;
-    if let Ok(location) = HeaderValue::try_from(format!("{scheme}://{authority}{path}")) {
-        response.headers_mut().insert(LOCATION, location);
-    }
-    response
-        .headers_mut()
-        .insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
-    answered_here(response, route, report)
-}
-
-fn responded(respond: &Respond, route: &Route, report: &mut Report) -> Answered {
-    let mut response = Response::new(Body::full(respond.body.clone()));
-    *response.status_mut() = respond.status;
-    response
-        .headers_mut()
-        .insert(CONTENT_LENGTH, HeaderValue::from(respond.body.len()));
-    respond.headers.apply(response.headers_mut());
-    answered_here(response, route, report)
-}
-
-fn answered_here(mut response: Response<Body>, route: &Route, report: &mut Report) -> Answered {
-    route.response_headers.apply(response.headers_mut());
-    report.answered_here(response.status());
-    Answered::Response(response)
-}
-
 /// The upstream's answer, as it goes to the client.
 fn passed_on(answer: Answer, route: &Route, upload: Option<Rc<Upload>>) -> Response<Body> {
     let (mut head, incoming) = answer.response.into_parts();
@@ -382,142 +338,6 @@ fn passed_on(answer: Answer, route: &Route, upload: Option<Rc<Upload>>) -> Respo
         idle,
     });
     Response::from_parts(head, body)
-}
-
-/// The upstream's consent to another protocol, in the form that the client's version has for it.
-fn switched(
-    mut answer: Answer,
-    route: &Route,
-    version: Version,
-    protocol: &HeaderValue,
-    key: Option<&HeaderValue>,
-    client: Option<OnUpgrade>,
-) -> Answered {
-    let server = Far::Upgrade(hyper::upgrade::on(&mut answer.response));
-    let (mut head, _) = answer.response.into_parts();
-    headers::strip_hop_by_hop(&mut head.headers);
-    route.response_headers.apply(&mut head.headers);
-    let mut response = Response::from_parts(head, Body::empty());
-    *response.version_mut() = Version::HTTP_11;
-    upgrade::grant(&mut response, version, protocol, key);
-    let opening = Opening {
-        client,
-        server,
-        in_flight: answer.in_flight,
-    };
-    Answered::Tunnel(response, opening)
-}
-
-/// `CONNECT`: a tunnel to a service, or to the host that the client names.
-async fn open_tunnel(
-    worker: &Rc<Worker>,
-    view: &Rc<View>,
-    connection: &Rc<Connection>,
-    target: &Target,
-    parts: &mut Parts,
-    report: &mut Report,
-) -> Result<Answered, Failure> {
-    if connection.direction == Direction::Inbound {
-        return Err(Failure::ConnectRefused);
-    }
-    let client = take_on_upgrade(parts);
-    let (route, to, cluster) = choose::tunnel(worker, view, connection, target)?;
-    report.route(&route);
-    report.service(cluster);
-    let connect = route.policy.timeouts.connect;
-    let (endpoint, in_flight, stream) = match to {
-        Choice::Group(to) => attempt::dial(worker, view, to, connect).await?,
-        Choice::Host(endpoint) => {
-            let in_flight = endpoint.begin(clock::nanos(clock::now()));
-            let service = target.host.clone();
-            let stream = crate::upstream::connect::connect(&endpoint.address, connect)
-                .await
-                .map_err(|error| Failure::Connect { service, error })?;
-            (endpoint, in_flight, stream)
-        }
-    };
-    report.attempt(&endpoint);
-    report.answered(StatusCode::OK, &http::HeaderMap::new(), clock::now());
-    let opening = Opening {
-        client,
-        server: Far::Socket(stream),
-        in_flight,
-    };
-    Ok(Answered::Tunnel(Response::new(Body::empty()), opening))
-}
-
-/// A tunnel that begins when the client has its answer.
-struct Opening {
-    /// On HTTP/2; on HTTP/1 the connection itself becomes the client's end.
-    client: Option<OnUpgrade>,
-    server: Far,
-    in_flight: InFlight,
-}
-
-enum Far {
-    Upgrade(OnUpgrade),
-    Socket(crate::upstream::Stream),
-}
-
-impl Opening {
-    fn begin(self, worker: &Rc<Worker>, connection: &Connection, report: Box<Report>) {
-        let limits = worker.view().snapshot.limits;
-        let tunnel = Tunnel {
-            server: self.server,
-            in_flight: self.in_flight,
-            report,
-            idle: limits.idle_timeout,
-        };
-        match self.client {
-            None => {
-                connection.decide_upgrade();
-                *connection.tunnel.borrow_mut() = Some(tunnel);
-            }
-            Some(client) => {
-                let mut phase = worker.phase.clone();
-                tokio::task::spawn_local(async move {
-                    match client.await {
-                        Ok(client) => tunnel.run(End::upgraded(client), &mut phase).await,
-                        Err(_) => tunnel.report.finish(report::Ending::ClientGone),
-                    }
-                });
-            }
-        }
-    }
-}
-
-/// A request that has become a tunnel.
-pub struct Tunnel {
-    server: Far,
-    in_flight: InFlight,
-    report: Box<Report>,
-    idle: std::time::Duration,
-}
-
-impl Tunnel {
-    /// Carries bytes until the tunnel ends or the drain cuts it.
-    pub async fn run(self, client: End, phase: &mut watch::Receiver<Phase>) {
-        let Self {
-            server,
-            in_flight,
-            report,
-            idle,
-        } = self;
-        let server = match server {
-            Far::Socket(stream) => End::socket(stream, Bytes::new()),
-            Far::Upgrade(upgrade) => match upgrade.await {
-                Ok(upgraded) => End::upgraded(upgraded),
-                Err(_) => return report.finish(report::Ending::UpstreamBroken),
-            },
-        };
-        let tally = Tally::default();
-        let end = tokio::select! {
-            end = tunnel::run(client, server, Some(idle), &tally) => end,
-            _ = phase.wait_for(|phase| *phase == Phase::Cut) => TunnelEnd::Broken,
-        };
-        report.finish_tunnel(&tally, end);
-        drop(in_flight);
-    }
 }
 
 impl Connection {
@@ -536,37 +356,5 @@ impl Connection {
         let path = line.as_ref().and_then(|line| line.target.parse().ok());
         report.line(method, path);
         Err(Failure::Malformed(rejection))
-    }
-}
-
-/// A panic ends the one request that it happens in.
-struct Isolated<F>(F);
-
-struct Panicked;
-
-impl<F: Future> Future for Isolated<F> {
-    type Output = Result<F::Output, Panicked>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        // SAFETY: the only field is pinned with the struct; it is not moved out of it, and the struct
-        // has neither a `Drop` nor an `Unpin` of its own.
-        let future = unsafe { self.map_unchecked_mut(|this| &mut this.0) };
-        // What the story shares with other requests (pools, cells) is consistent between its steps:
-        // each borrow ends within an expression, and a guard is released while unwinding.
-        match std::panic::catch_unwind(AssertUnwindSafe(|| future.poll(cx))) {
-            Ok(poll) => poll.map(Ok),
-            Err(_) => Poll::Ready(Err(Panicked)),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_panic_becomes_a_value() {
-        assert!(Isolated(async { panic!("a bug") }).await.is_err());
-        assert!(matches!(Isolated(async { 7 }).await, Ok(7)));
     }
 }

@@ -1,0 +1,162 @@
+//! From a request to a tunnel: `CONNECT`, and the protocols that a request may switch to.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Response, StatusCode, Version};
+use hyper::upgrade::OnUpgrade;
+use tokio::sync::watch;
+
+use super::attempt::{self, Answer, Choice};
+use super::body::Body;
+use super::connection::Connection;
+use super::error::Failure;
+use super::report::{Ending, Report};
+use super::target::Target;
+use super::tunnel::{self, End, Tally, TunnelEnd};
+use super::{Answered, choose, headers, upgrade};
+use crate::clock;
+use crate::config::snapshot::Route;
+use crate::drain::Phase;
+use crate::endpoint::InFlight;
+use crate::telemetry::Direction;
+use crate::upstream::{Stream, connect::connect};
+use crate::worker::{View, Worker};
+
+/// The upstream's consent to another protocol, in the form that the client's version has for it.
+pub fn switched(
+    mut answer: Answer,
+    route: &Route,
+    version: Version,
+    protocol: &HeaderValue,
+    key: Option<&HeaderValue>,
+    client: Option<OnUpgrade>,
+) -> Answered {
+    let server = Far::Upgrade(hyper::upgrade::on(&mut answer.response));
+    let (mut head, _) = answer.response.into_parts();
+    headers::strip_hop_by_hop(&mut head.headers);
+    route.response_headers.apply(&mut head.headers);
+    let mut response = Response::from_parts(head, Body::empty());
+    *response.version_mut() = Version::HTTP_11;
+    upgrade::grant(&mut response, version, protocol, key);
+    let opening = Opening {
+        client,
+        server,
+        in_flight: answer.in_flight,
+    };
+    Answered::Tunnel(response, opening)
+}
+
+/// `CONNECT`: a tunnel to a service, or to the host that the client names.
+pub async fn open(
+    worker: &Rc<Worker>,
+    view: &Rc<View>,
+    connection: &Rc<Connection>,
+    target: &Target,
+    parts: &mut Parts,
+    report: &mut Report,
+) -> Result<Answered, Failure> {
+    if connection.direction == Direction::Inbound {
+        return Err(Failure::ConnectRefused);
+    }
+    let client = super::take_on_upgrade(parts);
+    let (route, to, cluster) = choose::tunnel(worker, view, connection, target)?;
+    report.route(&route);
+    report.service(cluster);
+    let limit = route.policy.timeouts.connect;
+    let (endpoint, in_flight, stream) = match to {
+        Choice::Group(to) => attempt::dial(worker, view, to, limit).await?,
+        Choice::Host(endpoint) => {
+            let in_flight = endpoint.begin(clock::nanos(clock::now()));
+            let service = target.host.clone();
+            let stream = connect(&endpoint.address, limit)
+                .await
+                .map_err(|error| Failure::Connect { service, error })?;
+            (endpoint, in_flight, stream)
+        }
+    };
+    report.attempt(&endpoint);
+    report.answered(StatusCode::OK, &HeaderMap::new(), clock::now());
+    let opening = Opening {
+        client,
+        server: Far::Socket(stream),
+        in_flight,
+    };
+    Ok(Answered::Tunnel(Response::new(Body::empty()), opening))
+}
+
+/// A tunnel that begins when the client has its answer.
+pub struct Opening {
+    /// On HTTP/2; on HTTP/1 the connection itself becomes the client's end.
+    client: Option<OnUpgrade>,
+    server: Far,
+    in_flight: InFlight,
+}
+
+enum Far {
+    Upgrade(OnUpgrade),
+    Socket(Stream),
+}
+
+impl Opening {
+    pub fn begin(self, worker: &Rc<Worker>, connection: &Connection, report: Box<Report>) {
+        let limits = worker.view().snapshot.limits;
+        let tunnel = Tunnel {
+            server: self.server,
+            in_flight: self.in_flight,
+            report,
+            idle: limits.idle_timeout,
+        };
+        match self.client {
+            None => {
+                connection.decide_upgrade();
+                *connection.tunnel.borrow_mut() = Some(tunnel);
+            }
+            Some(client) => {
+                let mut phase = worker.phase.clone();
+                tokio::task::spawn_local(async move {
+                    match client.await {
+                        Ok(client) => tunnel.run(End::upgraded(client), &mut phase).await,
+                        Err(_) => tunnel.report.finish(Ending::ClientGone),
+                    }
+                });
+            }
+        }
+    }
+}
+
+/// A request that has become a tunnel.
+pub struct Tunnel {
+    server: Far,
+    in_flight: InFlight,
+    report: Box<Report>,
+    idle: Duration,
+}
+
+impl Tunnel {
+    /// Carries bytes until the tunnel ends or the drain cuts it.
+    pub async fn run(self, client: End, phase: &mut watch::Receiver<Phase>) {
+        let Self {
+            server,
+            in_flight,
+            report,
+            idle,
+        } = self;
+        let server = match server {
+            Far::Socket(stream) => End::socket(stream, Bytes::new()),
+            Far::Upgrade(upgrade) => match upgrade.await {
+                Ok(upgraded) => End::upgraded(upgraded),
+                Err(_) => return report.finish(Ending::UpstreamBroken),
+            },
+        };
+        let tally = Tally::default();
+        let end = tokio::select! {
+            end = tunnel::run(client, server, Some(idle), &tally) => end,
+            _ = phase.wait_for(|phase| *phase == Phase::Cut) => TunnelEnd::Broken,
+        };
+        report.finish_tunnel(&tally, end);
+        drop(in_flight);
+    }
+}
