@@ -21,6 +21,8 @@ use crate::upstream::Stream;
 
 /// How long a client may be silent before the server is asked.
 pub const SILENCE: Duration = Duration::from_millis(50);
+/// How long a server may take for its first word; the longest that a server is kept for a silent client.
+const GREETING: Duration = Duration::from_secs(10);
 /// What is read at most to find out: a request line longer than this is HTTP for all we know, and the
 /// guard of HTTP/1 refuses it.
 const ENOUGH: usize = 16 * 1024;
@@ -132,18 +134,25 @@ pub async fn any(
     if let Ok(found) = found {
         return (found, early.freeze(), None);
     }
-    let dialled = dial.await;
-    let total = if early.is_empty() {
-        patience.idle
-    } else {
-        patience.total
-    };
-    let found = tokio::select! {
-        biased;
-        found = read_verdict(stream, &mut early) => found,
-        () = server_speaks(dialled.as_ref()) => Detected::Opaque,
-        // Half a request line and then nothing: the server may know what it means.
-        () = sleep(total) => if early.is_empty() { Detected::Gone } else { Detected::Opaque },
+    let mut dialled = dial.await;
+    let found = loop {
+        let total = if early.is_empty() {
+            patience.idle
+        } else {
+            patience.total
+        };
+        tokio::select! {
+            biased;
+            found = read_verdict(stream, &mut early) => break found,
+            speaks = server_speaks(dialled.as_ref()) => match speaks {
+                true => break Detected::Opaque,
+                // An app that closes what says nothing; a connection that was opened ahead of its first
+                // request must survive that.
+                false => dialled = None,
+            },
+            // Half a request line and then nothing: the server may know what it means.
+            () = sleep(total) => break if early.is_empty() { Detected::Gone } else { Detected::Opaque },
+        }
     };
     (found, early.freeze(), dialled)
 }
@@ -163,14 +172,14 @@ async fn read_verdict(stream: &mut TcpStream, early: &mut BytesMut) -> Detected 
     }
 }
 
-async fn server_speaks(dialled: Option<&Dialled>) {
-    let readable = match dialled {
-        Some((_, _, Stream::Tcp(stream))) => stream.readable().await,
-        Some((_, _, Stream::Unix(stream))) => stream.readable().await,
-        None => return std::future::pending().await,
+/// Whether the server says something, rather than nothing for [`GREETING`] or goodbye.
+async fn server_speaks(dialled: Option<&Dialled>) -> bool {
+    let Some((_, _, server)) = dialled else {
+        return std::future::pending().await;
     };
-    // An error is a word of the server too: the tunnel will tell the client.
-    drop(readable);
+    timeout(GREETING, server.peek())
+        .await
+        .is_ok_and(|peeked| matches!(peeked, Ok(1..)))
 }
 
 /// A connection with the bytes that were read to find out what it is.

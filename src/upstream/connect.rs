@@ -1,11 +1,13 @@
 //! Dialling an endpoint.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use rustix::net::RecvFlags;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
@@ -111,6 +113,23 @@ async fn dial_tcp(address: std::net::SocketAddr) -> io::Result<Stream> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     Ok(Stream::Tcp(stream))
+}
+
+impl Stream {
+    /// Waits for bytes and looks at the first, which stays to be read. 0 is the end of the stream.
+    ///
+    /// # Errors
+    /// The connection is broken.
+    pub async fn peek(&self) -> io::Result<usize> {
+        fn look(socket: impl AsFd) -> io::Result<usize> {
+            let mut byte = [0];
+            Ok(rustix::net::recv(socket, &mut byte[..], RecvFlags::PEEK)?.0)
+        }
+        match self {
+            Self::Tcp(stream) => stream.async_io(Interest::READABLE, || look(stream)).await,
+            Self::Unix(stream) => stream.async_io(Interest::READABLE, || look(stream)).await,
+        }
+    }
 }
 
 impl AsyncRead for Stream {
