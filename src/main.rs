@@ -48,7 +48,6 @@ struct Run {
         long,
         env = "PILOTFISH_CONFIG",
         value_name = "FILE",
-        required_unless_present = "service",
         conflicts_with_all = ["service", "port"]
     )]
     config: Option<PathBuf>,
@@ -85,8 +84,10 @@ fn run_proxy(run: Run) -> ExitCode {
     let origin = match (run.config, run.service, run.port) {
         (Some(path), ..) => Origin::File(path),
         (None, Some(name), Some(port)) => Origin::Text(for_service(&name, port)),
-        // clap has seen to it that one of the two is there.
-        _ => return fail("error: give --config, or --service and --port\n", 2),
+        _ => {
+            let help = "say what to govern: --config FILE, or --service NAME --port PORT";
+            return fail(&format!("error: {help}\n"), 2);
+        }
     };
     let options = Options {
         origin,
