@@ -211,6 +211,13 @@ impl Split {
         })
     }
 
+    /// Always the first, of one.
+    pub fn one() -> Self {
+        Self {
+            shares: Shares::new([1]),
+        }
+    }
+
     /// The index of a weight, each with its share of the sum.
     pub fn pick(&self, random: &mut fastrand::Rng) -> usize {
         self.shares.sample(random)

@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use super::compile::compile;
-use super::report::{lines, render};
+use super::report::{lines, render, together};
 use super::schema::Config;
 use super::snapshot::Snapshot;
-use super::{Mistake, Parsed, parse};
+use super::{Parsed, parse};
 
 /// A file that is read again on each reload, or what the command line said.
 #[derive(Debug, Clone)]
@@ -63,7 +63,7 @@ impl Origin {
         let Parsed {
             schema,
             source,
-            mut mistakes,
+            mistakes,
             readable,
         } = parse(&text);
         let compiled = if readable {
@@ -78,8 +78,7 @@ impl Origin {
                 snapshot,
             }),
             compiled => {
-                mistakes.extend(compiled.err().into_iter().flatten());
-                without_doubles(&mut mistakes);
+                let mistakes = together(mistakes, compiled.err().unwrap_or_default());
                 Err(Refused {
                     pretty: render(&mistakes, &source, &name, color),
                     lines: lines(&mistakes, &source, &name),
@@ -87,12 +86,6 @@ impl Origin {
             }
         }
     }
-}
-
-/// A mistake of form can be one of meaning as well; it is told once.
-fn without_doubles(mistakes: &mut Vec<Mistake>) {
-    let mut seen = std::collections::HashSet::new();
-    mistakes.retain(|mistake| seen.insert((mistake.path.clone(), mistake.message.clone())));
 }
 
 fn unreadable(name: &str, error: &std::io::Error) -> Refused {

@@ -81,6 +81,11 @@ impl Path {
     pub fn segments(&self) -> &[Segment] {
         &self.0
     }
+
+    /// Whether this is `scope` or below it.
+    pub fn is_within(&self, scope: &Self) -> bool {
+        self.0.starts_with(&scope.0)
+    }
 }
 
 impl From<Vec<Segment>> for Path {
@@ -144,6 +149,8 @@ pub struct Mistake {
     pub help: Option<String>,
     /// Set where the path would lead to the wrong place: a duplicate, or what has been pruned.
     span: Option<Range<usize>>,
+    /// Not told if there is a mistake of form within one of these.
+    moot: Box<[Path]>,
 }
 
 impl Mistake {
@@ -155,6 +162,7 @@ impl Mistake {
             message: message.into(),
             help: None,
             span: None,
+            moot: Box::default(),
         }
     }
 
@@ -170,6 +178,14 @@ impl Mistake {
     #[must_use]
     pub fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
+        self
+    }
+
+    /// For what is missed: it may be there, and be pruned for a mistake of form within `scope`. Then
+    /// that mistake is told and not this one.
+    #[must_use]
+    pub fn unless_wrong(mut self, scope: Path) -> Self {
+        self.moot = self.moot.into_iter().chain([scope]).collect();
         self
     }
 
@@ -199,6 +215,16 @@ impl Mistake {
         }
         text
     }
+}
+
+/// The mistakes of form and of meaning, without those of meaning that only follow from one of form.
+pub fn together(form: Vec<Mistake>, meaning: Vec<Mistake>) -> Vec<Mistake> {
+    let follows = |mistake: &Mistake| {
+        let mut scopes = mistake.moot.iter();
+        scopes.any(|scope| form.iter().any(|form| form.path.is_within(scope)))
+    };
+    let meaning: Vec<_> = meaning.into_iter().filter(|m| !follows(m)).collect();
+    form.into_iter().chain(meaning).collect()
 }
 
 /// A line a mistake, in the order of the file.

@@ -116,8 +116,8 @@ pub struct Inbound {
     /// The proxies whose `x-forwarded-*` headers are believed. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trusted_proxies: Option<Vec<Cidr>>,
-    /// What happens to which request; the first route that matches is taken. Default: all requests
-    /// go to the app.
+    /// What happens to which request; the most specific route that matches is taken. Default: all
+    /// requests go to the app.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub routes: Option<Vec<Route>>,
     /// Changes of the headers of all requests.

@@ -241,12 +241,14 @@ impl Snapshot {
         self.inbound
             .router
             .iter()
+            .map(|(_, route)| route)
             .chain(&self.inbound.fallback)
             .for_each(|route| visit(route));
         for service in self.outbound.hosts.values() {
             service
                 .router
                 .iter()
+                .map(|(_, route)| route)
                 .chain([&service.fallback])
                 .for_each(|route| visit(route));
         }

@@ -113,6 +113,8 @@ impl Source {
         let mut key = None;
         for segment in path.segments() {
             let next = match (&node.kind, segment) {
+                // One value may stand for a list of one.
+                (Kind::Map(_), Segment::Index(0)) => continue,
                 (Kind::Map(entries), Segment::Key(name)) => entries
                     .iter()
                     .find(|(key, _)| key.name == *name)

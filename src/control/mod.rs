@@ -148,8 +148,11 @@ impl Control {
     fn watch_metrics(&self) {
         let live = self.live.clone();
         let endpoints = self.metrics.watch_endpoints(move |emit| {
-            for cluster in &live.current().clusters {
-                if cluster.name.as_ref() == crate::config::compile::PASSTHROUGH {
+            let snapshot = live.current();
+            // The app is no service that we call, though it may have the name of one.
+            let app = snapshot.inbound.app.map(|app| app.cluster);
+            for (index, cluster) in (0..).zip(&snapshot.clusters) {
+                if index == snapshot.passthrough_cluster() || Some(index) == app {
                     continue;
                 }
                 let known = cluster

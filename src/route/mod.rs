@@ -34,7 +34,7 @@ pub use router::Router;
 /// What the choice of a route depends on.
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
-    /// Lower case, without a port.
+    /// Lower case, without a port, an IPv6 address without brackets.
     pub host: &'a str,
     pub method: &'a Method,
     /// As [`normalise`] gives it.

@@ -40,7 +40,7 @@ pub enum PatternError {
     InvalidHost(String),
 }
 
-/// Hosts of a route, lower case and without a port.
+/// Hosts of a route, lower case, without a port and without brackets.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum HostPattern {
     Exact(String),
@@ -61,7 +61,9 @@ impl HostPattern {
         if let Some(rest) = host.strip_prefix('[') {
             return match rest.split_once(']') {
                 Some((_, port)) if port.starts_with(':') => Err(PatternError::Port(text.into())),
-                Some((address, "")) if address.parse::<Ipv6Addr>().is_ok() => Ok(Self::Exact(host)),
+                Some((address, "")) if address.parse::<Ipv6Addr>().is_ok() => {
+                    Ok(Self::Exact(address.into()))
+                }
                 _ => Err(PatternError::InvalidHost(text.into())),
             };
         }
@@ -244,7 +246,12 @@ impl WholeRegex {
             regex::RegexBuilder::new(text)
                 .size_limit(Self::SIZE_LIMIT)
                 .build()
-                .map_err(|error| PatternError::Regex(source.into(), error.to_string()))
+                .map_err(|error| {
+                    // A syntax error is a drawing of several lines; the last one tells.
+                    let text = error.to_string();
+                    let told = text.rsplit("error: ").next().unwrap_or(&text);
+                    PatternError::Regex(source.into(), told.to_owned())
+                })
         };
         // By itself first: the parentheses of ours must not complete it (`a)|(b`).
         build(source)?;
@@ -282,7 +289,7 @@ mod tests {
                 HostPattern::Exact("api.example.com".into()),
             ),
             ("10.0.0.1", HostPattern::Exact("10.0.0.1".into())),
-            ("[::1]", HostPattern::Exact("[::1]".into())),
+            ("[::1]", HostPattern::Exact("::1".into())),
             ("*.Example.com", HostPattern::Suffix(".example.com".into())),
             ("*.svc_a", HostPattern::Suffix(".svc_a".into())),
         ] {

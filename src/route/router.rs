@@ -97,9 +97,11 @@ impl<T> Router<T> {
         router
     }
 
-    /// Every target, in no order that means anything.
-    pub fn iter(&self) -> impl Iterator<Item = &T> {
-        self.routes.iter().map(|route| &route.target)
+    /// Every route. Of those with the same host and path, in the order in which they are tried.
+    pub fn iter(&self) -> impl Iterator<Item = (&Matcher, &T)> {
+        self.routes
+            .iter()
+            .map(|route| (&route.matcher, &route.target))
     }
 
     /// The most specific route of which all conditions hold.

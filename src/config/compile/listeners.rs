@@ -1,11 +1,12 @@
 //! Which sockets take connections, and that no two of them want the same one.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::collections::HashSet;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use super::super::schema::OrOff;
 use super::super::snapshot::{Listener, ListenerKind};
 use super::super::units::Listen;
-use super::services::port_address;
+use super::services::{LOCAL, port_addresses};
 use super::{Compiler, Mistake, Path, has_routes, path_to};
 use crate::endpoint::Address;
 
@@ -21,49 +22,75 @@ const ADMIN_PORT: u16 = 15000;
 const METRICS_PORT: u16 = 15020;
 
 const ALL: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
-const LOCAL4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-const LOCAL6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
+
+/// An address that we take, and where the configuration says so.
+struct Used {
+    address: SocketAddr,
+    path: Path,
+    /// Whether it is there. A default is not.
+    typed: bool,
+}
 
 impl Compiler<'_> {
     pub(super) fn listeners(&mut self) -> Listeners {
-        let mut used: Vec<(SocketAddr, Path)> = Vec::new();
+        let (inbound, outbound) = (self.inbound_config(), self.outbound_config());
+        let mut used: Vec<Used> = Vec::new();
         let mut data = Vec::new();
-        for address in self.inbound_addresses() {
-            used.push((address, path_to!["inbound", "listen"]));
-            data.push(Listener {
-                kind: ListenerKind::Inbound,
-                address,
-            });
-        }
-        for address in self.outbound_addresses() {
-            used.push((address, path_to!["outbound", "listen"]));
-            data.push(Listener {
-                kind: ListenerKind::Outbound,
-                address,
-            });
-        }
-        let ports = self
-            .outbound_config()
-            .and_then(|outbound| outbound.ports.as_ref());
+        let mut listen = |kind, addresses: Vec<SocketAddr>, path: &Path, typed| {
+            for address in addresses {
+                data.push(Listener { kind, address });
+                let path = path.clone();
+                used.push(Used {
+                    address,
+                    path,
+                    typed,
+                });
+            }
+        };
+        listen(
+            ListenerKind::Inbound,
+            self.inbound_addresses(),
+            &path_to!["inbound", "listen"],
+            inbound.is_some_and(|inbound| inbound.listen.is_some()),
+        );
+        listen(
+            ListenerKind::Outbound,
+            self.outbound_addresses(),
+            &path_to!["outbound", "listen"],
+            outbound.is_some_and(|outbound| outbound.listen.is_some()),
+        );
+        let ports = outbound.and_then(|outbound| outbound.ports.as_ref());
         for (port, target) in ports.into_iter().flatten() {
-            let address = port_address(*port, target.listen.as_ref().map(|listen| listen.0));
-            used.push((address, path_to!["outbound", "ports", port]));
-            data.push(Listener {
-                kind: ListenerKind::Port,
-                address,
-            });
+            let at = path_to!["outbound", "ports", port];
+            let at = match target.listen {
+                Some(_) => at.join("listen"),
+                None => at,
+            };
+            listen(ListenerKind::Port, port_addresses(*port, target), &at, true);
         }
         let typed = self.config.admin.as_ref();
-        let admin = or_default(
+        let mut server = |typed: Option<&OrOff<Listen>>, key, default| {
+            let address = match typed {
+                None => default,
+                Some(typed) => typed.on()?.0,
+            };
+            used.push(Used {
+                address,
+                path: path_to!["admin", key],
+                typed: typed.is_some(),
+            });
+            Some(address)
+        };
+        let admin = server(
             typed.and_then(|admin| admin.listen.as_ref()),
-            SocketAddr::new(LOCAL4, ADMIN_PORT),
+            "listen",
+            SocketAddr::new(LOCAL[0], ADMIN_PORT),
         );
-        let metrics = or_default(
+        let metrics = server(
             typed.and_then(|admin| admin.metrics.as_ref()),
+            "metrics",
             SocketAddr::new(ALL, METRICS_PORT),
         );
-        used.extend(admin.map(|address| (address, path_to!["admin", "listen"])));
-        used.extend(metrics.map(|address| (address, path_to!["admin", "metrics"])));
         self.check_twice(&used);
         self.check_app(&used);
         Listeners {
@@ -80,9 +107,13 @@ impl Compiler<'_> {
             // Nothing to take in: neither an app nor a route.
             None if self.app.is_none() => return Vec::new(),
             Some(OrOff::On(_)) if self.config.service.is_none() && !has_routes => {
-                self.mistake(
+                let mistake =
                     Mistake::at_key(path_to!["inbound"], "what comes in has nowhere to go")
-                        .help("add `service: { name: ..., port: ... }` or `inbound.routes`"),
+                        .help("add `service: { name: ..., port: ... }` or `inbound.routes`");
+                self.mistake(
+                    mistake
+                        .unless_wrong(path_to!["service"])
+                        .unless_wrong(path_to!["inbound", "routes"]),
                 );
             }
             _ => {}
@@ -102,58 +133,80 @@ impl Compiler<'_> {
             .and_then(|outbound| outbound.listen.as_ref())
         {
             Some(listen) => vec![listen.0],
-            None => [LOCAL4, LOCAL6]
-                .map(|ip| SocketAddr::new(ip, OUTBOUND_PORT))
-                .into(),
+            None => LOCAL.map(|ip| SocketAddr::new(ip, OUTBOUND_PORT)).into(),
         }
     }
 
-    fn check_twice(&mut self, used: &[(SocketAddr, Path)]) {
-        for (index, (address, path)) in used.iter().enumerate() {
-            let earlier = used[..index]
-                .iter()
-                .find(|(other, _)| overlap(*other, *address));
-            let Some((_, earlier)) = earlier else {
-                continue;
-            };
-            if earlier == path {
+    fn check_twice(&mut self, used: &[Used]) {
+        // `outbound.listen` alone is two addresses.
+        let mut told = HashSet::new();
+        for (index, later) in used.iter().enumerate() {
+            let earlier = used[..index].iter().find(|earlier| {
+                earlier.path != later.path && overlap(earlier.address, later.address)
+            });
+            let Some(earlier) = earlier else { continue };
+            if !told.insert((&earlier.path, &later.path)) {
                 continue;
             }
-            let message = format!("port {} is used twice, by {earlier} too", address.port());
-            self.mistake(Mistake::at(path.clone(), message).help("give each its own port"));
+            // Two defaults never meet, so one of the two is there to point at.
+            let (at, other) = match later.typed {
+                true => (later, earlier),
+                false => (earlier, later),
+            };
+            let port = at.address.port();
+            let message = format!("port {port} is taken by `{}` too", other.path);
+            let help = match other.typed {
+                true => "give each its own port".to_owned(),
+                false => "it is the default there; choose another port for one of them".to_owned(),
+            };
+            let mistake = match at.path.segments().len() {
+                // The key is the port.
+                3 => Mistake::at_key(at.path.clone(), message),
+                _ => Mistake::at(at.path.clone(), message),
+            };
+            self.mistake(mistake.help(help));
         }
     }
 
     /// An app on a port of ours would make us our own upstream.
-    fn check_app(&mut self, used: &[(SocketAddr, Path)]) {
+    fn check_app(&mut self, used: &[Used]) {
         let Some(app) = self.app else { return };
         let endpoint = &self.clusters[app.cluster as usize].groups[0].endpoints[0];
-        let Address::Socket(address) = endpoint.address else {
+        let address = match &endpoint.address {
+            Address::Socket(address) => *address,
+            Address::Name { host, port } if &**host == "localhost" => {
+                SocketAddr::new(LOCAL[0], *port)
+            }
+            Address::Name { .. } | Address::Unix(_) => return,
+        };
+        let is_ours = |ours: &SocketAddr| {
+            // What listens on all addresses has the local ones; of others we cannot know.
+            let local = address.ip().is_loopback() || address.ip().is_unspecified();
+            overlap(*ours, address) && (local || ours.ip() == address.ip())
+        };
+        let Some(ours) = used.iter().find(|used| is_ours(&used.address)) else {
             return;
         };
-        let Some((_, path)) = used.iter().find(|(other, _)| overlap(*other, address)) else {
-            return;
+        let own = self.config.service.as_ref();
+        let key = match own.is_some_and(|own| own.port.is_some()) {
+            true => "port",
+            false => "address",
         };
-        let key = self
-            .config
-            .service
-            .as_ref()
-            .is_some_and(|own| own.port.is_some());
-        let at = path_to!["service", if key { "port" } else { "address" }];
-        let message = format!("the app is on port {}, which is {path}", address.port());
-        self.mistake(Mistake::at(at, message).help("say where the app listens, not the proxy"));
-    }
-}
-
-fn or_default(typed: Option<&OrOff<Listen>>, default: SocketAddr) -> Option<SocketAddr> {
-    match typed {
-        None => Some(default),
-        Some(typed) => typed.on().map(|listen| listen.0),
+        let message = format!(
+            "the app cannot be on port {}: the proxy is, by `{}`",
+            address.port(),
+            ours.path
+        );
+        let mistake = Mistake::at(path_to!["service", key], message);
+        self.mistake(mistake.help("say where the app listens, or move the proxy"));
     }
 }
 
 /// Whether two sockets could not both be bound. Port 0 is a new one each time.
 fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
-    let any = |address: SocketAddr| address.ip().is_unspecified();
-    a.port() == b.port() && a.port() != 0 && (a.ip() == b.ip() || any(a) || any(b))
+    // `[::]` takes IPv4 as well.
+    let covers = |all: IpAddr, ip: IpAddr| all == ALL || (all.is_unspecified() && ip.is_ipv4());
+    a.port() == b.port()
+        && a.port() != 0
+        && (a.ip() == b.ip() || covers(a.ip(), b.ip()) || covers(b.ip(), a.ip()))
 }

@@ -5,28 +5,29 @@
 //! the snapshot before, by service and address.
 
 mod listeners;
+mod matcher;
 mod policy;
 mod routes;
 mod services;
+mod settings;
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::report::{Mistake, Path, closest, path_to, quote};
-use super::schema::{self, AccessLog, Config, LogFormat};
+use super::schema::{self, Config, OrOff};
 use super::snapshot::{
-    self, Action, Cluster, Destination, Detect, Drain, Forward, Inbound, Limits, Outbound,
-    Protocol, Route, Service, Snapshot, Unknown,
+    Cluster, Destination, Detect, Group, Inbound, Outbound, Protocol, Service, Snapshot, Unknown,
 };
-use super::units::LogPath;
-use crate::balance::{Balancer, Kind, Split};
-use crate::endpoint::State;
-use crate::policy::{Budget, BudgetLimits, HeaderOps, Policy};
+use crate::balance::{Balancer, Kind};
+use crate::endpoint::{Endpoint, State};
+use crate::policy::{Budget, BudgetLimits, Policy};
 use crate::route::Router;
-use crate::telemetry::access_log::Format;
-use crate::telemetry::log_writer::Target;
-use crate::upstream::PoolLimits;
+use policy::overlay;
+use routes::{Scope, path_sensitive};
 
 /// Protocols in which the server speaks first, or that are no HTTP for certain: SMTP, MySQL, SQL Server,
 /// NATS, submission, PostgreSQL, AMQP, Redis, Kafka, Elasticsearch's and memcached's own, MongoDB.
@@ -53,7 +54,6 @@ pub fn compile(
     let listeners = compiler.listeners();
     let outbound = compiler.outbound(passthrough);
     let inbound = compiler.inbound();
-    let access_log = compiler.access_log();
     let Compiler {
         mistakes,
         clusters,
@@ -78,14 +78,14 @@ pub fn compile(
         listeners: listeners.data,
         admin: listeners.admin,
         metrics: listeners.metrics,
-        limits: limits(config.limits.as_ref()),
+        limits: settings::limits(config.limits.as_ref()),
         trace_sample: config
             .telemetry
             .as_ref()
             .and_then(|telemetry| telemetry.tracing.as_ref()?.sample)
             .map_or(1.0, |ratio| ratio.0),
-        access_log,
-        drain: drain(config.drain.as_ref()),
+        access_log: settings::access_log(config.telemetry.as_ref()),
+        drain: settings::drain(config.drain.as_ref()),
         route_slots: routes,
         group_slots: groups,
         source: serde_json::to_value(config).unwrap_or_default(),
@@ -94,11 +94,11 @@ pub fn compile(
 
 struct Compiler<'a> {
     config: &'a Config,
-    /// States and budgets that live on, by service and by the text of the address.
-    states: HashMap<(Arc<str>, Box<str>), Arc<State>>,
-    budgets: HashMap<Arc<str>, Arc<Budget>>,
+    kept: HashMap<Owner, Kept>,
     mistakes: Vec<Mistake>,
     clusters: Vec<Cluster>,
+    /// How each of `clusters` is called where no route says otherwise.
+    policies: Vec<Policy>,
     /// Place in `clusters` of each service of the configuration.
     by_name: BTreeMap<&'a str, u32>,
     app: Option<Destination>,
@@ -106,25 +106,57 @@ struct Compiler<'a> {
     groups: u32,
 }
 
+/// Whose a cluster is. The app may have the name of a service, and is not that service.
+#[derive(Debug, PartialEq, Eq, Hash)]
+enum Owner {
+    App,
+    Passthrough,
+    Service(Arc<str>),
+}
+
+/// What of a cluster lives on.
+#[derive(Default)]
+struct Kept {
+    budget: Arc<Budget>,
+    /// By the text of the address.
+    states: HashMap<Box<str>, Arc<State>>,
+}
+
+impl Kept {
+    fn of(cluster: &Cluster) -> Self {
+        // The first group has all endpoints.
+        let endpoints = cluster.groups.iter().take(1).flat_map(|g| &g.endpoints);
+        Self {
+            budget: cluster.budget.clone(),
+            states: endpoints
+                .map(|endpoint| (endpoint.label.clone(), endpoint.state.clone()))
+                .collect(),
+        }
+    }
+}
+
+fn kept(previous: &Snapshot) -> HashMap<Owner, Kept> {
+    let app = previous.inbound.app.map(|app| app.cluster);
+    let passthrough = previous.passthrough_cluster();
+    let owner = |index: u32, cluster: &Cluster| match index {
+        index if Some(index) == app => Owner::App,
+        index if index == passthrough => Owner::Passthrough,
+        _ => Owner::Service(cluster.name.clone()),
+    };
+    (0..)
+        .zip(&previous.clusters)
+        .map(|(index, cluster)| (owner(index, cluster), Kept::of(cluster)))
+        .collect()
+}
+
 impl<'a> Compiler<'a> {
     fn new(config: &'a Config, previous: Option<&Snapshot>) -> Self {
-        let clusters = previous.map_or(&[][..], |previous| &previous.clusters);
-        let states = clusters.iter().flat_map(|cluster| {
-            let endpoints = cluster
-                .groups
-                .first()
-                .map_or(&[][..], |group| &group.endpoints);
-            endpoints
-                .iter()
-                .map(|e| ((cluster.name.clone(), e.label.clone()), e.state.clone()))
-        });
-        let budgets = clusters.iter().map(|c| (c.name.clone(), c.budget.clone()));
         Self {
             config,
-            states: states.collect(),
-            budgets: budgets.collect(),
+            kept: previous.map(kept).unwrap_or_default(),
             mistakes: Vec::new(),
             clusters: Vec::new(),
+            policies: Vec::new(),
             by_name: BTreeMap::new(),
             app: None,
             routes: 0,
@@ -143,15 +175,20 @@ impl<'a> Compiler<'a> {
 
     /// The cluster of hosts that are not in the configuration; its endpoints are made by workers.
     fn passthrough(&mut self) -> Destination {
-        let mut policy = Policy::default();
         let typed = self
             .outbound_config()
             .and_then(|outbound| outbound.policy.as_ref());
-        self.policy_of(&mut policy, typed, &path_to!["outbound", "policy"], false);
-        let cluster = self.cluster(PASSTHROUGH.into(), Protocol::Auto, BudgetLimits::default());
+        self.check_policy(typed, &path_to!["outbound", "policy"]);
+        let policy = overlay(Policy::default(), typed);
         let group = self.group(None, Vec::new(), Kind::PeakEwma);
-        self.clusters[cluster as usize].groups.push(group);
-        Destination { cluster, group: 0 }
+        self.cluster(
+            Owner::Passthrough,
+            PASSTHROUGH.into(),
+            Protocol::Auto,
+            policy,
+            BudgetLimits::default(),
+            vec![group],
+        )
     }
 
     fn outbound_config(&self) -> Option<&'a schema::Outbound> {
@@ -168,24 +205,6 @@ impl<'a> Compiler<'a> {
             .and_then(|inbound| inbound.on())
     }
 
-    /// A route that forwards all it gets to `to`.
-    fn plain_route(&mut self, name: &str, to: Destination, policy: Policy) -> Arc<Route> {
-        Arc::new(Route {
-            slot: self.route_slot(),
-            name: name.into(),
-            pattern: "/*".into(),
-            action: Action::Forward(Forward {
-                split: only(),
-                to: [to].into(),
-                prefix: None,
-                host: None,
-            }),
-            policy,
-            request_headers: HeaderOps::default(),
-            response_headers: HeaderOps::default(),
-        })
-    }
-
     fn inbound(&mut self) -> Inbound {
         let typed = self.inbound_config();
         let at = path_to!["inbound"];
@@ -194,50 +213,58 @@ impl<'a> Compiler<'a> {
             typed.and_then(|t| t.response_headers.as_ref()),
             &at,
         );
+        let policy = typed.and_then(|typed| typed.policy.as_ref());
+        self.check_policy(policy, &at.join("policy"));
+        let scope = Scope {
+            own: self.app,
+            own_name: None,
+            policy,
+            ops,
+        };
         let routes = typed
             .and_then(|typed| typed.routes.as_deref())
             .unwrap_or_default();
-        let scope = routes::Scope::inbound(self.app, typed.and_then(|t| t.policy.as_ref()), ops);
-        let (compiled, path_sensitive) = self.routes(routes, &at.join("routes"), &scope);
-        let fallback = self.app.map(|app| self.fallback_route(&scope, app));
+        let compiled = self.routes(routes, &at.join("routes"), &scope);
+        let protocol = self.inbound_detect(typed);
         Inbound {
+            path_sensitive: path_sensitive(&compiled),
             router: Router::new(compiled),
-            fallback,
-            path_sensitive,
+            fallback: self.app.map(|app| self.plain_route("default", app, &scope)),
             trusted_proxies: typed
                 .and_then(|typed| typed.trusted_proxies.as_ref())
                 .map(|nets| nets.iter().map(|net| net.0).collect())
                 .unwrap_or_default(),
-            protocol: self.inbound_detect(typed),
+            protocol,
             app: self.app,
         }
     }
 
     /// What clients may speak: all that the app speaks.
-    fn inbound_detect(&self, typed: Option<&schema::Inbound>) -> Detect {
+    fn inbound_detect(&mut self, typed: Option<&schema::Inbound>) -> Detect {
         use schema::ClientProtocol as Typed;
+        let has_routes = typed.is_some_and(has_routes);
         let app = self.app.map(|app| &self.clusters[app.cluster as usize]);
+        let at = path_to!["inbound", "protocol"];
         match (typed.and_then(|typed| typed.protocol), app) {
+            (Some(Typed::Http), Some(app)) if app.protocol == Protocol::Tcp && !has_routes => {
+                let mistake = Mistake::at(at, "the app speaks tcp, what comes in http");
+                self.mistake(mistake.help("give both the same protocol"));
+                Detect::Http
+            }
+            (Some(Typed::Tcp), _) if has_routes => {
+                let mistake = Mistake::at(at, "`inbound.routes` are for HTTP, not for tcp");
+                self.mistake(mistake.help("remove the routes, or leave `protocol` out"));
+                Detect::Tcp
+            }
             (Some(Typed::Http), _) | (_, None) => Detect::Http,
-            (Some(Typed::Tcp), _) => Detect::Tcp,
-            (Some(Typed::Auto) | None, Some(app)) => detect(app, typed.is_some_and(has_routes)),
+            (Some(Typed::Tcp), Some(_)) => Detect::Tcp,
+            (Some(Typed::Auto) | None, Some(app)) => detect(app, has_routes),
         }
     }
 
     fn outbound(&mut self, passthrough: Destination) -> Outbound {
         let typed = self.outbound_config();
-        let mut policy = Policy::default();
-        // Its mistakes were told with the cluster.
-        let told = self.mistakes.len();
-        let at = path_to!["outbound", "policy"];
-        self.policy_of(
-            &mut policy,
-            typed.and_then(|typed| typed.policy.as_ref()),
-            &at,
-            false,
-        );
-        self.mistakes.truncate(told);
-        let unknown_route = self.plain_route(PASSTHROUGH, passthrough, policy);
+        let unknown_route = self.plain_route(PASSTHROUGH, passthrough, &Scope::default());
         let (services, hosts) = self.outbound_services();
         let ports = self.outbound_ports(&services);
         Outbound {
@@ -251,31 +278,53 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    fn access_log(&mut self) -> Option<snapshot::AccessLog> {
-        let typed = self
-            .config
-            .telemetry
-            .as_ref()
-            .and_then(|t| t.access_log.as_ref());
-        let to = match typed {
-            None => AccessLog::Format(LogFormat::Text).to(),
-            Some(typed) => typed.on()?.to(),
-        };
-        Some(snapshot::AccessLog {
-            format: match to.format {
-                Some(LogFormat::Json) => Format::Json,
-                Some(LogFormat::Text) | None => Format::Text,
-            },
-            target: match to.path {
-                Some(LogPath::File(path)) => Target::File(path),
-                Some(LogPath::Stdout) | None => Target::Stdout,
-            },
-        })
+    fn cluster(
+        &mut self,
+        owner: Owner,
+        name: Arc<str>,
+        protocol: Protocol,
+        policy: Policy,
+        budget_limits: BudgetLimits,
+        groups: Vec<Group>,
+    ) -> Destination {
+        let kept = self.kept.get(&owner);
+        self.clusters.push(Cluster {
+            name,
+            protocol,
+            budget: kept.map_or_else(Arc::default, |kept| kept.budget.clone()),
+            budget_limits,
+            groups,
+        });
+        self.policies.push(policy);
+        Destination {
+            cluster: (self.clusters.len() - 1) as u32,
+            group: 0,
+        }
+    }
+
+    fn group(
+        &mut self,
+        version: Option<Box<str>>,
+        endpoints: Vec<Arc<Endpoint>>,
+        kind: Kind,
+    ) -> Group {
+        self.groups += 1;
+        let balancer = Balancer::new(kind, &endpoints);
+        Group {
+            slot: self.groups - 1,
+            version,
+            endpoints: endpoints.into(),
+            balancer,
+        }
     }
 
     /// Tells that `name` is no service, with the one that was probably meant.
     fn unknown_service(&mut self, name: &str, at: Path) {
         let mistake = Mistake::at(at, format!("no service is called {}", quote(name)));
+        let mistake = match self.config.services {
+            Some(_) => mistake,
+            None => mistake.unless_wrong(path_to!["services"]),
+        };
         let names = self.by_name.keys().copied();
         self.mistake(match closest(name, names) {
             Some(near) => mistake.help(format!("did you mean `{near}`?")),
@@ -319,11 +368,6 @@ fn detect(cluster: &Cluster, has_routes: bool) -> Detect {
     }
 }
 
-/// A split with one destination.
-fn only() -> Split {
-    Split::new(&[1]).expect("one weight that is not 0")
-}
-
 fn protocol(typed: Option<schema::Protocol>) -> Protocol {
     match typed {
         Some(schema::Protocol::Http1) => Protocol::Http1,
@@ -339,65 +383,5 @@ fn kind(typed: Option<schema::LoadBalancer>) -> Kind {
         Some(schema::LoadBalancer::Random) => Kind::Random,
         Some(schema::LoadBalancer::LeastRequest) => Kind::LeastRequest,
         Some(schema::LoadBalancer::PeakEwma) | None => Kind::PeakEwma,
-    }
-}
-
-fn limits(typed: Option<&schema::Limits>) -> Limits {
-    let typed = typed.cloned().unwrap_or_default();
-    let seconds = Duration::from_secs;
-    let duration = |typed: Option<super::units::Duration>, default| typed.map_or(default, |d| d.0);
-    let max_head = typed.max_head.map_or(64 * 1024, |size| size.0 as usize);
-    Limits {
-        max_connections: typed.max_connections.unwrap_or(10_000) as usize,
-        max_requests: typed.max_requests.unwrap_or(10_000) as usize,
-        max_head,
-        max_headers: typed.max_headers.unwrap_or(100) as usize,
-        header_timeout: duration(typed.header_timeout, seconds(10)),
-        idle_timeout: duration(typed.idle_timeout, seconds(3600)),
-        detect_timeout: duration(typed.detect_timeout, seconds(5)),
-        pool: PoolLimits {
-            idle: duration(typed.pool_idle_timeout, seconds(3)),
-            max_idle_per_endpoint: typed.max_idle_per_endpoint.unwrap_or(100) as usize,
-            max_streams: 100,
-            max_head,
-        },
-    }
-}
-
-fn drain(typed: Option<&schema::Drain>) -> Drain {
-    let typed = typed.cloned().unwrap_or_default();
-    Drain {
-        linger: typed.linger.map_or(Duration::from_secs(5), |d| d.0),
-        timeout: typed.timeout.map_or(Duration::from_secs(30), |d| d.0),
-    }
-}
-
-impl Compiler<'_> {
-    fn cluster(&mut self, name: Arc<str>, protocol: Protocol, limits: BudgetLimits) -> u32 {
-        let budget = self.budgets.get(&name).cloned().unwrap_or_default();
-        self.clusters.push(Cluster {
-            name,
-            protocol,
-            budget,
-            budget_limits: limits,
-            groups: Vec::new(),
-        });
-        (self.clusters.len() - 1) as u32
-    }
-
-    fn group(
-        &mut self,
-        version: Option<Box<str>>,
-        endpoints: Vec<Arc<crate::endpoint::Endpoint>>,
-        kind: Kind,
-    ) -> snapshot::Group {
-        self.groups += 1;
-        let balancer = Balancer::new(kind, &endpoints);
-        snapshot::Group {
-            slot: self.groups - 1,
-            version,
-            endpoints: endpoints.into(),
-            balancer,
-        }
     }
 }

@@ -5,53 +5,59 @@ use super::super::units::HeaderName;
 use super::{Compiler, Mistake, Path};
 use crate::policy::{BudgetLimits, HeaderOps, Policy};
 
+/// `inner` over `outer`. Its mistakes are told by [`Compiler::check_policy`].
+pub(super) fn overlay(mut outer: Policy, inner: Option<&schema::Policy>) -> Policy {
+    let Some(inner) = inner else { return outer };
+    match &inner.timeout {
+        None => {}
+        Some(OrOff::Off) => {
+            outer.timeouts.request = None;
+            outer.timeouts.stream_idle = None;
+        }
+        Some(OrOff::On(timeout)) => {
+            let each = timeout.each();
+            if let Some(request) = each.request {
+                outer.timeouts.request = request.on().map(|duration| duration.0);
+            }
+            if let Some(connect) = each.connect {
+                outer.timeouts.connect = connect.0;
+            }
+            if let Some(idle) = each.stream_idle {
+                outer.timeouts.stream_idle = idle.on().map(|duration| duration.0);
+            }
+        }
+    }
+    match &inner.retry {
+        None => {}
+        Some(OrOff::Off) => outer.max_resends = 0,
+        Some(OrOff::On(retry)) => {
+            if let Some(max) = retry.max_retries {
+                outer.max_resends = max;
+            }
+        }
+    }
+    if let Some(max_body) = &inner.max_body {
+        outer.max_body = max_body.on().map(|size| size.0);
+    }
+    outer
+}
+
 impl Compiler<'_> {
-    /// Lays `typed` over `policy`. `of_service`: the budget of a service may be set here.
-    pub(super) fn policy_of(
-        &mut self,
-        policy: &mut Policy,
-        typed: Option<&schema::Policy>,
-        at: &Path,
-        of_service: bool,
-    ) {
-        let Some(typed) = typed else { return };
-        match &typed.timeout {
-            None => {}
-            Some(OrOff::Off) => {
-                policy.timeouts.request = None;
-                policy.timeouts.stream_idle = None;
-            }
-            Some(OrOff::On(timeout)) => {
-                let each = timeout.each();
-                if let Some(request) = each.request {
-                    policy.timeouts.request = request.on().map(|duration| duration.0);
-                }
-                if let Some(connect) = each.connect {
-                    policy.timeouts.connect = connect.0;
-                }
-                if let Some(idle) = each.stream_idle {
-                    policy.timeouts.stream_idle = idle.on().map(|duration| duration.0);
-                }
-            }
-        }
-        match &typed.retry {
-            None => {}
-            Some(OrOff::Off) => policy.max_resends = 0,
-            Some(OrOff::On(retry)) => {
-                if let Some(max) = retry.max_retries {
-                    policy.max_resends = max;
-                }
-                if retry.budget.is_some() && !of_service {
-                    let at = at.join("retry").join("budget");
-                    self.mistake(
-                        Mistake::at_key(at, "the retry budget is one for the whole service")
-                            .help("move it to `services.<name>.policy.retry.budget`"),
-                    );
-                }
-            }
-        }
-        if let Some(max_body) = &typed.max_body {
-            policy.max_body = max_body.on().map(|size| size.0);
+    /// Tells what is wrong in a policy that is not a service's.
+    pub(super) fn check_policy(&mut self, typed: Option<&schema::Policy>, at: &Path) {
+        if let Some(schema::Policy {
+            retry: Some(OrOff::On(retry)),
+            ..
+        }) = typed
+            && retry.budget.is_some()
+        {
+            let mistake = Mistake::at_key(
+                at.join("retry").join("budget"),
+                "the retry budget is one for a whole service",
+            );
+            self.mistake(mistake.help(
+                "move it to `services.<name>.policy.retry`, or for all to `services.defaults`",
+            ));
         }
     }
 
@@ -96,7 +102,7 @@ impl Compiler<'_> {
     }
 
     /// Fields that frame or address a message are not for routes to change.
-    fn framing_field(&mut self, name: &HeaderName, at: Path) {
+    pub(super) fn framing_field(&mut self, name: &HeaderName, at: Path) {
         const OURS: [&str; 7] = [
             "connection",
             "content-length",
@@ -109,11 +115,11 @@ impl Compiler<'_> {
         let name = name.0.as_str();
         if OURS.contains(&name) {
             let help = if name == "host" {
-                "use `rewrite: { host: ... }`"
+                "use `rewrite: { host: ... }` of a route"
             } else {
                 "leave it to the proxy, which frames each message anew"
             };
-            let message = format!("`{name}` cannot be changed by a route");
+            let message = format!("the header `{name}` cannot be changed");
             self.mistake(Mistake::at_key(at, message).help(help));
         }
     }

@@ -1,4 +1,4 @@
-//! Routes: what each matches, where it leads, what it changes.
+//! Routes: where each leads, and what it changes.
 
 use std::sync::Arc;
 
@@ -6,73 +6,50 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderName};
 use http::{HeaderValue, StatusCode};
 
-use super::super::schema::{self, Match, ValueMatch};
+use super::super::schema;
 use super::super::snapshot::{
     Action, Destination, Forward, PrefixRewrite, Redirect, Respond, Route,
 };
 use super::super::units;
-use super::{Compiler, Mistake, Path, only, quote};
-use crate::balance::Split;
+use super::policy::overlay;
+use super::{Compiler, Mistake, Path, Protocol, path_to, quote};
+use crate::balance::{Split, SplitError};
 use crate::policy::{HeaderOps, Policy};
-use crate::route::{Condition, FieldMatch, HostPattern, Matcher, PathPattern, PatternError};
+use crate::route::{HostPattern, Matcher, PathPattern};
 
 /// What the routes of one list have in common.
+#[derive(Default)]
 pub(super) struct Scope<'a> {
     /// Where a route without `to` leads.
-    own: Option<Destination>,
+    pub own: Option<Destination>,
     /// What a `to` without `service` means.
-    own_name: Option<&'a str>,
-    base: Base<'a>,
-    ops: (HeaderOps, HeaderOps),
+    pub own_name: Option<&'a str>,
+    /// Between the policy of the destination and that of the route.
+    pub policy: Option<&'a schema::Policy>,
+    /// Applied before those of the route.
+    pub ops: (HeaderOps, HeaderOps),
 }
 
-enum Base<'a> {
-    /// The policy of the service is the base of all its routes.
-    Service(Policy),
-    /// The base is that of each destination, under what the listener says.
-    Inbound(Option<&'a schema::Policy>),
-}
-
-impl<'a> Scope<'a> {
-    pub(super) fn inbound(
-        app: Option<Destination>,
-        policy: Option<&'a schema::Policy>,
-        ops: (HeaderOps, HeaderOps),
-    ) -> Self {
-        Self {
-            own: app,
-            own_name: None,
-            base: Base::Inbound(policy),
-            ops,
-        }
-    }
-
-    pub(super) fn service(name: &'a str, to: Destination, policy: Policy) -> Self {
-        let ops = Default::default();
-        Self {
-            own: Some(to),
-            own_name: Some(name),
-            base: Base::Service(policy),
-            ops,
-        }
-    }
+/// Whether one of `routes` looks at the path.
+pub(super) fn path_sensitive(routes: &[(Matcher, Arc<Route>)]) -> bool {
+    routes
+        .iter()
+        .any(|(matcher, _)| !matches!(matcher.path, PathPattern::Any))
 }
 
 impl<'a> Compiler<'a> {
-    /// The routes of a list, and whether one of them looks at the path.
     pub(super) fn routes(
         &mut self,
         typed: &'a [schema::Route],
         at: &Path,
         scope: &Scope<'a>,
-    ) -> (Vec<(Matcher, Arc<Route>)>, bool) {
+    ) -> Vec<(Matcher, Arc<Route>)> {
         let mut compiled = Vec::with_capacity(typed.len());
-        let mut path_sensitive = false;
         for (index, route) in typed.iter().enumerate() {
             let at = at.join(index);
             let matcher = self.matcher(route.matches.as_ref(), &at.join("match"));
-            let action = self.action(route, &at, scope);
-            let policy = self.route_policy(route, action.as_ref(), &at, scope);
+            let action = self.action(route, matcher.as_ref(), &at, scope);
+            self.check_policy(route.policy.as_ref(), &at.join("policy"));
             let (request, response) = self.both_header_ops(
                 route.request_headers.as_ref(),
                 route.response_headers.as_ref(),
@@ -81,282 +58,160 @@ impl<'a> Compiler<'a> {
             let (Some(matcher), Some(action)) = (matcher, action) else {
                 continue;
             };
-            path_sensitive |= !matches!(matcher.path, PathPattern::Any);
+            // Of several destinations the first one's policy is the base: mostly they are versions of
+            // one thing.
+            let to = match &action {
+                Action::Forward(forward) => forward.to.first().copied(),
+                Action::Redirect(_) | Action::Respond(_) => scope.own,
+            };
             let pattern: Arc<str> = matcher.path.pattern().into();
+            let name = route.name.as_deref().map(Into::into);
             let route = Route {
                 slot: self.route_slot(),
-                name: route
-                    .name
-                    .as_deref()
-                    .map_or_else(|| pattern.clone(), Into::into),
+                name: name.unwrap_or_else(|| pattern.clone()),
                 pattern,
                 action,
-                policy,
+                policy: overlay(self.policy_towards(to, scope), route.policy.as_ref()),
                 request_headers: scope.ops.0.then(&request),
                 response_headers: scope.ops.1.then(&response),
             };
             compiled.push((matcher, Arc::new(route)));
         }
-        (compiled, path_sensitive)
+        compiled
     }
 
-    /// What becomes of a request that no route of the list matches.
-    pub(super) fn fallback_route(&mut self, scope: &Scope<'a>, to: Destination) -> Arc<Route> {
-        let policy = match &scope.base {
-            Base::Service(policy) => policy.clone(),
-            Base::Inbound(typed) => {
-                let mut policy = Policy::default();
-                let at = super::path_to!["inbound", "policy"];
-                self.policy_of(&mut policy, *typed, &at, false);
-                policy
-            }
-        };
-        let plain = self.plain_route("default", to, policy);
-        match Arc::try_unwrap(plain) {
-            Ok(mut route) => {
-                route.request_headers = scope.ops.0.clone();
-                route.response_headers = scope.ops.1.clone();
-                Arc::new(route)
-            }
-            Err(shared) => shared,
-        }
-    }
-
-    fn route_policy(
+    /// A route that forwards all it gets to `to`.
+    pub(super) fn plain_route(
         &mut self,
-        route: &schema::Route,
-        action: Option<&Action>,
-        at: &Path,
+        name: &str,
+        to: Destination,
         scope: &Scope<'a>,
-    ) -> Policy {
-        let mut policy = match &scope.base {
-            Base::Service(policy) => policy.clone(),
-            Base::Inbound(listener) => {
-                // A gateway's call to a service is a call to that service. Of several the first one's
-                // policy is the base: they are versions of one thing.
-                let first = match action {
-                    Some(Action::Forward(forward)) if scope.own != Some(forward.to[0]) => {
-                        Some(self.clusters[forward.to[0].cluster as usize].name.clone())
-                    }
-                    _ => None,
-                };
-                let mut policy =
-                    first.map_or_else(Policy::default, |name| self.service_policy(&name, false));
-                let told = self.mistakes.len();
-                self.policy_of(&mut policy, *listener, &Path::root(), false);
-                self.mistakes.truncate(told);
-                policy
-            }
-        };
-        self.policy_of(
-            &mut policy,
-            route.policy.as_ref(),
-            &at.join("policy"),
-            false,
-        );
-        policy
-    }
-
-    fn matcher(&mut self, typed: Option<&Match>, at: &Path) -> Option<Matcher> {
-        let empty = Match::default();
-        let typed = typed.unwrap_or(&empty);
-        let before = self.mistakes.len();
-        let path = self.path_pattern(typed, at);
-        if typed.host.is_some() && typed.hosts.is_some() {
-            self.mistake(
-                Mistake::at_key(at.join("hosts"), "`host` and `hosts` are both given")
-                    .help("put all of them under `hosts`"),
-            );
-        }
-        let one = typed.host.iter().map(|host| (host, at.join("host")));
-        let several = typed.hosts.iter().flatten().enumerate();
-        let several = several.map(|(index, host)| (host, at.join("hosts").join(index)));
-        let hosts: Vec<_> = one
-            .chain(several)
-            .filter_map(|(host, at)| self.pattern(HostPattern::parse(host.as_str()), at))
-            .collect();
-        let headers: Vec<_> = typed
-            .headers
-            .iter()
-            .flatten()
-            .filter_map(|(name, value): (&units::HeaderName, _)| {
-                let condition = self.condition(value, &at.join("headers").join(name))?;
-                Some(FieldMatch {
-                    name: name.0.clone(),
-                    condition,
-                })
-            })
-            .collect();
-        let query: Vec<_> = typed
-            .query
-            .iter()
-            .flatten()
-            .filter_map(|(name, value): (&String, _)| {
-                let condition = self.condition(value, &at.join("query").join(name))?;
-                Some(FieldMatch {
-                    name: name.clone(),
-                    condition,
-                })
-            })
-            .collect();
-        let methods = typed
-            .methods
-            .iter()
-            .flatten()
-            .map(|method| method.0.clone())
-            .collect();
-        let path = path?;
-        (self.mistakes.len() == before).then_some(Matcher {
-            hosts,
-            path,
-            methods,
-            headers,
-            query,
+    ) -> Arc<Route> {
+        Arc::new(Route {
+            slot: self.route_slot(),
+            name: name.into(),
+            pattern: "/*".into(),
+            action: Action::Forward(Forward {
+                split: Split::one(),
+                to: [to].into(),
+                prefix: None,
+                host: None,
+            }),
+            policy: self.policy_towards(Some(to), scope),
+            request_headers: scope.ops.0.clone(),
+            response_headers: scope.ops.1.clone(),
         })
     }
 
-    fn path_pattern(&mut self, typed: &Match, at: &Path) -> Option<PathPattern> {
-        let given = [
-            ("path", typed.path.is_some()),
-            ("path_prefix", typed.path_prefix.is_some()),
-            ("path_regex", typed.path_regex.is_some()),
-        ];
-        let mut given = given
-            .iter()
-            .filter(|(_, given)| *given)
-            .map(|(key, _)| *key);
-        let (first, second) = (given.next(), given.next());
-        if let (Some(first), Some(second)) = (first, second) {
-            let message = format!("`{first}` and `{second}` are both given");
-            self.mistake(Mistake::at_key(at.join(second), message).help("keep one of them"));
-            return None;
-        }
-        let Some(key) = first else {
-            return Some(PathPattern::Any);
-        };
-        let text = |path: &Option<units::UrlPath>| {
-            path.as_ref()
-                .map(|path| path.as_str().to_owned())
-                .unwrap_or_default()
-        };
-        let pattern = match key {
-            "path" => {
-                let text = text(&typed.path);
-                if text.contains(['{', '}']) {
-                    PathPattern::template(&text)
-                } else {
-                    PathPattern::exact(&text)
-                }
-            }
-            "path_prefix" => PathPattern::prefix(&text(&typed.path_prefix)),
-            _ => PathPattern::regex(typed.path_regex.as_deref().unwrap_or_default()),
-        };
-        self.pattern(pattern, at.join(key))
+    /// A call to a service has the policy of that service, wherever it comes from.
+    fn policy_towards(&self, to: Option<Destination>, scope: &Scope<'a>) -> Policy {
+        let policy = to.map_or_else(Policy::default, |to| {
+            self.policies[to.cluster as usize].clone()
+        });
+        overlay(policy, scope.policy)
     }
 
-    fn pattern<T>(&mut self, pattern: Result<T, PatternError>, at: Path) -> Option<T> {
-        pattern
-            .map_err(|error| self.mistake(Mistake::at(at, error.to_string())))
-            .ok()
-    }
-
-    fn condition(&mut self, typed: &ValueMatch, at: &Path) -> Option<Condition> {
-        let condition = match typed {
-            ValueMatch::Exact(text) => return Some(Condition::Exact(text.clone())),
-            ValueMatch::Condition(condition) => condition,
-        };
-        match (&condition.present, &condition.regex, &condition.not) {
-            (Some(present), None, None) => Some(Condition::Present(*present)),
-            (None, Some(regex), None) => self.pattern(Condition::regex(regex), at.join("regex")),
-            (None, None, Some(not)) => Some(Condition::Not(not.clone())),
-            _ => {
-                self.mistake(
-                    Mistake::at(
-                        at.clone(),
-                        "a condition is exactly one of `present`, `regex`, `not`",
-                    )
-                    .help("write the value itself where it has to be equal"),
-                );
-                None
-            }
-        }
-    }
-
-    fn action(&mut self, route: &schema::Route, at: &Path, scope: &Scope<'a>) -> Option<Action> {
+    fn action(
+        &mut self,
+        route: &schema::Route,
+        matcher: Option<&Matcher>,
+        at: &Path,
+        scope: &Scope<'a>,
+    ) -> Option<Action> {
         let given = [
             ("to", route.to.is_some()),
             ("redirect", route.redirect.is_some()),
             ("respond", route.respond.is_some()),
         ];
-        let mut given = given
-            .iter()
-            .filter(|(_, given)| *given)
-            .map(|(key, _)| *key);
-        if let (Some(first), Some(second)) = (given.next(), given.next()) {
-            let message = format!("`{first}` and `{second}` are both given");
-            self.mistake(
-                Mistake::at_key(at.join(second), message).help("a route does one of them"),
-            );
-            return None;
-        }
+        self.at_most_one(&given, at, "a route does one of them")?;
         if let Some(redirect) = &route.redirect {
-            return self.redirect(redirect, route, at);
+            self.no_rewrite(route, at);
+            return self.redirect(redirect, matcher, &at.join("redirect"));
         }
         if let Some(respond) = &route.respond {
-            return self.respond(respond, route, at);
+            self.no_rewrite(route, at);
+            return self.respond(respond, &at.join("respond"));
         }
-        let (split, to) = match &route.to {
-            Some(to) => self.destinations(to, &at.join("to"), scope)?,
-            None => match scope.own {
-                Some(own) => (only(), [own].into()),
-                None => {
-                    self.mistake(
-                        Mistake::at(at.clone(), "the route leads nowhere: there is no app")
-                            .help("add `to: <service>`, `redirect` or `respond`"),
-                    );
-                    return None;
-                }
-            },
+        let destinations = match &route.to {
+            Some(to) => self.destinations(to, &at.join("to"), scope),
+            None => self.own(at, scope).map(|own| (Split::one(), [own].into())),
         };
-        let rewrite = route.rewrite.as_ref();
-        let prefix = rewrite.and_then(|rewrite| rewrite.path_prefix.as_ref());
-        let prefix = match prefix {
-            None => None,
-            Some(replacement) => Some(self.prefix_rewrite(route, replacement, at)?),
+        let rewrite = route.rewrite.clone().unwrap_or_default();
+        let prefix = match rewrite.path_prefix {
+            None => Some(None),
+            Some(to) => self.prefix_rewrite(route, matcher, &to, at).map(Some),
         };
-        let host = rewrite
-            .and_then(|rewrite| rewrite.host.as_ref())
-            .and_then(|host| HeaderValue::from_str(host.as_str()).ok());
+        let (split, to) = destinations?;
         Some(Action::Forward(Forward {
             split,
             to,
-            prefix,
-            host,
+            prefix: prefix?,
+            host: rewrite
+                .host
+                .and_then(|host| HeaderValue::from_str(host.as_str()).ok()),
         }))
+    }
+
+    /// Where a route without `to` leads.
+    fn own(&mut self, at: &Path, scope: &Scope<'a>) -> Option<Destination> {
+        match scope.own {
+            None => {
+                let mistake = Mistake::at(at.clone(), "the route leads nowhere: there is no app");
+                self.mistake(
+                    mistake
+                        .help("add `to: <service>`, `redirect`, `respond`, or the app as `service`")
+                        .unless_wrong(path_to!["service"])
+                        .unless_wrong(at.join("to"))
+                        .unless_wrong(at.join("redirect"))
+                        .unless_wrong(at.join("respond")),
+                );
+            }
+            Some(own) if self.speaks_tcp(own.cluster) => {
+                let message = match scope.own_name {
+                    None => "routes are for HTTP, and the app speaks tcp".to_owned(),
+                    Some(name) => format!("routes are for HTTP, and service `{name}` speaks tcp"),
+                };
+                self.mistake(
+                    Mistake::at(at.clone(), message)
+                        .help("remove the route, or say `protocol: auto`"),
+                );
+            }
+            Some(_) => {}
+        }
+        scope.own
+    }
+
+    fn speaks_tcp(&self, cluster: u32) -> bool {
+        self.clusters[cluster as usize].protocol == Protocol::Tcp
     }
 
     fn prefix_rewrite(
         &mut self,
         route: &schema::Route,
+        matcher: Option<&Matcher>,
         replacement: &units::UrlPath,
         at: &Path,
     ) -> Option<PrefixRewrite> {
-        let matched = route
-            .matches
-            .as_ref()
-            .and_then(|matches| matches.path_prefix.as_ref());
-        let Some(matched) = matched else {
-            self.mistake(
-                Mistake::at_key(
-                    at.join("rewrite").join("path_prefix"),
-                    "there is no matched prefix to replace",
-                )
-                .help("match by `path_prefix`"),
+        let matches = route.matches.as_ref();
+        if matches.is_none_or(|matches| matches.path_prefix.is_none()) {
+            let mistake = Mistake::at_key(
+                at.join("rewrite").join("path_prefix"),
+                "there is no matched prefix to replace",
             );
+            self.mistake(
+                mistake
+                    .help("match by `path_prefix`")
+                    .unless_wrong(at.join("match")),
+            );
+            return None;
+        }
+        // What is wrong in `match` has been told.
+        let PathPattern::Prefix(matched) = &matcher?.path else {
             return None;
         };
         Some(PrefixRewrite {
-            matched: matched.as_str().trim_end_matches('/').len(),
+            // In the form in which request paths are compared with it.
+            matched: matched.trim_end_matches('/').len(),
             replacement: replacement.as_str().into(),
         })
     }
@@ -370,92 +225,119 @@ impl<'a> Compiler<'a> {
         let mut destinations = Vec::new();
         let mut weights = Vec::new();
         for (index, target) in to.0.iter().enumerate() {
-            // One target may stand without a list.
-            let at = if to.0.len() == 1 {
-                at.clone()
-            } else {
-                at.join(index)
-            };
             weights.push(target.weight.unwrap_or(1));
-            destinations.extend(self.destination(target, &at, scope));
+            destinations.extend(self.destination(target, &at.join(index), at, scope));
         }
         match Split::new(&weights) {
             Ok(split) if destinations.len() == weights.len() => Some((split, destinations.into())),
             Ok(_) => None,
             Err(error) => {
-                self.mistake(Mistake::at(at.clone(), error.to_string()));
+                let (message, help) = match error {
+                    SplitError::Empty => ("the route leads nowhere", "name a service"),
+                    SplitError::AllZero => (
+                        "the weights of all targets are 0",
+                        "give one of them a weight of at least 1",
+                    ),
+                };
+                self.mistake(
+                    Mistake::at(at.clone(), message)
+                        .help(help)
+                        .unless_wrong(at.clone()),
+                );
                 None
             }
         }
     }
 
+    /// `at` is its place in the list `to`.
     fn destination(
         &mut self,
         target: &schema::Target,
         at: &Path,
+        to: &Path,
         scope: &Scope<'a>,
     ) -> Option<Destination> {
         let name = match (&target.service, scope.own_name) {
-            (Some(name), _) => name.as_str().to_owned(),
-            (None, Some(own)) => own.to_owned(),
+            (Some(name), _) => name.as_str(),
+            (None, Some(own)) => own,
             (None, None) => {
                 let mistake = Mistake::at(at.clone(), "`service` is missing");
-                self.mistake(mistake.help("name one of `services`"));
+                self.mistake(
+                    mistake
+                        .help("name one of `services`")
+                        .unless_wrong(to.clone()),
+                );
                 return None;
             }
         };
-        let Some(&cluster) = self.by_name.get(&*name) else {
-            self.unknown_service(&name, at.clone());
+        let Some(&cluster) = self.by_name.get(name) else {
+            self.unknown_service(name, at.join("service"));
             return None;
         };
-        let Some(version) = &target.version else {
-            return Some(Destination { cluster, group: 0 });
+        if self.speaks_tcp(cluster) {
+            let message = format!("routes are for HTTP, and service `{name}` speaks tcp");
+            self.mistake(
+                Mistake::at(at.join("service"), message)
+                    .help("let it be reached by a port of `outbound.ports`"),
+            );
+        }
+        let group = match &target.version {
+            None => 0,
+            Some(version) => self.group_of(cluster, name, version, &at.join("version"))?,
         };
+        Some(Destination { cluster, group })
+    }
+
+    fn group_of(&mut self, cluster: u32, name: &str, version: &str, at: &Path) -> Option<u32> {
         let groups = &self.clusters[cluster as usize].groups;
-        let group = groups
-            .iter()
-            .position(|group| group.version.as_deref() == Some(version));
-        let Some(group) = group else {
-            let known: Vec<_> = groups
-                .iter()
-                .filter_map(|group| group.version.as_deref())
-                .collect();
-            let help = if known.is_empty() {
-                format!("add `version: {version}` to endpoints of `{name}`")
-            } else {
-                format!("its endpoints have {}", known.join(", "))
-            };
-            let message = format!("no endpoint of `{name}` has version {}", quote(version));
-            self.mistake(Mistake::at(at.clone(), message).help(help));
-            return None;
+        let versions: Vec<_> = groups.iter().map(|g| g.version.as_deref()).collect();
+        if let Some(group) = versions.iter().position(|of| *of == Some(version)) {
+            return Some(group as u32);
+        }
+        let known: Vec<_> = versions.into_iter().flatten().map(quote).collect();
+        let help = if known.is_empty() {
+            format!("add `version: {version}` to endpoints of `{name}`")
+        } else {
+            format!("its endpoints have {}", known.join(", "))
         };
-        Some(Destination {
-            cluster,
-            group: group as u32,
-        })
+        let message = format!("no endpoint of `{name}` has version {}", quote(version));
+        self.mistake(
+            Mistake::at(at.clone(), message)
+                .help(help)
+                .unless_wrong(path_to!["services", name, "endpoints"]),
+        );
+        None
     }
 
     fn redirect(
         &mut self,
         typed: &schema::Redirect,
-        route: &schema::Route,
+        matcher: Option<&Matcher>,
         at: &Path,
     ) -> Option<Action> {
-        self.no_rewrite(route, at);
-        if typed.scheme.is_none() && typed.host.is_none() && typed.path.is_none() {
+        let same_path = match (&typed.path, matcher.map(|matcher| &matcher.path)) {
+            (None, _) => true,
+            (Some(path), Some(PathPattern::Exact(matched))) => path.as_str() == matched,
+            (Some(_), _) => false,
+        };
+        let same_host = match (&typed.host, matcher.map(|matcher| &*matcher.hosts)) {
+            (None, _) => true,
+            (Some(host), Some([HostPattern::Exact(matched)])) => host.as_str() == matched,
+            (Some(_), _) => false,
+        };
+        if same_path && same_host && typed.scheme.is_none() {
+            let mistake = Mistake::at(at.clone(), "the redirect leads back to the same place");
             self.mistake(
-                Mistake::at(
-                    at.join("redirect"),
-                    "the redirect leads back to the same place",
-                )
-                .help("give `scheme`, `host` or `path`"),
+                mistake
+                    .help("give another `scheme`, `host` or `path`")
+                    .unless_wrong(at.clone()),
             );
             return None;
         }
         // Its number is one of five that the schema has checked.
-        let status = StatusCode::from_u16(typed.status.unwrap_or(301)).unwrap_or_default();
+        let status = typed.status.map(StatusCode::from_u16);
         Some(Action::Redirect(Redirect {
-            status,
+            status: status.and_then(Result::ok).unwrap_or(StatusCode::FOUND),
             scheme: typed.scheme.map(|scheme| match scheme {
                 schema::RedirectScheme::Http => "http".into(),
                 schema::RedirectScheme::Https => "https".into(),
@@ -465,22 +347,18 @@ impl<'a> Compiler<'a> {
         }))
     }
 
-    fn respond(
-        &mut self,
-        typed: &schema::Respond,
-        route: &schema::Route,
-        at: &Path,
-    ) -> Option<Action> {
-        self.no_rewrite(route, at);
-        if typed.body.is_some() && typed.json.is_some() {
-            self.mistake(
-                Mistake::at_key(
-                    at.join("respond").join("json"),
-                    "`body` and `json` are both given",
-                )
-                .help("keep one of them"),
-            );
-            return None;
+    fn respond(&mut self, typed: &schema::Respond, at: &Path) -> Option<Action> {
+        let given = [
+            ("body", typed.body.is_some()),
+            ("json", typed.json.is_some()),
+        ];
+        let body = self.at_most_one(&given, at, "keep one of them")?;
+        let status = typed.status.map(StatusCode::from_u16);
+        let status = status.and_then(Result::ok).unwrap_or(StatusCode::OK);
+        if let (204 | 205 | 304, Some(key)) = (status.as_u16(), body) {
+            let message = format!("a response {} has no body", status.as_u16());
+            let mistake = Mistake::at_key(at.join(key), message);
+            self.mistake(mistake.help("remove it, or answer 200"));
         }
         let mut headers = HeaderOps::default();
         let set =
@@ -503,9 +381,9 @@ impl<'a> Compiler<'a> {
         };
         for (name, value) in typed.headers.iter().flatten() {
             let (name, value): (&units::HeaderName, &units::HeaderValue) = (name, value);
+            self.framing_field(name, at.join("headers").join(name));
             set(&mut headers, name.0.clone(), value.0.clone());
         }
-        let status = StatusCode::from_u16(typed.status.unwrap_or(200)).unwrap_or_default();
         Some(Action::Respond(Respond {
             status,
             body,

@@ -1,18 +1,27 @@
 //! Services and the app: clusters with their endpoints, and how each is reached from the app.
 
 use std::collections::{HashMap, HashSet};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use super::super::schema::{self, Service};
 use super::super::snapshot::{Destination, Detect, OutboundService, PortTarget};
 use super::super::units;
-use super::policy::budget;
-use super::routes::Scope;
-use super::{Compiler, Mistake, Path, Protocol, detect, kind, path_to, protocol, quote};
+use super::policy::{budget, overlay};
+use super::routes::{Scope, path_sensitive};
+use super::{
+    Compiler, Mistake, OrOff, Owner, PASSTHROUGH, Path, Protocol, detect, has_routes, kind,
+    path_to, protocol, quote,
+};
 use crate::endpoint::{Address, Endpoint};
 use crate::policy::{BudgetLimits, Policy};
 use crate::route::Router;
+
+/// Where only this host reaches us.
+pub(super) const LOCAL: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::LOCALHOST),
+    IpAddr::V6(Ipv6Addr::LOCALHOST),
+];
 
 type Hosts = HashMap<Box<str>, Arc<OutboundService>, foldhash::fast::RandomState>;
 
@@ -25,26 +34,32 @@ impl<'a> Compiler<'a> {
         let defaults = services.defaults.as_ref();
         for (name, service) in &services.by_name {
             let at = path_to!["services", name];
-            let endpoints = self.endpoints(name.as_str(), service, &at);
+            if name.as_str() == PASSTHROUGH {
+                let message =
+                    format!("`{PASSTHROUGH}` names what no service has, in logs and metrics");
+                self.mistake(Mistake::at_key(at.clone(), message).help("choose another name"));
+            }
+            let owner = Owner::Service(name.as_str().into());
+            let endpoints = self.endpoints(&owner, service, &at);
             let layers = [
                 defaults.and_then(|defaults| defaults.policy.as_ref()),
                 service.policy.as_ref(),
             ];
-            let protocol = protocol(
-                service
-                    .protocol
-                    .or_else(|| defaults.and_then(|d| d.protocol)),
-            );
+            let outbound = self
+                .outbound_config()
+                .and_then(|outbound| outbound.policy.as_ref());
+            let policy = [outbound, layers[0], layers[1]]
+                .into_iter()
+                .fold(Policy::default(), overlay);
+            let protocol = service
+                .protocol
+                .or_else(|| defaults.and_then(|d| d.protocol));
             let kind = kind(
                 service
                     .load_balancer
                     .or_else(|| defaults.and_then(|d| d.load_balancer)),
             );
-            let index = self.cluster(name.as_str().into(), protocol, budget(&layers));
-            let mut versions: Vec<Box<str>> = endpoints
-                .iter()
-                .filter_map(|endpoint| endpoint.version.clone())
-                .collect();
+            let mut versions: Vec<_> = endpoints.iter().filter_map(|e| e.version.clone()).collect();
             versions.sort();
             versions.dedup();
             let mut groups = vec![self.group(None, endpoints.clone(), kind)];
@@ -56,42 +71,53 @@ impl<'a> Compiler<'a> {
                     .collect();
                 groups.push(self.group(Some(version), of_version, kind));
             }
-            self.clusters[index as usize].groups = groups;
-            self.by_name.insert(name.as_str(), index);
+            let cluster = self.cluster(
+                owner,
+                name.as_str().into(),
+                self::protocol(protocol),
+                policy,
+                budget(&layers),
+                groups,
+            );
+            self.by_name.insert(name.as_str(), cluster.cluster);
         }
     }
 
-    fn endpoints(&mut self, name: &str, service: &Service, at: &Path) -> Vec<Arc<Endpoint>> {
+    fn endpoints(&mut self, owner: &Owner, service: &Service, at: &Path) -> Vec<Arc<Endpoint>> {
         let Some(typed) = &service.endpoints else {
+            let mistake = Mistake::at_key(at.clone(), "the service has no endpoints");
             self.mistake(
-                Mistake::at_key(at.clone(), format!("service `{name}` has no endpoints"))
-                    .help("say where it runs, as in `endpoints: [10.0.0.1:3001]`"),
+                mistake
+                    .help("say where it runs, as in `endpoints: [10.0.0.1:3001]`")
+                    .unless_wrong(at.clone()),
             );
             return Vec::new();
         };
-        let name: Arc<str> = name.into();
+        let at = at.join("endpoints");
         let mut seen = HashSet::new();
         let mut endpoints = Vec::with_capacity(typed.len());
         for (index, endpoint) in typed.iter().enumerate() {
-            let at = at.join("endpoints").join(index);
             let address = address(&endpoint.address);
             if !seen.insert(address.clone()) {
                 let message = format!("{} is listed twice", quote(&address.to_string()));
                 self.mistake(
-                    Mistake::at(at, message).help("remove one; use `weight` to give it more"),
+                    Mistake::at(at.join(index).join("address"), message)
+                        .help("remove one; use `weight` to give it more"),
                 );
                 continue;
             }
             let weight = endpoint.weight.unwrap_or(1);
             // Weight 0 takes an endpoint out without forgetting where it is.
             if weight > 0 {
-                endpoints.push(self.endpoint(&name, address, weight, endpoint));
+                endpoints.push(self.endpoint(owner, address, weight, endpoint));
             }
         }
-        if endpoints.is_empty() && !typed.is_empty() && self.mistakes.is_empty() {
+        // An empty list is meant: the service is known and runs nowhere.
+        if endpoints.is_empty() && !typed.is_empty() {
             self.mistake(
-                Mistake::at(at.join("endpoints"), "the weights of all endpoints are 0")
-                    .help("give one of them a weight of at least 1"),
+                Mistake::at(at.clone(), "the weights of all endpoints are 0")
+                    .help("give one of them a weight of at least 1")
+                    .unless_wrong(at),
             );
         }
         endpoints
@@ -99,18 +125,21 @@ impl<'a> Compiler<'a> {
 
     fn endpoint(
         &self,
-        service: &Arc<str>,
+        owner: &Owner,
         address: Address,
         weight: u32,
         typed: &schema::Endpoint,
     ) -> Arc<Endpoint> {
-        let key = (service.clone(), address.to_string().into_boxed_str());
-        let state = self.states.get(&key).cloned().unwrap_or_default();
+        let label = address.to_string();
+        let state = self
+            .kept
+            .get(owner)
+            .and_then(|kept| kept.states.get(&*label));
         Arc::new(Endpoint {
             weight,
             zone: typed.zone.as_deref().map(Into::into),
             version: typed.version.as_deref().map(Into::into),
-            ..Endpoint::new(address, state)
+            ..Endpoint::new(address, state.cloned().unwrap_or_default())
         })
     }
 
@@ -120,9 +149,9 @@ impl<'a> Compiler<'a> {
             return;
         };
         let at = path_to!["service"];
-        let address = match (&own.port, &own.address) {
-            (Some(port), None) => Address::Socket((Ipv4Addr::LOCALHOST, *port).into()),
-            (None, Some(typed)) => address(typed),
+        let typed = match (&own.port, &own.address) {
+            (Some(port), None) => units::Address::Socket((Ipv4Addr::LOCALHOST, *port).into()),
+            (None, Some(typed)) => typed.clone(),
             (Some(_), Some(_)) => {
                 let mistake = Mistake::at_key(
                     at.join("address"),
@@ -131,112 +160,93 @@ impl<'a> Compiler<'a> {
                 return self.mistake(mistake.help("keep one of them"));
             }
             (None, None) => {
-                // An app that only calls others has no door.
-                if self
-                    .config
-                    .inbound
-                    .as_ref()
-                    .is_none_or(|inbound| inbound.on().is_some())
-                {
-                    self.mistake(Mistake::at(at, "the app's `port` is missing").help(
+                // An app that only calls others has no door, and a gateway can have a name without an
+                // app.
+                let has_use = match &self.config.inbound {
+                    None => true,
+                    Some(OrOff::Off) => false,
+                    Some(OrOff::On(inbound)) => !has_routes(inbound),
+                };
+                if has_use {
+                    let mistake = Mistake::at_key(at.clone(), "the app's `port` is missing").help(
                         "add `port: 8080`, or `inbound: off` for an app that only calls others",
-                    ));
+                    );
+                    self.mistake(mistake.unless_wrong(at).unless_wrong(path_to!["inbound"]));
                 }
                 return;
             }
         };
-        let name: Arc<str> = own.name.as_str().into();
-        let typed = schema::Endpoint::from(match &own.address {
-            Some(address) => address.clone(),
-            None => units::Address::Socket((Ipv4Addr::LOCALHOST, own.port.unwrap_or(0)).into()),
-        });
-        let endpoint = self.endpoint(&name, address, 1, &typed);
-        let cluster = self.cluster(name, protocol(own.protocol), BudgetLimits::default());
+        let address = address(&typed);
+        let endpoint = self.endpoint(&Owner::App, address, 1, &typed.into());
         let group = self.group(None, vec![endpoint], kind(None));
-        self.clusters[cluster as usize].groups.push(group);
-        self.app = Some(Destination { cluster, group: 0 });
+        self.app = Some(self.cluster(
+            Owner::App,
+            own.name.as_str().into(),
+            protocol(own.protocol),
+            Policy::default(),
+            BudgetLimits::default(),
+            vec![group],
+        ));
     }
 
     /// What the app can call: by service, and by each host name of it.
     pub(super) fn outbound_services(&mut self) -> (HashMap<&'a str, Arc<OutboundService>>, Hosts) {
         let mut services = HashMap::new();
         let mut hosts = Hosts::default();
+        // Who has which host, for the mistake of who comes second.
+        let mut owners = HashMap::new();
         let Some(typed) = &self.config.services else {
             return (services, hosts);
         };
         for (name, service) in &typed.by_name {
             let name = name.as_str();
-            let Some(&cluster) = self.by_name.get(name) else {
-                continue;
+            let cluster = self.by_name[name];
+            let own = Destination { cluster, group: 0 };
+            let scope = Scope {
+                own: Some(own),
+                own_name: Some(name),
+                ..Scope::default()
             };
-            let at = path_to!["services", name];
-            let policy = self.service_policy(name, true);
-            let to = Destination { cluster, group: 0 };
-            let scope = Scope::service(name, to, policy);
+            let at = path_to!["services", name, "routes"];
             let routes = service.routes.as_deref().unwrap_or_default();
-            let (compiled, path_sensitive) = self.routes(routes, &at.join("routes"), &scope);
-            let fallback = self.fallback_route(&scope, to);
+            let compiled = self.routes(routes, &at, &scope);
             let service_of = Arc::new(OutboundService {
                 cluster,
+                path_sensitive: path_sensitive(&compiled),
                 router: Router::new(compiled),
-                fallback,
-                path_sensitive,
+                fallback: self.plain_route("default", own, &scope),
             });
             services.insert(name, service_of.clone());
             hosts.insert(name.into(), service_of);
+            owners.insert(name.to_owned(), name);
         }
         for (name, service) in &typed.by_name {
             for (index, host) in service.hosts.iter().flatten().enumerate() {
-                let Some(service_of) = services.get(name.as_str()) else {
+                let at = path_to!["services", name, "hosts", index];
+                let Some(host) = self.plain_host(host.as_str(), &at) else {
                     continue;
                 };
-                let taken = hosts.insert(host.as_str().into(), service_of.clone());
-                if taken.is_some_and(|other| !Arc::ptr_eq(&other, service_of)) {
-                    let at = path_to!["services", name, "hosts", index];
-                    let message = format!("the host {} is another service's", quote(host.as_str()));
-                    self.mistake(Mistake::at(at, message).help("a host leads to one service"));
+                match owners.insert(host.clone(), name.as_str()) {
+                    Some(other) if other != name.as_str() => {
+                        let message =
+                            format!("service `{other}` has the host {} too", quote(&host));
+                        self.mistake(Mistake::at(at, message).help("remove it here or there"));
+                    }
+                    _ => drop(hosts.insert(host.into(), services[name.as_str()].clone())),
                 }
             }
         }
         (services, hosts)
     }
 
-    /// The policy of calls to a service, the routes' own still to come.
-    pub(super) fn service_policy(&mut self, name: &str, report: bool) -> Policy {
-        let told = self.mistakes.len();
-        let mut policy = Policy::default();
-        let outbound = self
-            .outbound_config()
-            .and_then(|outbound| outbound.policy.as_ref());
-        self.policy_of(
-            &mut policy,
-            outbound,
-            &path_to!["outbound", "policy"],
-            false,
-        );
-        // Told once, where the outbound side is compiled.
-        self.mistakes.truncate(told);
-        let Some(services) = &self.config.services else {
-            return policy;
-        };
-        let defaults = services
-            .defaults
-            .as_ref()
-            .and_then(|defaults| defaults.policy.as_ref());
-        self.policy_of(
-            &mut policy,
-            defaults,
-            &path_to!["services", "defaults", "policy"],
-            true,
-        );
-        if let Some(service) = services.by_name.iter().find(|(n, _)| n.as_str() == name) {
-            let at = path_to!["services", name, "policy"];
-            self.policy_of(&mut policy, service.1.policy.as_ref(), &at, true);
+    /// A host as requests are looked up by it.
+    fn plain_host(&mut self, host: &str, at: &Path) -> Option<String> {
+        use crate::route::HostPattern;
+        match self.pattern(HostPattern::parse(host), at.clone())? {
+            HostPattern::Exact(host) => Some(host),
+            // The type of the key has no wildcards.
+            HostPattern::Suffix(_) => None,
         }
-        if !report {
-            self.mistakes.truncate(told);
-        }
-        policy
     }
 
     pub(super) fn outbound_ports(
@@ -248,9 +258,10 @@ impl<'a> Compiler<'a> {
             .outbound_config()
             .and_then(|outbound| outbound.ports.as_ref());
         for (port, target) in typed.into_iter().flatten() {
+            let at = path_to!["outbound", "ports", port];
             let name = target.service.as_str();
             let Some(service) = services.get(name) else {
-                self.unknown_service(name, path_to!["outbound", "ports", port]);
+                self.unknown_service(name, at.join("service"));
                 continue;
             };
             let cluster = &self.clusters[service.cluster as usize];
@@ -260,37 +271,33 @@ impl<'a> Compiler<'a> {
                 Some(schema::ClientProtocol::Auto) | None => detect(cluster, false),
             };
             if detect == Detect::Http && cluster.protocol == Protocol::Tcp {
-                let at = path_to!["outbound", "ports", port];
                 let message = format!("service `{name}` speaks tcp, the port http");
-                self.mistake(Mistake::at(at, message).help("give both the same protocol"));
+                let mistake = Mistake::at(at.join("protocol"), message);
+                self.mistake(mistake.help("give both the same protocol"));
             }
-            let destination = Destination {
-                cluster: service.cluster,
-                group: 0,
-            };
-            let target = PortTarget {
-                service: service.clone(),
-                destination,
-                detect,
-            };
-            ports.insert(port_address(*port, target_listen(typed, port)), target);
+            for address in port_addresses(*port, target) {
+                let destination = Destination {
+                    cluster: service.cluster,
+                    group: 0,
+                };
+                let target = PortTarget {
+                    service: service.clone(),
+                    destination,
+                    detect,
+                };
+                ports.insert(address, target);
+            }
         }
         ports
     }
 }
 
-fn target_listen(
-    typed: Option<&schema::Map<units::Port, schema::OutboundPort>>,
-    port: &units::Port,
-) -> Option<SocketAddr> {
-    typed
-        .and_then(|ports| ports.get(port)?.listen.as_ref())
-        .map(|listen| listen.0)
-}
-
 /// Where a local port listens.
-pub(super) fn port_address(port: units::Port, listen: Option<SocketAddr>) -> SocketAddr {
-    listen.unwrap_or(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port.0))
+pub(super) fn port_addresses(port: units::Port, typed: &schema::OutboundPort) -> Vec<SocketAddr> {
+    match &typed.listen {
+        Some(listen) => vec![listen.0],
+        None => LOCAL.map(|ip| SocketAddr::new(ip, port.0)).into(),
+    }
 }
 
 fn address(typed: &units::Address) -> Address {

@@ -57,7 +57,7 @@ pub struct Match {
     /// The first segments of the path: `/users` takes `/users` and `/users/1`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path_prefix: Option<UrlPath>,
-    /// A regular expression somewhere in the path: `^/v[0-9]+/`.
+    /// A regular expression for the whole path: `/v[0-9]+/.*`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path_regex: Option<String>,
     /// Any of these methods.
@@ -88,7 +88,7 @@ pub struct ValueCondition {
     /// `true`: it must be there; `false`: it must not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub present: Option<bool>,
-    /// A regular expression somewhere in it.
+    /// A regular expression for the whole of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub regex: Option<String>,
     /// Anything but this text.

@@ -104,8 +104,8 @@ pub struct Service {
     /// The policy of its requests.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub policy: Option<Policy>,
-    /// What happens to which request; the first route that matches is taken. A `to` may leave out
-    /// the service, which is then this one.
+    /// What happens to which request; the most specific route that matches is taken. A `to` may
+    /// leave out the service, which is then this one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub routes: Option<Vec<Route>>,
 }

@@ -1,0 +1,233 @@
+//! A snapshot as a text that can be read and compared.
+
+use std::collections::BTreeMap;
+use std::fmt::{Debug, Write as _};
+
+use crate::config::snapshot::{
+    Action, Destination, Forward, ListenerKind, OutboundService, Route, Snapshot,
+};
+use crate::policy::{HeaderOps, Policy};
+use crate::route::{Condition, FieldMatch, HostPattern, Matcher, PathPattern};
+
+pub fn dump(snapshot: &Snapshot) -> String {
+    let mut out = String::new();
+    let own = &snapshot.service;
+    line(
+        &mut out,
+        format!(
+            "service {} version {:?} zone {:?}",
+            own.name, own.version, own.zone
+        ),
+    );
+    for listener in &snapshot.listeners {
+        line(
+            &mut out,
+            format!("listen {:?} {}", listener.kind, listener.address),
+        );
+    }
+    line(
+        &mut out,
+        format!("admin {:?} metrics {:?}", snapshot.admin, snapshot.metrics),
+    );
+    line(&mut out, format!("{:?}", snapshot.limits));
+    line(&mut out, format!("{:?}", snapshot.drain));
+    line(&mut out, format!("{:?}", snapshot.access_log));
+    line(&mut out, format!("trace_sample {}", snapshot.trace_sample));
+    clusters(&mut out, snapshot);
+    let inbound = &snapshot.inbound;
+    if snapshot
+        .listeners
+        .iter()
+        .any(|l| l.kind == ListenerKind::Inbound)
+    {
+        line(
+            &mut out,
+            format!(
+                "\ninbound {:?} app {:?}",
+                inbound.protocol,
+                place(snapshot, inbound.app)
+            ),
+        );
+        line(
+            &mut out,
+            format!("  trusted_proxies {:?}", inbound.trusted_proxies),
+        );
+        for (matcher, target) in inbound.router.iter() {
+            route(&mut out, snapshot, Some(matcher), target);
+        }
+        if let Some(fallback) = &inbound.fallback {
+            route(&mut out, snapshot, None, fallback);
+        }
+    }
+    line(
+        &mut out,
+        format!("\noutbound unknown {:?}", snapshot.outbound.unknown),
+    );
+    outbound(&mut out, snapshot);
+    route(&mut out, snapshot, None, &snapshot.outbound.unknown_route);
+    out
+}
+
+fn line(out: &mut String, text: impl AsRef<str>) {
+    let _ = writeln!(out, "{}", text.as_ref());
+}
+
+fn clusters(out: &mut String, snapshot: &Snapshot) {
+    for (index, cluster) in snapshot.clusters.iter().enumerate() {
+        line(
+            out,
+            format!(
+                "\ncluster {index} {} {:?} {:?}",
+                cluster.name, cluster.protocol, cluster.budget_limits
+            ),
+        );
+        for group in &cluster.groups {
+            let version = group.version.as_deref().unwrap_or("*");
+            line(
+                out,
+                format!(
+                    "  group {} version {version} {:?}",
+                    group.slot,
+                    group.balancer.kind()
+                ),
+            );
+            for endpoint in &group.endpoints {
+                let _ = write!(out, "    {} weight {}", endpoint.label, endpoint.weight);
+                for (key, value) in [("zone", &endpoint.zone), ("version", &endpoint.version)] {
+                    let _ = value
+                        .iter()
+                        .try_for_each(|value| write!(out, " {key} {value}"));
+                }
+                out.push('\n');
+            }
+        }
+    }
+}
+
+fn outbound(out: &mut String, snapshot: &Snapshot) {
+    let mut hosts: BTreeMap<u32, (Vec<&str>, &OutboundService)> = BTreeMap::new();
+    for (host, service) in &snapshot.outbound.hosts {
+        let entry = hosts.entry(service.cluster);
+        entry.or_insert((vec![], service)).0.push(host);
+    }
+    for (_, (mut hosts, service)) in hosts {
+        hosts.sort_unstable();
+        line(out, format!("  hosts {}", hosts.join(" ")));
+        for (matcher, target) in service.router.iter() {
+            route(out, snapshot, Some(matcher), target);
+        }
+        route(out, snapshot, None, &service.fallback);
+    }
+    let ports: BTreeMap<_, _> = snapshot.outbound.ports.iter().collect();
+    for (address, port) in ports {
+        let to = place(snapshot, Some(port.destination));
+        line(out, format!("  port {address} {:?} to {to:?}", port.detect));
+    }
+}
+
+fn place(snapshot: &Snapshot, to: Option<Destination>) -> Option<String> {
+    let to = to?;
+    let version = snapshot.group(to).version.as_deref().unwrap_or("*");
+    Some(format!(
+        "{}:{}@{version}",
+        to.cluster,
+        snapshot.cluster(to).name
+    ))
+}
+
+fn route(out: &mut String, snapshot: &Snapshot, matcher: Option<&Matcher>, route: &Route) {
+    let matched = matcher.map_or("else".to_owned(), matched);
+    line(
+        out,
+        format!(
+            "  route {} {} [{}]: {matched}",
+            route.slot, route.name, route.pattern
+        ),
+    );
+    match &route.action {
+        Action::Forward(forward) => {
+            let shares = shares(forward);
+            let to = forward.to.iter().zip(shares).filter_map(|(to, share)| {
+                Some(format!(" {} {share}%", place(snapshot, Some(*to))?))
+            });
+            line(out, format!("    to{}", to.collect::<String>()));
+            option(out, "prefix", &forward.prefix);
+            option(out, "host", &forward.host);
+        }
+        Action::Redirect(redirect) => line(out, format!("    {redirect:?}")),
+        Action::Respond(respond) => line(out, format!("    {respond:?}")),
+    }
+    if route.policy != Policy::default() {
+        line(
+            out,
+            format!(
+                "    {:?} max_resends {} max_body {:?}",
+                route.policy.timeouts, route.policy.max_resends, route.policy.max_body
+            ),
+        );
+    }
+    for (name, ops) in [
+        ("request", &route.request_headers),
+        ("response", &route.response_headers),
+    ] {
+        if *ops != HeaderOps::default() {
+            line(out, format!("    {name} {ops:?}"));
+        }
+    }
+}
+
+/// To the next tenth.
+fn shares(forward: &Forward) -> Vec<usize> {
+    const PICKS: usize = 10_000;
+    let mut random = fastrand::Rng::with_seed(1);
+    let mut counts = vec![0; forward.to.len()];
+    for _ in 0..PICKS {
+        counts[forward.split.pick(&mut random)] += 1;
+    }
+    let tenth = |count: usize| (count * 10 + PICKS / 2) / PICKS * 10;
+    counts.into_iter().map(tenth).collect()
+}
+
+fn option(out: &mut String, name: &str, value: &Option<impl Debug>) {
+    if let Some(value) = value {
+        line(out, format!("    {name} {value:?}"));
+    }
+}
+
+fn matched(matcher: &Matcher) -> String {
+    let mut text = match &matcher.path {
+        PathPattern::Any => "any path".to_owned(),
+        PathPattern::Exact(path) => format!("path {path}"),
+        PathPattern::Prefix(path) => format!("prefix {path}"),
+        PathPattern::Template(_) => format!("template {}", matcher.path.pattern()),
+        PathPattern::Regex(regex) => format!("regex {}", regex.as_str()),
+    };
+    for host in &matcher.hosts {
+        let _ = match host {
+            HostPattern::Exact(host) => write!(text, ", host {host}"),
+            HostPattern::Suffix(suffix) => write!(text, ", host *{suffix}"),
+        };
+    }
+    for method in &matcher.methods {
+        let _ = write!(text, ", {method}");
+    }
+    matcher
+        .headers
+        .iter()
+        .for_each(|field| condition(&mut text, "header", field));
+    matcher
+        .query
+        .iter()
+        .for_each(|field| condition(&mut text, "query", field));
+    text
+}
+
+fn condition<N: std::fmt::Display>(text: &mut String, of: &str, field: &FieldMatch<N>) {
+    let _ = write!(text, ", {of} {} ", field.name);
+    let _ = match &field.condition {
+        Condition::Exact(value) => write!(text, "is {value}"),
+        Condition::Regex(regex) => write!(text, "matches {}", regex.as_str()),
+        Condition::Present(present) => write!(text, "present {present}"),
+        Condition::Not(value) => write!(text, "is not {value}"),
+    };
+}

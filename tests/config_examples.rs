@@ -1,0 +1,93 @@
+//! The files in `config/` are right, and together they show every key that there is.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+
+use pilotfish::config::json_schema;
+use pilotfish::config::load::Origin;
+use serde_json::Value;
+
+fn examples() -> Vec<PathBuf> {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("config");
+    let files = fs::read_dir(folder).expect("config/");
+    let mut files: Vec<_> = files.map(|file| file.expect("a file").path()).collect();
+    files.sort();
+    assert!(files.len() >= 3, "{files:?}");
+    files
+}
+
+#[test]
+fn each_compiles() {
+    for file in examples() {
+        if let Err(refused) = Origin::File(file).load(None, 1, false) {
+            panic!("{}", refused.pretty);
+        }
+    }
+}
+
+#[test]
+fn every_key_is_shown() {
+    let schema = json_schema();
+    let mut shown = BTreeSet::new();
+    for file in examples() {
+        let text = fs::read_to_string(file).expect("an example");
+        let value: Value = serde_yaml::from_str(&text).expect("YAML");
+        mark(&schema, "#", &schema, &value, &mut shown);
+    }
+    let mut missing = keys("#", &schema);
+    for (name, definition) in schema["$defs"].as_object().expect("definitions") {
+        missing.extend(keys(&format!("#/$defs/{name}"), definition));
+    }
+    assert!(
+        missing.len() > 80,
+        "the schema has another form: {missing:?}"
+    );
+    missing.retain(|key| !shown.contains(key));
+    assert!(missing.is_empty(), "no example has {missing:#?}");
+}
+
+/// `#/$defs/Policy timeout`: the keys that a schema names.
+fn keys(at: &str, schema: &Value) -> BTreeSet<String> {
+    let properties = schema.get("properties").and_then(Value::as_object);
+    let keys = properties
+        .into_iter()
+        .flat_map(|properties| properties.keys());
+    keys.map(|key| format!("{at} {key}")).collect()
+}
+
+/// Notes the keys of `value`, which fits `schema` or one of its alternatives.
+fn mark(root: &Value, at: &str, schema: &Value, value: &Value, shown: &mut BTreeSet<String>) {
+    if let Some(reference) = schema.get("$ref").and_then(Value::as_str) {
+        let target = root.pointer(&reference[1..]).expect("a definition");
+        return mark(root, reference, target, value, shown);
+    }
+    for choice in schema
+        .get("anyOf")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+    {
+        mark(root, at, choice, value, shown);
+    }
+    match value {
+        Value::Object(entries) => {
+            for (key, value) in entries {
+                if let Some(of) = schema.get("properties").and_then(|all| all.get(key)) {
+                    shown.insert(format!("{at} {key}"));
+                    mark(root, "", of, value, shown);
+                } else if let Some(of) = schema.get("additionalProperties") {
+                    mark(root, "", of, value, shown);
+                }
+            }
+        }
+        Value::Array(items) => {
+            if let Some(of) = schema.get("items") {
+                items
+                    .iter()
+                    .for_each(|item| mark(root, "", of, item, shown));
+            }
+        }
+        _ => {}
+    }
+}
