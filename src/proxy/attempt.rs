@@ -381,7 +381,11 @@ impl Call<'_> {
                     limit: self.policy.max_body.unwrap_or(0),
                 };
             }
-            Some(UploadFault::Broken) => return Failure::BodyBroken,
+            Some(UploadFault::Broken) => {
+                let guard = self.connection.guard.as_ref();
+                let why = guard.and_then(|guard| guard.body_rejection());
+                return why.map_or(Failure::BodyBroken, Failure::Malformed);
+            }
             None => {}
         }
         if let Some(unwritten) = error.take_message() {
