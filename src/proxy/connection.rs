@@ -360,7 +360,11 @@ async fn serve_http2(
     }
     // GOAWAY tells the client which streams still count, so nothing is lost between the two.
     Pin::new(&mut serving).graceful_shutdown();
-    wait_for(&mut phase, Phase::Cut, &mut serving).await;
+    tokio::select! {
+        () = wait_for(&mut phase, Phase::Cut, &mut serving) => {}
+        // A client that does not answer the ping behind the GOAWAY would stay for ever.
+        () = idle(&connection, limits.header_timeout) => {}
+    }
 }
 
 /// What a connection has to do next for the drain.
