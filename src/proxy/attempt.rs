@@ -223,6 +223,8 @@ impl Call<'_> {
             Wire::Http2 => {
                 parts.version = Version::HTTP_2;
                 parts.headers.remove(EXPECT);
+                // `:authority` says it, and two names could differ (RFC 9113 8.3.1).
+                parts.headers.remove(HOST);
                 let mut uri = http::uri::Parts::default();
                 uri.scheme = Some(Scheme::HTTP);
                 uri.authority = self
