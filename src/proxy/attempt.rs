@@ -45,6 +45,7 @@ pub struct Call<'a> {
     /// The protocol to switch to.
     pub upgrade: Option<&'a HeaderValue>,
     pub wire: Wire,
+    pub client_version: Version,
     /// What the client said it will wait, if that is less than the policy.
     pub client_timeout: Option<Duration>,
 }
@@ -270,9 +271,10 @@ impl Call<'_> {
         let sent = clock::now();
         let result = tokio::select! {
             biased;
+            // First: a hint may come in one piece with the answer.
+            never = self.connection.pass_hints() => match never {},
             result = lease.send(request) => result.map_err(Ok),
             failure = self.expired(sent) => Err(Err(failure)),
-            never = self.connection.pass_hints() => match never {},
         };
         let now = clock::now();
         match result.map_err(|error| error.map_or_else(|failure| failure, |e| self.send_failure(e)))
@@ -304,8 +306,10 @@ impl Call<'_> {
             .as_ref()
             .map_or_else(RequestBody::empty, RequestBody::of);
         let mut request = Request::from_parts(parts?, body);
-        self.connection
-            .listen_for_hints(&mut request, self.wire, self.gate.clone());
+        if self.wire == Wire::Http1 && self.client_version == Version::HTTP_11 {
+            self.connection
+                .listen_for_hints(&mut request, self.gate.clone());
+        }
         Some(request)
     }
 

@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::body::{Gate, RequestBody};
 use super::error::Failure;
+use super::headers::strip_hop_by_hop;
 use super::report::TcpReport;
 use super::tunnel::{self, End, TunnelEnd};
 use super::{Tunnel, attempt, handle};
@@ -29,7 +30,7 @@ use crate::listen::detect::{self, Detected, Prefixed};
 use crate::listen::guard::{GuardedIo, HeadLimits, Shared};
 use crate::policy::Policy;
 use crate::telemetry::Direction;
-use crate::upstream::{Stream, Wire};
+use crate::upstream::Stream;
 use crate::worker::{LocalExec, View, Worker};
 
 /// A hint is an interim answer; more of them for one request than this are dropped.
@@ -106,17 +107,12 @@ impl Connection {
     }
 
     /// Makes the upstream's interim answers to `request` known: `100` opens the gate of the body, the
-    /// others go to an HTTP/1 client by [`Connection::pass_hints`]. hyper's HTTP/2 has no way to tell of
-    /// them, on either side.
-    pub fn listen_for_hints(
-        &self,
-        request: &mut Request<RequestBody>,
-        wire: Wire,
-        gate: Option<Arc<Gate>>,
-    ) {
-        if wire == Wire::Http2 || self.guard.is_none() {
-            return;
-        }
+    /// others go to a client of HTTP/1.1 by [`Connection::pass_hints`]. Older ones do not know them, and
+    /// hyper's HTTP/2 has no way to tell of them, on either side.
+    pub fn listen_for_hints(&self, request: &mut Request<RequestBody>, gate: Option<Arc<Gate>>) {
+        // What the request before had too many of.
+        let mut receiver = self.hints.receiver.borrow_mut();
+        while receiver.try_recv().is_ok() {}
         let sender = self.hints.sender.clone();
         hyper::ext::on_informational(request, move |hint| {
             if hint.status() == StatusCode::CONTINUE {
@@ -126,7 +122,9 @@ impl Connection {
                 return;
             }
             let mut line = format!("HTTP/1.1 {}\r\n", hint.status()).into_bytes();
-            for (name, value) in hint.headers() {
+            let mut headers = hint.headers().clone();
+            strip_hop_by_hop(&mut headers);
+            for (name, value) in &headers {
                 line.extend_from_slice(name.as_str().as_bytes());
                 line.extend_from_slice(b": ");
                 line.extend_from_slice(value.as_bytes());

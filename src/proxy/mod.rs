@@ -194,6 +194,7 @@ async fn answer(
         gate,
         upgrade: protocol,
         wire,
+        client_version,
         client_timeout,
     };
     let answer = attempt::run(call, report).await?;
