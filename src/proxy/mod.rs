@@ -191,7 +191,7 @@ async fn answer(
         authority,
         path,
         upload: upload.clone(),
-        gate,
+        gate: gate.clone(),
         upgrade: protocol,
         wire,
         client_version,
@@ -217,7 +217,17 @@ async fn answer(
         ));
     }
     attempt::check_response(&answer.response, &cluster.name)?;
-    Ok(Answered::Response(passed_on(answer, &route, upload)))
+    let mut response = passed_on(answer, &route, upload);
+    if let Some(gate) = &gate
+        && !gate.is_open()
+    {
+        // Whether the client sends its body or the next request now, nobody can tell.
+        gate.shut();
+        response
+            .headers_mut()
+            .insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(Answered::Response(response))
 }
 
 /// Refuses a body whose announced length is over the limit before a byte of it is read.
