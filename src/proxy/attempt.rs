@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{COOKIE, EXPECT, HOST, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, COOKIE, EXPECT, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::{PathAndQuery, Scheme, Uri};
 use http::{HeaderValue, Request, Response, StatusCode, Version};
@@ -477,6 +477,9 @@ pub fn check_response(response: &Response<Incoming>, service: &str) -> Result<()
         if let Some(coding) = codings.next() {
             if response.version() == Version::HTTP_10 {
                 return bad("transfer-encoding in HTTP/1.0");
+            }
+            if response.headers().contains_key(CONTENT_LENGTH) {
+                return bad("both transfer-encoding and content-length");
             }
             let chunked = coding
                 .as_bytes()
