@@ -160,7 +160,8 @@ impl Upstream {
         .await
     }
 
-    async fn serve<H, F>(seen: Arc<Mutex<Vec<Seen>>>, script: H) -> Self
+    /// Each connection goes to `script`; who records writes to `seen`.
+    pub async fn serve<H, F>(seen: Arc<Mutex<Vec<Seen>>>, script: H) -> Self
     where
         H: Fn(TcpStream) -> F + Send + Sync + 'static,
         F: Future<Output = ()> + Send + 'static,
