@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{COOKIE, EXPECT, HOST, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, COOKIE, EXPECT, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::{PathAndQuery, Scheme, Uri};
 use http::{HeaderValue, Request, Response, StatusCode, Version};
@@ -45,6 +45,7 @@ pub struct Call<'a> {
     /// The protocol to switch to.
     pub upgrade: Option<&'a HeaderValue>,
     pub wire: Wire,
+    pub client_version: Version,
     /// What the client said it will wait, if that is less than the policy.
     pub client_timeout: Option<Duration>,
 }
@@ -235,6 +236,8 @@ impl Call<'_> {
             Wire::Http2 => {
                 parts.version = Version::HTTP_2;
                 parts.headers.remove(EXPECT);
+                // `:authority` says it, and two names could differ (RFC 9113 8.3.1).
+                parts.headers.remove(HOST);
                 let mut uri = http::uri::Parts::default();
                 uri.scheme = Some(Scheme::HTTP);
                 uri.authority = self
@@ -280,9 +283,10 @@ impl Call<'_> {
         let sent = clock::now();
         let result = tokio::select! {
             biased;
+            // First: a hint may come in one piece with the answer.
+            never = self.connection.pass_hints() => match never {},
             result = lease.send(request) => result.map_err(Ok),
             failure = self.expired(sent) => Err(Err(failure)),
-            never = self.connection.pass_hints() => match never {},
         };
         let now = clock::now();
         match result.map_err(|error| error.map_or_else(|failure| failure, |e| self.send_failure(e)))
@@ -314,8 +318,10 @@ impl Call<'_> {
             .as_ref()
             .map_or_else(RequestBody::empty, RequestBody::of);
         let mut request = Request::from_parts(parts?, body);
-        self.connection
-            .listen_for_hints(&mut request, self.wire, self.gate.clone());
+        if self.wire == Wire::Http1 && self.client_version == Version::HTTP_11 {
+            self.connection
+                .listen_for_hints(&mut request, self.gate.clone());
+        }
         Some(request)
     }
 
@@ -393,7 +399,11 @@ impl Call<'_> {
                     limit: self.policy.max_body.unwrap_or(0),
                 };
             }
-            Some(UploadFault::Broken) => return Failure::BodyBroken,
+            Some(UploadFault::Broken) => {
+                let guard = self.connection.guard.as_ref();
+                let why = guard.and_then(|guard| guard.body_rejection());
+                return why.map_or(Failure::BodyBroken, Failure::Malformed);
+            }
             None => {}
         }
         if let Some(unwritten) = error.take_message() {
@@ -479,6 +489,9 @@ pub fn check_response(response: &Response<Incoming>, service: &str) -> Result<()
         if let Some(coding) = codings.next() {
             if response.version() == Version::HTTP_10 {
                 return bad("transfer-encoding in HTTP/1.0");
+            }
+            if response.headers().contains_key(CONTENT_LENGTH) {
+                return bad("both transfer-encoding and content-length");
             }
             let chunked = coding
                 .as_bytes()

@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::error::Error as StdError;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ enum BodyError {
     TooLarge,
     #[error("the request body broke off")]
     Broken,
-    #[error("a later attempt has taken the body over")]
+    #[error("a later attempt has taken the body over, or nobody wants it any more")]
     Superseded,
     #[error("the response body stood still for too long")]
     Idle,
@@ -57,6 +57,8 @@ pub struct Upload {
     finished: Cell<Option<Instant>>,
     fault: Cell<Option<UploadFault>>,
     gate: Option<Arc<Gate>>,
+    /// The connection that waits for more of it.
+    waker: RefCell<Option<Waker>>,
 }
 
 #[derive(Default)]
@@ -85,6 +87,7 @@ impl Upload {
             finished: Cell::new(None),
             fault: Cell::new(None),
             gate,
+            waker: RefCell::default(),
         })
     }
 
@@ -111,8 +114,40 @@ impl Upload {
         !self.replay.borrow().overflowed && self.fault.get().is_none()
     }
 
+    /// The answer has ended before the body: what is left of it is for nobody. A moment is given to
+    /// what is on its way; then the upstream connection ends, and the client's after it.
+    fn end_early(self: Rc<Self>) {
+        const PATIENCE: Duration = Duration::from_secs(1);
+        let refused = self.gate.as_ref().is_some_and(|gate| !gate.is_open());
+        tokio::task::spawn_local(async move {
+            if !refused {
+                sleep_until(clock::now() + PATIENCE).await;
+            }
+            if self.finished.get().is_none() {
+                self.attempt.set(u32::MAX);
+                if let Some(waker) = self.waker.take() {
+                    waker.wake();
+                }
+            }
+        });
+    }
+
+    fn note_waker(&self, cx: &Context<'_>) {
+        let mut known = self.waker.borrow_mut();
+        if !known
+            .as_ref()
+            .is_some_and(|known| known.will_wake(cx.waker()))
+        {
+            *known = Some(cx.waker().clone());
+        }
+    }
+
     fn poll_incoming(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let polled = ready!(Pin::new(&mut *self.incoming.borrow_mut()).poll_frame(cx));
+        let polled = Pin::new(&mut *self.incoming.borrow_mut()).poll_frame(cx);
+        if polled.is_pending() {
+            self.note_waker(cx);
+        }
+        let polled = ready!(polled);
         let now = clock::now();
         self.last_progress.set(now);
         let Some(frame) = polled else {
@@ -208,8 +243,11 @@ impl HttpBody for RequestBody {
         if upload.attempt.get() != this.attempt {
             return Poll::Ready(Some(Err(BodyError::Superseded.into())));
         }
-        if let Some(gate) = &upload.gate {
-            ready!(gate.poll_open(cx));
+        if let Some(gate) = &upload.gate
+            && gate.poll_open(cx).is_pending()
+        {
+            upload.note_waker(cx);
+            return Poll::Pending;
         }
         {
             let replay = upload.replay.borrow();
@@ -270,6 +308,8 @@ pub struct Gate(Mutex<GateState>);
 #[derive(Default)]
 struct GateState {
     open: bool,
+    /// The final answer came first: it never opens.
+    shut: bool,
     waker: Option<Waker>,
     patience: Option<Pin<Box<Sleep>>>,
 }
@@ -277,12 +317,22 @@ struct GateState {
 pub const GATE_PATIENCE: Duration = Duration::from_secs(1);
 
 impl Gate {
+    fn state(&self) -> MutexGuard<'_, GateState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.state().open
+    }
+
+    /// The final answer is there: if the body was not asked for until now, it never is.
+    pub fn shut(&self) {
+        self.state().shut = true;
+    }
+
     /// May be called from any thread: it is what hyper asks of a callback.
     pub fn open(&self) {
-        let mut state = self
-            .0
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut state = self.state();
         state.open = true;
         if let Some(waker) = state.waker.take() {
             waker.wake();
@@ -290,12 +340,12 @@ impl Gate {
     }
 
     fn poll_open(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut state = self
-            .0
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut state = self.state();
         if state.open {
             return Poll::Ready(());
+        }
+        if state.shut {
+            return Poll::Pending;
         }
         let patience = state
             .patience
@@ -362,9 +412,15 @@ impl Body {
     fn end(&mut self, ending: Ending) {
         if let Kind::Upstream(mut download) = std::mem::replace(&mut self.kind, Kind::Empty)
             && ending == Ending::Complete
-            && let Some(lease) = download.lease.take()
         {
-            lease.release();
+            if let Some(lease) = download.lease.take() {
+                lease.release();
+            }
+            if let Some(upload) = download.upload.take()
+                && upload.finished().is_none()
+            {
+                upload.end_early();
+            }
         }
         if let Some(report) = self.report.take() {
             report.finish(ending);

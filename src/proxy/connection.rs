@@ -6,8 +6,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,6 +19,7 @@ use tokio::sync::watch;
 
 use super::body::{Gate, RequestBody};
 use super::error::Failure;
+use super::hints::Hints;
 use super::opening::Tunnel;
 use super::report::TcpReport;
 use super::tunnel::{self, End, TunnelEnd};
@@ -31,11 +31,8 @@ use crate::listen::detect::{self, Detected, Prefixed};
 use crate::listen::guard::{GuardedIo, HeadLimits, Shared};
 use crate::policy::Policy;
 use crate::telemetry::Direction;
-use crate::upstream::{Stream, Wire};
+use crate::upstream::Stream;
 use crate::worker::{ConnectionGuard, LocalExec, View, Worker};
-
-/// A hint is an interim answer; more of them for one request than this are dropped.
-const MAX_HINTS: u32 = 20;
 
 /// What the requests of one connection share.
 pub struct Connection {
@@ -54,40 +51,6 @@ pub struct Connection {
     /// Requests that have not ended.
     active: Cell<u32>,
     hints: Arc<Hints>,
-}
-
-/// Interim answers (1xx) on their way from an upstream connection to this one. hyper asks for what can
-/// be shared between threads; in truth only one ever sees it.
-#[derive(Default)]
-struct Hints(Mutex<HintQueue>);
-
-#[derive(Default)]
-struct HintQueue {
-    waiting: Vec<u8>,
-    waker: Option<Waker>,
-}
-
-impl Hints {
-    fn push(&self, bytes: &[u8]) {
-        let mut queue = self.lock();
-        queue.waiting.extend_from_slice(bytes);
-        if let Some(waker) = queue.waker.take() {
-            waker.wake();
-        }
-    }
-
-    fn poll_take(&self, cx: &Context<'_>) -> Poll<Vec<u8>> {
-        let mut queue = self.lock();
-        if queue.waiting.is_empty() {
-            queue.waker = Some(cx.waker().clone());
-            return Poll::Pending;
-        }
-        Poll::Ready(std::mem::take(&mut queue.waiting))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HintQueue> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Connection {
@@ -132,17 +95,11 @@ impl Connection {
     }
 
     /// Makes the upstream's interim answers to `request` known: `100` opens the gate of the body, the
-    /// others go to an HTTP/1 client by [`Connection::pass_hints`]. hyper's HTTP/2 has no way to tell of
-    /// them, on either side.
-    pub fn listen_for_hints(
-        &self,
-        request: &mut Request<RequestBody>,
-        wire: Wire,
-        gate: Option<Arc<Gate>>,
-    ) {
-        if wire == Wire::Http2 || self.guard.is_none() {
-            return;
-        }
+    /// others go to a client of HTTP/1.1 by [`Connection::pass_hints`]. Older ones do not know them, and
+    /// hyper's HTTP/2 has no way to tell of them, on either side.
+    pub fn listen_for_hints(&self, request: &mut Request<RequestBody>, gate: Option<Arc<Gate>>) {
+        // What the request before had too many of.
+        self.hints.clear();
         let hints = self.hints.clone();
         hyper::ext::on_informational(request, move |hint| {
             if hint.status() == StatusCode::CONTINUE {
@@ -151,15 +108,7 @@ impl Connection {
                 }
                 return;
             }
-            let mut line = format!("HTTP/1.1 {}\r\n", hint.status()).into_bytes();
-            for (name, value) in hint.headers() {
-                line.extend_from_slice(name.as_str().as_bytes());
-                line.extend_from_slice(b": ");
-                line.extend_from_slice(value.as_bytes());
-                line.extend_from_slice(b"\r\n");
-            }
-            line.extend_from_slice(b"\r\n");
-            hints.push(&line);
+            hints.push(hint.status(), hint.headers().clone());
         });
     }
 
@@ -168,11 +117,9 @@ impl Connection {
         let Some(guard) = &self.guard else {
             return std::future::pending().await;
         };
-        for _ in 0..MAX_HINTS {
-            let hints = std::future::poll_fn(|cx| self.hints.poll_take(cx)).await;
-            guard.inject(&hints);
+        loop {
+            guard.inject(&self.hints.next().await);
         }
-        std::future::pending().await
     }
 }
 
@@ -380,7 +327,11 @@ async fn serve_http2(
     }
     // GOAWAY tells the client which streams still count, so nothing is lost between the two.
     Pin::new(&mut serving).graceful_shutdown();
-    wait_for(&mut phase, Phase::Cut, &mut serving).await;
+    tokio::select! {
+        () = wait_for(&mut phase, Phase::Cut, &mut serving) => {}
+        // A client that does not answer the ping behind the GOAWAY would stay for ever.
+        () = idle(&connection, limits.header_timeout) => {}
+    }
 }
 
 /// What a connection has to do next for the drain.

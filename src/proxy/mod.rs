@@ -7,7 +7,7 @@
 //! | `target` | which host and path a request means |
 //! | `choose` | which route and service that is |
 //! | `direct` | answers that a route has in store |
-//! | `headers`, `forwarded`, `upgrade` | what a message may carry on to the next hop |
+//! | `headers`, `forwarded`, `upgrade`, `hints` | what a message may carry on to the next hop |
 //! | `attempt` | sending it, and sending it again |
 //! | `body`, `opening`, `tunnel` | the bytes, and how a request becomes a tunnel |
 //! | `error`, `isolate` | what can go wrong, and the answer to it |
@@ -21,6 +21,7 @@ mod direct;
 pub mod error;
 mod forwarded;
 mod headers;
+mod hints;
 mod isolate;
 mod opening;
 mod report;
@@ -193,9 +194,10 @@ async fn answer(
         authority,
         path,
         upload: upload.clone(),
-        gate,
+        gate: gate.clone(),
         upgrade: protocol,
         wire,
+        client_version,
         client_timeout,
     };
     let answer = attempt::run(call, report).await?;
@@ -218,7 +220,17 @@ async fn answer(
         ));
     }
     attempt::check_response(&answer.response, &cluster.name)?;
-    Ok(Answered::Response(passed_on(answer, &route, upload)))
+    let mut response = passed_on(answer, &route, upload);
+    if let Some(gate) = &gate
+        && !gate.is_open()
+    {
+        // Whether the client sends its body or the next request now, nobody can tell.
+        gate.shut();
+        response
+            .headers_mut()
+            .insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(Answered::Response(response))
 }
 
 /// Refuses a body whose announced length is over the limit before a byte of it is read.

@@ -165,3 +165,58 @@ pub async fn read(response: Response<hyper::body::Incoming>) -> hyper::Result<An
         trailers,
     })
 }
+
+/// A connection on which a test writes and reads what it wants, step by step.
+pub struct Raw {
+    pub stream: TcpStream,
+    read: Vec<u8>,
+}
+
+impl Raw {
+    pub async fn connect(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address)
+            .await
+            .expect("the proxy takes connections");
+        Self {
+            stream,
+            read: Vec::new(),
+        }
+    }
+
+    pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        within(self.stream.write_all(bytes.as_ref()))
+            .await
+            .expect("the proxy reads");
+    }
+
+    /// Reads up to `end` and returns what came up to there, `end` included.
+    pub async fn until(&mut self, end: &str) -> String {
+        within(async {
+            loop {
+                if let Some(at) = super::raw::find(&self.read, end.as_bytes()) {
+                    let taken: Vec<u8> = self.read.drain(..at + end.len()).collect();
+                    return String::from_utf8_lossy(&taken).into_owned();
+                }
+                match self.stream.read_buf(&mut self.read).await {
+                    Ok(1..) => {}
+                    end_of_it => panic!(
+                        "{end_of_it:?} before {end:?}: {:?}",
+                        String::from_utf8_lossy(&self.read)
+                    ),
+                }
+            }
+        })
+        .await
+    }
+
+    /// The next head, up to its empty line.
+    pub async fn head(&mut self) -> String {
+        self.until("\r\n\r\n").await
+    }
+
+    /// All that still comes, up to the close.
+    pub async fn rest(mut self) -> String {
+        let _ = within(self.stream.read_to_end(&mut self.read)).await;
+        String::from_utf8_lossy(&self.read).into_owned()
+    }
+}

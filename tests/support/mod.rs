@@ -6,6 +6,7 @@
 pub mod client;
 pub mod load;
 pub mod process;
+pub mod raw;
 pub mod upstream;
 
 use std::future::Future;

@@ -1,14 +1,17 @@
 //! Upstreams: HTTP ones with a handler, and raw ones that write what a script says.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, Uri, Version};
 use http_body_util::{BodyExt, Full, combinators::BoxBody};
-use hyper::body::Incoming;
+use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -53,6 +56,33 @@ impl Drop for Upstream {
 
 pub fn body(text: impl Into<Bytes>) -> Body {
     Full::new(text.into()).boxed()
+}
+
+/// A body of unknown length with trailers.
+pub fn with_trailers(text: &'static str, trailers: HeaderMap) -> Body {
+    frames([
+        Frame::data(Bytes::from_static(text.as_bytes())),
+        Frame::trailers(trailers),
+    ])
+}
+
+/// A body of unknown length, frame by frame.
+pub fn frames(frames: impl IntoIterator<Item = Frame<Bytes>>) -> Body {
+    struct Frames(VecDeque<Frame<Bytes>>);
+
+    impl http_body::Body for Frames {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            Poll::Ready(self.0.pop_front().map(Ok))
+        }
+    }
+
+    Frames(frames.into_iter().collect()).boxed()
 }
 
 impl Upstream {
@@ -130,7 +160,8 @@ impl Upstream {
         .await
     }
 
-    async fn serve<H, F>(seen: Arc<Mutex<Vec<Seen>>>, script: H) -> Self
+    /// Each connection goes to `script`; who records writes to `seen`.
+    pub async fn serve<H, F>(seen: Arc<Mutex<Vec<Seen>>>, script: H) -> Self
     where
         H: Fn(TcpStream) -> F + Send + Sync + 'static,
         F: Future<Output = ()> + Send + 'static,
