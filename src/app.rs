@@ -1,6 +1,7 @@
 //! Wiring: from a configuration to a running proxy, and what its owner can do with it.
 
 use std::collections::HashMap;
+use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::thread::JoinHandle;
 
@@ -60,9 +61,10 @@ pub enum StartError {
 /// # Errors
 /// The configuration is wrong, an address cannot be bound, or the system gives no thread.
 pub fn start(options: Options) -> Result<Running, StartError> {
+    let color = std::io::stderr().is_terminal();
     let loaded = options
         .origin
-        .load(None, 1, true)
+        .load(None, 1, color)
         .map_err(StartError::Config)?;
     run(options, loaded)
 }
