@@ -126,6 +126,8 @@ impl Control {
             control.threads.borrow_mut().push(worker::spawn(start)?);
         }
         control.listen(sockets);
+        // The first one counts as well: what shows the last reload would otherwise call it failed.
+        control.metrics.config_read(true, clock::wall());
         control.published(&snapshot);
         let bound = Bound {
             addresses: control.listeners.borrow().clone(),
