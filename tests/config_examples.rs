@@ -1,4 +1,5 @@
-//! The files in `config/` are right, and together they show every key that there is.
+//! The files in `config/` are right, and together they show every key that there is. So do the YAML in the
+//! documentation and its reference.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -45,6 +46,66 @@ fn every_key_is_shown() {
     );
     missing.retain(|key| !shown.contains(key));
     assert!(missing.is_empty(), "no example has {missing:#?}");
+}
+
+fn documentation() -> Vec<(PathBuf, String)> {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let docs = fs::read_dir(root.join("docs")).expect("docs/");
+    let mut files: Vec<_> = docs.map(|file| file.expect("a file").path()).collect();
+    files.push(root.join("README.md"));
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "md"));
+    let read = |file: PathBuf| {
+        let text = fs::read_to_string(&file).expect("a page");
+        (file, text)
+    };
+    files.into_iter().map(read).collect()
+}
+
+#[test]
+fn yaml_in_the_documentation_compiles() {
+    let mut blocks = 0;
+    for (file, text) in documentation() {
+        for block in text.split("```yaml\n").skip(1) {
+            let (yaml, _) = block.split_once("```").expect("an end of the block");
+            if let Err(refused) = Origin::Text(yaml.to_owned()).load(None, 1, false) {
+                panic!("{}: {}", file.display(), refused.pretty);
+            }
+            blocks += 1;
+        }
+    }
+    assert!(blocks > 2, "the blocks are marked in another way");
+}
+
+#[test]
+fn every_key_is_in_the_reference() {
+    let (_, reference) = documentation()
+        .into_iter()
+        .find(|(file, _)| file.ends_with("configuration.md"))
+        .expect("the reference");
+    let words: BTreeSet<&str> = reference
+        .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+        .collect();
+    let schema = json_schema();
+    let mut keys = keys("#", &schema);
+    for definition in schema["$defs"].as_object().expect("definitions").values() {
+        keys.extend(self::keys("#", definition));
+    }
+    keys.retain(|key| !words.contains(key.trim_start_matches("# ")));
+    assert!(keys.is_empty(), "docs/configuration.md lacks {keys:?}");
+}
+
+#[test]
+fn links_in_the_documentation_lead_somewhere() {
+    for (file, text) in documentation() {
+        for link in text.split("](").skip(1) {
+            let target = link.split([')', '#']).next().unwrap_or_default();
+            if target.is_empty() || target.contains("://") {
+                continue;
+            }
+            let path = file.parent().expect("a folder").join(target);
+            assert!(path.exists(), "{} links to {target}", file.display());
+        }
+    }
 }
 
 /// `#/$defs/Policy timeout`: the keys that a schema names.
