@@ -270,13 +270,14 @@ async fn run(start: Start) {
     let mut random = fastrand::Rng::new();
     let mut reader = start.live.reader();
     let view = View::new(reader.read().clone(), &mut random);
+    let recorder = Recorder::new(start.shard);
     let worker = Rc::new(Worker {
         id: start.id,
-        pool: Pool::new(view.snapshot.limits.pool),
+        pool: Pool::new(view.snapshot.limits.pool, recorder.clone()),
         reader: RefCell::new(reader),
         view: RefCell::new(view),
         random: RefCell::new(random),
-        recorder: Recorder::new(start.shard),
+        recorder,
         log: WorkerLog::new(start.log),
         phase: start.phase,
         loads: start.loads,

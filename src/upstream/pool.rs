@@ -20,6 +20,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use super::connect::{ConnectError, ConnectErrorKind, connect};
 use crate::clock::{self, Instant};
 use crate::endpoint::{Endpoint, State};
+use crate::telemetry::metrics::Recorder;
 use crate::worker::LocalExec;
 
 /// What is spoken to an endpoint.
@@ -52,6 +53,7 @@ pub struct Pool<B> {
     limits: Cell<PoolLimits>,
     sweeping: Cell<bool>,
     opened: Cell<u64>,
+    recorder: Rc<Recorder>,
 }
 
 struct Host<B> {
@@ -64,6 +66,23 @@ struct Host<B> {
 struct Idle<B> {
     sender: http1::SendRequest<B>,
     expires: Instant,
+    _counted: IdleCount,
+}
+
+/// Counts an idle connection in the gauge for as long as it lives, however it is taken out.
+struct IdleCount(Rc<Recorder>);
+
+impl IdleCount {
+    fn new(recorder: &Rc<Recorder>) -> Self {
+        recorder.pool_idle.inc();
+        Self(recorder.clone())
+    }
+}
+
+impl Drop for IdleCount {
+    fn drop(&mut self) {
+        self.0.pool_idle.dec();
+    }
 }
 
 struct Multiplexed<B> {
@@ -115,12 +134,13 @@ where
     B: Body<Data = bytes::Bytes> + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    pub fn new(limits: PoolLimits) -> Rc<Self> {
+    pub fn new(limits: PoolLimits, recorder: Rc<Recorder>) -> Rc<Self> {
         Rc::new(Self {
             hosts: RefCell::default(),
             limits: Cell::new(limits),
             sweeping: Cell::new(false),
             opened: Cell::new(0),
+            recorder,
         })
     }
 
@@ -319,6 +339,7 @@ where
             host.idle.push(Idle {
                 sender,
                 expires: clock::now() + idle.min(limits.idle),
+                _counted: IdleCount::new(&self.recorder),
             });
             if host.idle.len() > limits.max_idle_per_endpoint {
                 host.idle.remove(0);

@@ -85,6 +85,28 @@ pub fn frames(frames: impl IntoIterator<Item = Frame<Bytes>>) -> Body {
     Frames(frames.into_iter().collect()).boxed()
 }
 
+/// `text`, and then nothing more. `held` lives as long as the body.
+pub fn endless(text: &'static str, held: impl Send + Sync + Unpin + 'static) -> Body {
+    struct Endless<T>(Option<Bytes>, T);
+
+    impl<T: Unpin> http_body::Body for Endless<T> {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            match self.0.take() {
+                Some(text) => Poll::Ready(Some(Ok(Frame::data(text)))),
+                None => Poll::Pending,
+            }
+        }
+    }
+
+    Endless(Some(Bytes::from_static(text.as_bytes())), held).boxed()
+}
+
 impl Upstream {
     /// Answers 200 with its own `name`.
     pub async fn named(name: &'static str) -> Self {
