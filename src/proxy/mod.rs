@@ -34,7 +34,7 @@ use std::sync::Arc;
 
 use http::header::{CONNECTION, CONTENT_LENGTH};
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response, Version};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::OnUpgrade;
 
@@ -91,7 +91,9 @@ pub async fn handle(
             response.map(|body| body.reported(report))
         }
     };
-    if connection.closing.get() && version <= Version::HTTP_11 {
+    // In a 101 this field has to name the upgrade.
+    let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    if connection.closing.get() && !switches && version <= Version::HTTP_11 {
         response
             .headers_mut()
             .insert(CONNECTION, HeaderValue::from_static("close"));
