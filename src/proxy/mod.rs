@@ -350,6 +350,7 @@ fn passed_on(answer: Answer, route: &Route, upload: Option<Rc<Upload>>) -> Respo
         in_flight: answer.in_flight,
         upload,
         idle,
+        ended: false,
     });
     Response::from_parts(head, body)
 }
