@@ -55,6 +55,8 @@ pub struct Upload {
     received: Cell<u64>,
     last_progress: Cell<Instant>,
     finished: Cell<Option<Instant>>,
+    /// Whether a byte of it was ever asked for; until then a client may be waiting for `100 Continue`.
+    asked_for: Cell<bool>,
     fault: Cell<Option<UploadFault>>,
     gate: Option<Arc<Gate>>,
     /// The connection that waits for more of it.
@@ -86,6 +88,7 @@ impl Upload {
             received: Cell::new(0),
             last_progress: Cell::new(now),
             finished: Cell::new(finished),
+            asked_for: Cell::new(false),
             fault: Cell::new(None),
             gate,
             waker: RefCell::default(),
@@ -108,6 +111,10 @@ impl Upload {
 
     pub fn fault(&self) -> Option<UploadFault> {
         self.fault.get()
+    }
+
+    pub fn asked_for(&self) -> bool {
+        self.asked_for.get()
     }
 
     /// Whether another attempt can send the body from its beginning.
@@ -144,6 +151,7 @@ impl Upload {
     }
 
     fn poll_incoming(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.asked_for.set(true);
         let polled = Pin::new(&mut *self.incoming.borrow_mut()).poll_frame(cx);
         if polled.is_pending() {
             self.note_waker(cx);
