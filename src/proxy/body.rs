@@ -55,6 +55,8 @@ pub struct Upload {
     received: Cell<u64>,
     last_progress: Cell<Instant>,
     finished: Cell<Option<Instant>>,
+    /// Whether a byte of it was ever asked for; until then a client may be waiting for `100 Continue`.
+    asked_for: Cell<bool>,
     fault: Cell<Option<UploadFault>>,
     gate: Option<Arc<Gate>>,
     /// The connection that waits for more of it.
@@ -77,6 +79,7 @@ impl Upload {
         gate: Option<Arc<Gate>>,
         now: Instant,
     ) -> Rc<Self> {
+        let finished = arrived(&incoming).then_some(now);
         Rc::new(Self {
             incoming: RefCell::new(incoming),
             replay: RefCell::default(),
@@ -84,7 +87,8 @@ impl Upload {
             limit,
             received: Cell::new(0),
             last_progress: Cell::new(now),
-            finished: Cell::new(None),
+            finished: Cell::new(finished),
+            asked_for: Cell::new(false),
             fault: Cell::new(None),
             gate,
             waker: RefCell::default(),
@@ -107,6 +111,10 @@ impl Upload {
 
     pub fn fault(&self) -> Option<UploadFault> {
         self.fault.get()
+    }
+
+    pub fn asked_for(&self) -> bool {
+        self.asked_for.get()
     }
 
     /// Whether another attempt can send the body from its beginning.
@@ -143,6 +151,7 @@ impl Upload {
     }
 
     fn poll_incoming(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.asked_for.set(true);
         let polled = Pin::new(&mut *self.incoming.borrow_mut()).poll_frame(cx);
         if polled.is_pending() {
             self.note_waker(cx);
@@ -167,10 +176,28 @@ impl Upload {
             retain_trailers(trailers);
             self.replay.borrow_mut().trailers = Some(trailers.clone());
         }
-        if self.incoming.borrow().is_end_stream() {
+        if arrived(&self.incoming.borrow()) {
             self.finished.set(Some(now));
         }
         Poll::Ready(Some(Ok(frame)))
+    }
+
+    /// Whether all of the body is here but the end of its stream.
+    fn owes_end(&self) -> bool {
+        let incoming = self.incoming.borrow();
+        arrived(&incoming) && !incoming.is_end_stream()
+    }
+
+    /// Waits for an end that is owed. Were the response to end before it, h2 would reset the stream,
+    /// and there are clients that lose the response then, instead of just not sending the rest.
+    fn poll_end(&self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.owes_end() {
+            let frame = ready!(Pin::new(&mut *self.incoming.borrow_mut()).poll_frame(cx));
+            if !matches!(frame, Some(Ok(_))) {
+                break;
+            }
+        }
+        Poll::Ready(())
     }
 
     fn fail(&self, fault: UploadFault) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
@@ -180,6 +207,12 @@ impl Upload {
             UploadFault::Broken => BodyError::Broken,
         })))
     }
+}
+
+/// Whether every byte of a body is here. HTTP/2 may send the end of a stream apart from the last byte, and
+/// who knows the length stops reading before it.
+fn arrived(incoming: &Incoming) -> bool {
+    incoming.is_end_stream() || incoming.size_hint().exact() == Some(0)
 }
 
 impl Replay {
@@ -379,6 +412,30 @@ pub struct Download {
     pub in_flight: InFlight,
     pub upload: Option<Rc<Upload>>,
     pub idle: IdleTimer,
+    /// No frame is left of `incoming`.
+    pub ended: bool,
+}
+
+impl Download {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        if !self.ended {
+            let frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx));
+            self.idle.progress();
+            if frame.is_some() {
+                return Poll::Ready(frame);
+            }
+            self.ended = true;
+        }
+        if let Some(upload) = &self.upload {
+            ready!(upload.poll_end(cx));
+        }
+        Poll::Ready(None)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let owed = self.upload.as_ref().is_some_and(|upload| upload.owes_end());
+        !owed && (self.ended || self.incoming.is_end_stream())
+    }
 }
 
 impl Body {
@@ -440,11 +497,8 @@ impl HttpBody for Body {
         let frame = match &mut this.kind {
             Kind::Empty => None,
             Kind::Full(bytes) => bytes.take().map(|bytes| Ok(Frame::data(bytes))),
-            Kind::Upstream(download) => match Pin::new(&mut download.incoming).poll_frame(cx) {
-                Poll::Ready(frame) => {
-                    download.idle.progress();
-                    frame
-                }
+            Kind::Upstream(download) => match download.poll(cx) {
+                Poll::Ready(frame) => frame,
                 Poll::Pending => {
                     let also = download
                         .upload
@@ -483,7 +537,7 @@ impl HttpBody for Body {
         match &self.kind {
             Kind::Empty => true,
             Kind::Full(bytes) => bytes.is_none(),
-            Kind::Upstream(download) => download.incoming.is_end_stream(),
+            Kind::Upstream(download) => download.is_end_stream(),
         }
     }
 

@@ -267,7 +267,8 @@ async fn serve_http1(
             step = next_step(&mut phase, connection.direction, connection.closing.get()) => match step {
                 Step::Close => {
                     connection.closing.set(true);
-                    if !shared.is_idle() {
+                    // hyper would close at once where it has seen nothing of a head that is half here.
+                    if shared.is_busy() {
                         Pin::new(&mut serving).graceful_shutdown();
                     }
                 }

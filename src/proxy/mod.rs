@@ -34,7 +34,7 @@ use std::sync::Arc;
 
 use http::header::{CONNECTION, CONTENT_LENGTH};
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response, Version};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::OnUpgrade;
 
@@ -65,6 +65,9 @@ pub async fn handle(
     let view = worker.view();
     let (parts, incoming) = request.into_parts();
     let version = parts.version;
+    let waits = version == Version::HTTP_11
+        && !incoming.is_end_stream()
+        && headers::expects_continue(&parts.headers);
     let mut report = Report::begin(&worker, &view, &connection, &parts, clock::now());
     let story = answer(&worker, &view, &connection, parts, incoming, &mut report);
     let answered = match Isolated(story).await {
@@ -74,6 +77,9 @@ pub async fn handle(
             Err(Failure::Panic)
         }
     };
+    // Whether a client that waited for `100 Continue` sends its body now or the next request, nobody can
+    // tell (RFC 9110 10.1.1).
+    let unread = waits && !report.asked_for_body();
     let mut response = match answered {
         Ok(Answered::Response(response)) => response.map(|body| body.reported(report)),
         Ok(Answered::Tunnel(response, tunnel)) => {
@@ -91,7 +97,10 @@ pub async fn handle(
             response.map(|body| body.reported(report))
         }
     };
-    if connection.closing.get() && version <= Version::HTTP_11 {
+    let closes = connection.closing.get() || unread;
+    // In a 101 this field has to name the upgrade.
+    let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    if closes && !switches && version <= Version::HTTP_11 {
         response
             .headers_mut()
             .insert(CONNECTION, HeaderValue::from_static("close"));
@@ -220,17 +229,12 @@ async fn answer(
         ));
     }
     attempt::check_response(&answer.response, &cluster.name)?;
-    let mut response = passed_on(answer, &route, upload);
     if let Some(gate) = &gate
         && !gate.is_open()
     {
-        // Whether the client sends its body or the next request now, nobody can tell.
         gate.shut();
-        response
-            .headers_mut()
-            .insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    Ok(Answered::Response(response))
+    Ok(Answered::Response(passed_on(answer, &route, upload)))
 }
 
 /// Refuses a body whose announced length is over the limit before a byte of it is read.
@@ -348,6 +352,7 @@ fn passed_on(answer: Answer, route: &Route, upload: Option<Rc<Upload>>) -> Respo
         in_flight: answer.in_flight,
         upload,
         idle,
+        ended: false,
     });
     Response::from_parts(head, body)
 }

@@ -158,6 +158,13 @@ impl Report {
         self.request_id.as_ref()
     }
 
+    /// Whether the body of the request was ever asked for.
+    pub fn asked_for_body(&self) -> bool {
+        self.upload
+            .as_ref()
+            .is_some_and(|upload| upload.asked_for())
+    }
+
     pub fn upload(&mut self, upload: &Rc<Upload>) {
         self.upload = Some(upload.clone());
     }

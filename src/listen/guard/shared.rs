@@ -173,6 +173,13 @@ impl Shared {
         self.started.load(Relaxed)
     }
 
+    /// A request is in hyper or in the service, or its answer is not flushed, or there is a tunnel.
+    pub fn is_busy(&self) -> bool {
+        self.heads.load(Relaxed) != self.done.load(Relaxed)
+            || !self.flushed.load(Relaxed)
+            || self.opaque.load(Relaxed)
+    }
+
     /// Whether nothing is in progress: no head or body on its way, no request in hyper or in the
     /// service, no tunnel. Such a connection can be closed without losing a request.
     pub fn is_idle(&self) -> bool {
@@ -184,13 +191,6 @@ impl Shared {
 impl Shared {
     pub(super) fn opened(&self) -> Instant {
         self.opened
-    }
-
-    /// A request is in hyper or in the service, or its answer is not flushed, or there is a tunnel.
-    pub(super) fn is_busy(&self) -> bool {
-        self.heads.load(Relaxed) != self.done.load(Relaxed)
-            || !self.flushed.load(Relaxed)
-            || self.opaque.load(Relaxed)
     }
 
     pub(super) fn idle_since(&self) -> Instant {
