@@ -14,9 +14,10 @@ use http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use smallvec::SmallVec;
 
-use super::body::{Gate, RequestBody, Upload, UploadFault};
+use super::body::{RequestBody, Upload, UploadFault};
 use super::connection::Connection;
 use super::error::Failure;
+use super::gate::Gate;
 use super::report::Report;
 use super::upgrade;
 use crate::clock::{self, Instant};

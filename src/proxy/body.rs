@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::error::Error as StdError;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Sleep, sleep_until};
 
+use super::gate::Gate;
 use super::headers::retain_trailers;
 use super::report::{Ending, Report};
 use crate::clock::{self, Instant};
@@ -330,65 +331,6 @@ impl HttpBody for RequestBody {
             hint.set_upper(upper + kept as u64);
         }
         hint
-    }
-}
-
-/// Holds a body back until the upstream says `100 Continue`, or for [`GATE_PATIENCE`] at most, as
-/// clients do of upstreams that never say it (RFC 9110 10.1.1).
-#[derive(Default)]
-pub struct Gate(Mutex<GateState>);
-
-#[derive(Default)]
-struct GateState {
-    open: bool,
-    /// The final answer came first: it never opens.
-    shut: bool,
-    waker: Option<Waker>,
-    patience: Option<Pin<Box<Sleep>>>,
-}
-
-pub const GATE_PATIENCE: Duration = Duration::from_secs(1);
-
-impl Gate {
-    fn state(&self) -> MutexGuard<'_, GateState> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub fn is_open(&self) -> bool {
-        self.state().open
-    }
-
-    /// The final answer is there: if the body was not asked for until now, it never is.
-    pub fn shut(&self) {
-        self.state().shut = true;
-    }
-
-    /// May be called from any thread: it is what hyper asks of a callback.
-    pub fn open(&self) {
-        let mut state = self.state();
-        state.open = true;
-        if let Some(waker) = state.waker.take() {
-            waker.wake();
-        }
-    }
-
-    fn poll_open(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut state = self.state();
-        if state.open {
-            return Poll::Ready(());
-        }
-        if state.shut {
-            return Poll::Pending;
-        }
-        let patience = state
-            .patience
-            .get_or_insert_with(|| Box::pin(sleep_until(clock::now() + GATE_PATIENCE)));
-        if patience.as_mut().poll(cx).is_ready() {
-            state.open = true;
-            return Poll::Ready(());
-        }
-        state.waker = Some(cx.waker().clone());
-        Poll::Pending
     }
 }
 

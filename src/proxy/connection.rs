@@ -17,8 +17,9 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
-use super::body::{Gate, RequestBody};
+use super::body::RequestBody;
 use super::error::Failure;
+use super::gate::Gate;
 use super::hints::Hints;
 use super::opening::Tunnel;
 use super::report::TcpReport;

@@ -9,7 +9,7 @@
 //! | `direct` | answers that a route has in store |
 //! | `headers`, `forwarded`, `upgrade`, `hints` | what a message may carry on to the next hop |
 //! | `attempt` | sending it, and sending it again |
-//! | `body`, `opening`, `tunnel` | the bytes, and how a request becomes a tunnel |
+//! | `body`, `gate`, `opening`, `tunnel` | the bytes, and how a request becomes a tunnel |
 //! | `error`, `isolate` | what can go wrong, and the answer to it |
 //! | `report` | what is said of it in the end |
 
@@ -20,6 +20,7 @@ pub mod connection;
 mod direct;
 pub mod error;
 mod forwarded;
+mod gate;
 mod headers;
 mod hints;
 mod isolate;
@@ -45,10 +46,11 @@ use crate::telemetry::trace::{self, Origin};
 use crate::upstream::Wire;
 use crate::worker::{View, Worker};
 use attempt::{Answer, Call, Choice};
-use body::{Body, Download, Gate, IdleTimer, Upload};
+use body::{Body, Download, IdleTimer, Upload};
 use choose::Chosen;
 use connection::Connection;
 use error::Failure;
+use gate::Gate;
 use isolate::{Isolated, Panicked};
 use opening::Opening;
 use report::Report;

@@ -1,0 +1,69 @@
+//! What a body waits behind that was announced with `Expect: 100-continue`.
+
+use std::pin::Pin;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use tokio::time::{Sleep, sleep_until};
+
+use crate::clock;
+
+/// Holds a body back until the upstream says `100 Continue`, or for [`GATE_PATIENCE`] at most, as
+/// clients do of upstreams that never say it (RFC 9110 10.1.1).
+#[derive(Default)]
+pub struct Gate(Mutex<GateState>);
+
+#[derive(Default)]
+struct GateState {
+    open: bool,
+    /// The final answer came first: it never opens.
+    shut: bool,
+    waker: Option<Waker>,
+    patience: Option<Pin<Box<Sleep>>>,
+}
+
+const GATE_PATIENCE: Duration = Duration::from_secs(1);
+
+impl Gate {
+    fn state(&self) -> MutexGuard<'_, GateState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.state().open
+    }
+
+    /// The final answer is there: if the body was not asked for until now, it never is.
+    pub fn shut(&self) {
+        self.state().shut = true;
+    }
+
+    /// May be called from any thread: it is what hyper asks of a callback.
+    pub fn open(&self) {
+        let mut state = self.state();
+        state.open = true;
+        if let Some(waker) = state.waker.take() {
+            waker.wake();
+        }
+    }
+
+    pub fn poll_open(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.state();
+        if state.open {
+            return Poll::Ready(());
+        }
+        if state.shut {
+            return Poll::Pending;
+        }
+        let patience = state
+            .patience
+            .get_or_insert_with(|| Box::pin(sleep_until(clock::now() + GATE_PATIENCE)));
+        if patience.as_mut().poll(cx).is_ready() {
+            state.open = true;
+            return Poll::Ready(());
+        }
+        state.waker = Some(cx.waker().clone());
+        Poll::Pending
+    }
+}
