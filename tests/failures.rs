@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::{Method, Request};
 use http_body_util::Empty;
@@ -289,6 +289,7 @@ async fn a_long_upload_or_download_that_moves_is_not_timed_out() {
             .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\n")
             .await;
         for byte in b"12345678" {
+            // Time is what this is about: longer than the timeout in all.
             tokio::time::sleep(Duration::from_millis(40)).await;
             let _ = stream.write_all(&[*byte]).await;
         }
@@ -299,14 +300,11 @@ async fn a_long_upload_or_download_that_moves_is_not_timed_out() {
         app.address.port()
     ))
     .await;
-    let began = Instant::now();
     assert_eq!(client::get(proxy.inbound(), "/").await.text(), "12345678");
-    assert!(began.elapsed() > Duration::from_millis(300));
     let mut raw = Raw::connect(proxy.inbound()).await;
     raw.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 8\r\n\r\n")
         .await;
     for byte in b"12345678" {
-        // Time is what this is about: longer than the timeout in all.
         tokio::time::sleep(Duration::from_millis(40)).await;
         raw.send([*byte]).await;
     }

@@ -69,7 +69,7 @@ async fn whoever_speaks_first_is_understood() {
         let bytes = b"\x00\x00\x00\x08\x04\xd2\x16\x2fuser\x00end";
         raw.send(bytes).await;
         assert_eq!(
-            raw.until("end").await.as_bytes().len(),
+            raw.until("end").await.len(),
             String::from_utf8_lossy(bytes).len()
         );
         raw.stream.shutdown().await.expect("it is told");
