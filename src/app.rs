@@ -62,37 +62,32 @@ pub enum StartError {
 /// The configuration is wrong, an address cannot be bound, or the system gives no thread.
 pub fn start(options: Options) -> Result<Running, StartError> {
     let color = std::io::stderr().is_terminal();
-    let loaded = options
-        .origin
-        .load(None, 1, color)
-        .map_err(StartError::Config)?;
+    let loaded = options.origin.load(None, 1, color).map_err(StartError::Config)?;
     run(options, loaded)
 }
 
 fn run(options: Options, loaded: Loaded) -> Result<Running, StartError> {
     let (asks, asked) = mpsc::unbounded_channel();
     let (started, starting) = oneshot::channel();
-    let thread = std::thread::Builder::new()
-        .name("control".into())
-        .spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build_local(Default::default());
-            let runtime = match runtime {
-                Ok(runtime) => runtime,
-                Err(error) => return drop(started.send(Err(StartError::System(error)))),
-            };
-            runtime.block_on(async move {
-                match Control::start(options, loaded) {
-                    Ok((control, bound)) => {
-                        // Whoever started us is waiting for this.
-                        let _ = started.send(Ok(bound));
-                        control::run(control, asked).await;
-                    }
-                    Err(error) => drop(started.send(Err(error))),
+    let thread = std::thread::Builder::new().name("control".into()).spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build_local(Default::default());
+        let runtime = match runtime {
+            Ok(runtime) => runtime,
+            Err(error) => return drop(started.send(Err(StartError::System(error)))),
+        };
+        runtime.block_on(async move {
+            match Control::start(options, loaded) {
+                Ok((control, bound)) => {
+                    // Whoever started us is waiting for this.
+                    let _ = started.send(Ok(bound));
+                    control::run(control, asked).await;
                 }
-            });
-        })?;
+                Err(error) => drop(started.send(Err(error))),
+            }
+        });
+    })?;
     let ended = || std::io::Error::other("the control thread ended while it started");
     let bound = starting.blocking_recv().map_err(|_| ended())??;
     Ok(Running {
@@ -107,11 +102,8 @@ fn run(options: Options, loaded: Loaded) -> Result<Running, StartError> {
 impl Running {
     /// The address of the first listener of a kind.
     pub fn address(&self, kind: ListenerKind) -> Option<SocketAddr> {
-        let mut found: Vec<_> = self
-            .addresses
-            .iter()
-            .filter(|(listener, _)| listener.kind == kind)
-            .collect();
+        let mut found: Vec<_> =
+            self.addresses.iter().filter(|(listener, _)| listener.kind == kind).collect();
         found.sort_by_key(|(listener, _)| listener.address);
         found.first().map(|(_, address)| **address)
     }
@@ -123,9 +115,7 @@ impl Running {
     pub async fn reload(&self) -> Result<String, String> {
         let (answer, answered) = oneshot::channel();
         let ended = |_| "the proxy has ended".to_owned();
-        self.asks
-            .send(Ask::Reload(answer))
-            .map_err(|_| "the proxy has ended".to_owned())?;
+        self.asks.send(Ask::Reload(answer)).map_err(|_| "the proxy has ended".to_owned())?;
         answered.await.map_err(ended)?
     }
 

@@ -58,12 +58,7 @@ struct Run {
     #[arg(long, requires = "service")]
     port: Option<u16>,
     /// What our own log tells, as in info or info,pilotfish=debug.
-    #[arg(
-        long,
-        env = "PILOTFISH_LOG",
-        default_value = "info",
-        value_name = "LEVEL"
-    )]
+    #[arg(long, env = "PILOTFISH_LOG", default_value = "info", value_name = "LEVEL")]
     log: String,
 }
 
@@ -89,11 +84,7 @@ fn run_proxy(run: Run) -> ExitCode {
             return fail(&format!("error: {help}\n"), 2);
         }
     };
-    let options = Options {
-        origin,
-        signals: true,
-        log_level: Some(level),
-    };
+    let options = Options { origin, signals: true, log_level: Some(level) };
     match app::start(options) {
         Ok(running) => {
             running.wait();
@@ -106,10 +97,7 @@ fn run_proxy(run: Run) -> ExitCode {
 
 /// The smallest configuration. The name is quoted as JSON, which is YAML too.
 fn for_service(name: &str, port: u16) -> String {
-    format!(
-        "service: {{ name: {}, port: {port} }}\n",
-        serde_json::Value::from(name)
-    )
+    format!("service: {{ name: {}, port: {port} }}\n", serde_json::Value::from(name))
 }
 
 fn check(path: PathBuf) -> ExitCode {
@@ -128,10 +116,7 @@ fn log_to_stderr(directives: &str) -> Result<LogLevel, String> {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false);
-    tracing_subscriber::registry()
-        .with(filter)
-        .with(to_stderr)
-        .init();
+    tracing_subscriber::registry().with(filter).with(to_stderr).init();
     let of = handle.clone();
     Ok(LogLevel {
         get: Box::new(move || of.with_current(ToString::to_string).unwrap_or_default()),

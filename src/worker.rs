@@ -87,10 +87,7 @@ impl Loads {
 
 impl Load {
     fn connections(&self) -> usize {
-        self.connections
-            .iter()
-            .map(|count| count.load(Relaxed))
-            .sum()
+        self.connections.iter().map(|count| count.load(Relaxed)).sum()
     }
 }
 
@@ -128,13 +125,8 @@ pub struct Start {
 
 impl View {
     fn new(snapshot: Arc<Snapshot>, random: &mut fastrand::Rng) -> Rc<Self> {
-        let cursors = (0..snapshot.group_slots)
-            .map(|_| Cursor::starting_at(random))
-            .collect();
-        Rc::new(Self {
-            snapshot,
-            cursors: RefCell::new(cursors),
-        })
+        let cursors = (0..snapshot.group_slots).map(|_| Cursor::starting_at(random)).collect();
+        Rc::new(Self { snapshot, cursors: RefCell::new(cursors) })
     }
 
     /// An endpoint for one attempt, another one than those `tried` where there is one.
@@ -147,9 +139,7 @@ impl View {
     ) -> Option<usize> {
         let group = self.snapshot.group(to);
         let cursor = &mut self.cursors.borrow_mut()[group.slot as usize];
-        group
-            .balancer
-            .pick(&group.endpoints, cursor, random, clock::nanos(now), tried)
+        group.balancer.pick(&group.endpoints, cursor, random, clock::nanos(now), tried)
     }
 }
 
@@ -204,11 +194,7 @@ impl Worker {
         let least = (0..self.peers.len()).min_by_key(|id| (count(*id), *id != self.id));
         let id = least.unwrap_or(self.id);
         self.loads.0[id].connections[side.index()].fetch_add(1, Relaxed);
-        let guard = ConnectionGuard {
-            loads: self.loads.clone(),
-            id,
-            side,
-        };
+        let guard = ConnectionGuard { loads: self.loads.clone(), id, side };
         (guard, (id != self.id).then(|| &self.peers[id]))
     }
 
@@ -253,17 +239,15 @@ impl Drop for ConnectionGuard {
 /// The system gave no thread or no runtime.
 pub fn spawn(start: Start) -> std::io::Result<std::thread::JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread();
-    std::thread::Builder::new()
-        .name(format!("worker-{}", start.id))
-        .spawn(move || {
-            let mut runtime = runtime;
-            // Only a process without memory or descriptors gets here, at start.
-            let runtime = match runtime.enable_all().build_local(Default::default()) {
-                Ok(runtime) => runtime,
-                Err(error) => return tracing::error!(%error, "a worker has no runtime"),
-            };
-            runtime.block_on(run(start));
-        })
+    std::thread::Builder::new().name(format!("worker-{}", start.id)).spawn(move || {
+        let mut runtime = runtime;
+        // Only a process without memory or descriptors gets here, at start.
+        let runtime = match runtime.enable_all().build_local(Default::default()) {
+            Ok(runtime) => runtime,
+            Err(error) => return tracing::error!(%error, "a worker has no runtime"),
+        };
+        runtime.block_on(run(start));
+    })
 }
 
 async fn run(start: Start) {
@@ -314,9 +298,8 @@ async fn run(start: Start) {
 /// One worker for each core that we may use, a quota of the cgroup rounded up.
 pub fn default_count() -> usize {
     let cores = rustix::thread::sched_getaffinity(None).map_or(1, |set| set.count() as usize);
-    let quota = std::fs::read_to_string("/sys/fs/cgroup/cpu.max")
-        .ok()
-        .and_then(|text| quota(&text));
+    let quota =
+        std::fs::read_to_string("/sys/fs/cgroup/cpu.max").ok().and_then(|text| quota(&text));
     cores.min(quota.unwrap_or(cores)).max(1)
 }
 

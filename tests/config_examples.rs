@@ -40,10 +40,7 @@ fn every_key_is_shown() {
     for (name, definition) in schema["$defs"].as_object().expect("definitions") {
         missing.extend(keys(&format!("#/$defs/{name}"), definition));
     }
-    assert!(
-        missing.len() > 80,
-        "the schema has another form: {missing:?}"
-    );
+    assert!(missing.len() > 80, "the schema has another form: {missing:?}");
     missing.retain(|key| !shown.contains(key));
     assert!(missing.is_empty(), "no example has {missing:#?}");
 }
@@ -82,9 +79,8 @@ fn every_key_is_in_the_reference() {
         .into_iter()
         .find(|(file, _)| file.ends_with("configuration.md"))
         .expect("the reference");
-    let words: BTreeSet<&str> = reference
-        .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
-        .collect();
+    let words: BTreeSet<&str> =
+        reference.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').collect();
     let schema = json_schema();
     let mut keys = keys("#", &schema);
     for definition in schema["$defs"].as_object().expect("definitions").values() {
@@ -111,9 +107,7 @@ fn links_in_the_documentation_lead_somewhere() {
 /// `#/$defs/Policy timeout`: the keys that a schema names.
 fn keys(at: &str, schema: &Value) -> BTreeSet<String> {
     let properties = schema.get("properties").and_then(Value::as_object);
-    let keys = properties
-        .into_iter()
-        .flat_map(|properties| properties.keys());
+    let keys = properties.into_iter().flat_map(|properties| properties.keys());
     keys.map(|key| format!("{at} {key}")).collect()
 }
 
@@ -123,12 +117,7 @@ fn mark(root: &Value, at: &str, schema: &Value, value: &Value, shown: &mut BTree
         let target = root.pointer(&reference[1..]).expect("a definition");
         return mark(root, reference, target, value, shown);
     }
-    for choice in schema
-        .get("anyOf")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-    {
+    for choice in schema.get("anyOf").and_then(Value::as_array).into_iter().flatten() {
         mark(root, at, choice, value, shown);
     }
     match value {
@@ -144,9 +133,7 @@ fn mark(root: &Value, at: &str, schema: &Value, value: &Value, shown: &mut BTree
         }
         Value::Array(items) => {
             if let Some(of) = schema.get("items") {
-                items
-                    .iter()
-                    .for_each(|item| mark(root, "", of, item, shown));
+                items.iter().for_each(|item| mark(root, "", of, item, shown));
             }
         }
         _ => {}

@@ -15,27 +15,19 @@ async fn an_app_that_closes_a_silent_connection_does_not_end_the_clients() {
         let silent =
             tokio::time::timeout(std::time::Duration::from_millis(5), stream.read(&mut byte));
         if let Ok(Ok(1..)) = silent.await {
-            let _ = stream
-                .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
-                .await;
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
             // Until the other side has had enough.
             let _ = stream.read_to_end(&mut Vec::new()).await;
         }
     })
     .await;
-    let proxy = Proxy::start(&format!(
-        "service: {{ name: app, port: {} }}\n",
-        app.address.port()
-    ))
-    .await;
+    let proxy =
+        Proxy::start(&format!("service: {{ name: app, port: {} }}\n", app.address.port())).await;
     let mut client = TcpStream::connect(proxy.inbound()).await.unwrap();
     // The silence makes the proxy ask the app, which closes.
     eventually(|| async { (app.connections() == 1).then_some(()) }).await;
     eventually(|| async { (open_to(app.address) == 0).then_some(()) }).await;
-    client
-        .write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
-        .await
-        .unwrap();
+    client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
     let mut answer = String::new();
     within(client.read_to_string(&mut answer)).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");

@@ -24,16 +24,9 @@ async fn silent() -> Upstream {
 
 /// That the proxy has answered so, in all the places where it says so.
 async fn assert_told(proxy: &Proxy, answer: &Answer, status: u16, reason: &str, flag: &str) {
-    assert_eq!(
-        (answer.status.as_u16(), answer.reason()),
-        (status, reason),
-        "{answer:?}"
-    );
+    assert_eq!((answer.status.as_u16(), answer.reason()), (status, reason), "{answer:?}");
     let body = answer.text();
-    assert!(
-        body.starts_with("pilotfish: ") && body.ends_with('\n'),
-        "{reason}: {body}"
-    );
+    assert!(body.starts_with("pilotfish: ") && body.ends_with('\n'), "{reason}: {body}");
     assert_eq!(body.lines().count(), 1, "{reason}: {body}");
     assert_logged(proxy, status, reason, flag).await;
     let series = format!("pilotfish_rejected_total{{reason=\"{reason}\"}}");
@@ -75,11 +68,7 @@ async fn in_flight(proxy: &Proxy) -> u64 {
             _ => 0,
         }
     }
-    assert!(
-        response.text().contains("\"in_flight\""),
-        "{}",
-        response.text()
-    );
+    assert!(response.text().contains("\"in_flight\""), "{}", response.text());
     sum(&serde_json::from_str(response.text()).expect("JSON"))
 }
 
@@ -88,19 +77,10 @@ async fn where_no_upstream_can_answer_the_proxy_does() {
     // A listener whose queue is full takes no more connections and refuses none.
     let full =
         socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
-    full.bind(
-        &"127.0.0.1:0"
-            .parse::<std::net::SocketAddr>()
-            .expect("an address")
-            .into(),
-    )
-    .expect("a port");
+    full.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().expect("an address").into())
+        .expect("a port");
     full.listen(0).expect("it listens");
-    let full_address = full
-        .local_addr()
-        .expect("its address")
-        .as_socket()
-        .expect("of IP");
+    let full_address = full.local_addr().expect("its address").as_socket().expect("of IP");
     let mut queue = Vec::new();
     while let Ok(Ok(stream)) =
         tokio::time::timeout(Duration::from_millis(200), TcpStream::connect(full_address)).await
@@ -179,10 +159,7 @@ async fn what_is_too_large_or_too_much_is_refused() {
         format!("{head}6\r\nabcdef\r\n6\r\nabcdef\r\n0\r\n\r\n").as_bytes(),
     )
     .await;
-    assert!(
-        answer.starts_with("HTTP/1.1 413 ") && answer.contains("body_too_large"),
-        "{answer}"
-    );
+    assert!(answer.starts_with("HTTP/1.1 413 ") && answer.contains("body_too_large"), "{answer}");
     let request = Request::post("http://app/");
     let body = support::upstream::with_trailers("more than ten bytes", http::HeaderMap::new());
     let answer = client::send2(proxy.inbound(), request.body(body).expect("a request")).await;
@@ -192,15 +169,9 @@ async fn what_is_too_large_or_too_much_is_refused() {
         assert_eq!(seen.body, "<broken>");
     }
 
-    let large = format!(
-        "GET / HTTP/1.1\r\nHost: a\r\nx: {}\r\n\r\n",
-        "x".repeat(5000)
-    );
+    let large = format!("GET / HTTP/1.1\r\nHost: a\r\nx: {}\r\n\r\n", "x".repeat(5000));
     let answer = client::exchange(proxy.inbound(), large.as_bytes()).await;
-    assert!(
-        answer.starts_with("HTTP/1.1 431 ") && answer.contains("head_too_large"),
-        "{answer}"
-    );
+    assert!(answer.starts_with("HTTP/1.1 431 ") && answer.contains("head_too_large"), "{answer}");
     assert_logged(&proxy, 431, "head_too_large", "DPE").await;
 }
 
@@ -240,9 +211,7 @@ async fn a_body_that_stands_still_is_cut_in_both_directions() {
     let app = Upstream::raw(|mut stream| async move {
         let head = read_head(&mut stream).await;
         if head.starts_with(b"GET") {
-            let _ = stream
-                .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc")
-                .await;
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc").await;
         }
         let mut rest = Vec::new();
         let _ = stream.read_to_end(&mut rest).await;
@@ -256,14 +225,10 @@ async fn a_body_that_stands_still_is_cut_in_both_directions() {
     let mut raw = Raw::connect(proxy.inbound()).await;
     raw.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
     let answer = raw.rest().await;
-    assert!(
-        answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\r\n\r\nabc"),
-        "{answer}"
-    );
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\r\n\r\nabc"), "{answer}");
     assert_logged(&proxy, 200, "stream_idle_timeout", "SI").await;
     let mut raw = Raw::connect(proxy.inbound()).await;
-    raw.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc")
-        .await;
+    raw.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc").await;
     let answer = raw.rest().await;
     assert!(
         answer.starts_with("HTTP/1.1 408 ") && answer.contains("request_body_timeout"),
@@ -280,14 +245,10 @@ async fn a_long_upload_or_download_that_moves_is_not_timed_out() {
         if head.starts_with(b"POST") {
             let mut body = [0; 8];
             let _ = stream.read_exact(&mut body).await;
-            let _ = stream
-                .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ndone")
-                .await;
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ndone").await;
             return;
         }
-        let _ = stream
-            .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\n")
-            .await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\n").await;
         for byte in b"12345678" {
             // Time is what this is about: longer than the timeout in all.
             tokio::time::sleep(Duration::from_millis(40)).await;
@@ -302,8 +263,7 @@ async fn a_long_upload_or_download_that_moves_is_not_timed_out() {
     .await;
     assert_eq!(client::get(proxy.inbound(), "/").await.text(), "12345678");
     let mut raw = Raw::connect(proxy.inbound()).await;
-    raw.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 8\r\n\r\n")
-        .await;
+    raw.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 8\r\n\r\n").await;
     for byte in b"12345678" {
         tokio::time::sleep(Duration::from_millis(40)).await;
         raw.send([*byte]).await;
@@ -333,8 +293,7 @@ async fn a_client_that_goes_away_frees_everything_at_once() {
         .await;
         for (index, path) in ["/waiting", "/begun"].into_iter().enumerate() {
             let mut raw = Raw::connect(proxy.inbound()).await;
-            raw.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"))
-                .await;
+            raw.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n")).await;
             match path {
                 "/begun" => drop(raw.until("part").await),
                 _ => {
@@ -347,12 +306,8 @@ async fn a_client_that_goes_away_frees_everything_at_once() {
             eventually(|| async { (in_flight(&proxy).await == 0).then_some(()) }).await;
 
             let mut sender = client::http2(proxy.inbound()).await;
-            let request = Request::builder()
-                .method(Method::GET)
-                .uri(format!("http://a{path}"));
-            let request = request
-                .body(Empty::<bytes::Bytes>::new())
-                .expect("a request");
+            let request = Request::builder().method(Method::GET).uri(format!("http://a{path}"));
+            let request = request.body(Empty::<bytes::Bytes>::new()).expect("a request");
             let response = tokio::spawn(sender.send_request(request));
             eventually(|| async { (app.seen().len() == 2 * index + 2).then_some(()) }).await;
             // One stream of the connection, which goes on.

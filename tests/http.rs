@@ -54,10 +54,7 @@ async fn hop_by_hop_fields_stay_on_their_hop_and_names_keep_their_case() {
     );
     // C2: what the client named is gone; what we say of it comes after.
     assert!(ours.contains(&"x-forwarded-for: 127.0.0.1"), "{ours:?}");
-    assert!(
-        ours.iter()
-            .any(|line| line.starts_with("x-request-id: ") && !line.contains("named"))
-    );
+    assert!(ours.iter().any(|line| line.starts_with("x-request-id: ") && !line.contains("named")));
 
     // R9, R8: and back, from an upstream of HTTP/1.0 that ends its body by closing.
     let app = Upstream::canned(
@@ -69,14 +66,7 @@ async fn hop_by_hop_fields_stay_on_their_hop_and_names_keep_their_case() {
     let mut raw = Raw::connect(proxy.inbound()).await;
     raw.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
     let head = raw.head().await;
-    assert_eq!(
-        lines(&head),
-        [
-            "HTTP/1.1 200 Fine",
-            "X-BaCk: Value",
-            "transfer-encoding: chunked"
-        ]
-    );
+    assert_eq!(lines(&head), ["HTTP/1.1 200 Fine", "X-BaCk: Value", "transfer-encoding: chunked"]);
     assert_eq!(raw.until("0\r\n\r\n").await, "4\r\nbody\r\n0\r\n\r\n");
 }
 
@@ -97,10 +87,7 @@ async fn a_client_of_http_1_0_is_served_in_its_version() {
     let answer = client::exchange(proxy.inbound(), b"GET /old HTTP/1.0\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.0 200 OK\r\n"), "{answer}");
     assert!(answer.ends_with("\r\n\r\nabcde"), "{answer}");
-    assert!(
-        !answer.contains("chunked") && !answer.contains("103"),
-        "{answer}"
-    );
+    assert!(!answer.contains("chunked") && !answer.contains("103"), "{answer}");
     assert_eq!(proxy.log(1).await[0]["protocol"], "HTTP/1.0");
 }
 
@@ -118,19 +105,12 @@ async fn versions_and_authorities_are_translated() {
             "GET http://{service}/users/1?q=1 HTTP/1.1\r\nHost: other\r\nCookie: a=1; b=2\r\nConnection: close\r\n\r\n"
         );
         let answer = client::exchange(proxy.outbound(), bytes.as_bytes()).await;
-        assert!(
-            answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("users"),
-            "{answer}"
-        );
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("users"), "{answer}");
         let request = Request::post(format!("http://{service}/users/2"))
             .header("cookie", "a=1")
             .header("cookie", "b=2");
-        let request = request
-            .body(Full::new(Bytes::from("hello")))
-            .expect("a request");
-        let answer = client::send2(proxy.outbound(), request)
-            .await
-            .expect("an answer");
+        let request = request.body(Full::new(Bytes::from("hello"))).expect("a request");
+        let answer = client::send2(proxy.outbound(), request).await.expect("an answer");
         assert_eq!((answer.version, answer.text()), (Version::HTTP_2, "users"));
         let seen = users.seen();
         for (seen, method, path) in [
@@ -182,26 +162,20 @@ async fn trailers_pass_in_every_combination_but_not_the_forbidden_ones() {
             let body = with_trailers("question", trailers());
             let request = request.body(body).expect("a request");
             let answer = match version {
-                Version::HTTP_2 => client::send2(proxy.inbound(), request)
-                    .await
-                    .expect("an answer"),
+                Version::HTTP_2 => {
+                    client::send2(proxy.inbound(), request).await.expect("an answer")
+                }
                 _ => client::send(proxy.inbound(), request).await,
             };
             let context = format!("{version:?} to {protocol}");
-            let only: HeaderMap = [(
-                "x-sum".parse().expect("a name"),
-                HeaderValue::from_static("t"),
-            )]
-            .into_iter()
-            .collect();
+            let only: HeaderMap =
+                [("x-sum".parse().expect("a name"), HeaderValue::from_static("t"))]
+                    .into_iter()
+                    .collect();
             assert_eq!(answer.text(), "answer", "{context}");
             assert_eq!(answer.trailers, Some(only.clone()), "{context}");
             let seen = app.seen().pop().expect("a request");
-            assert_eq!(
-                (&*seen.body, seen.trailers),
-                (&b"question"[..], Some(only)),
-                "{context}"
-            );
+            assert_eq!((&*seen.body, seen.trailers), (&b"question"[..], Some(only)), "{context}");
         }
     }
 }
@@ -243,19 +217,11 @@ async fn what_says_who_the_client_is_comes_from_us_or_from_those_we_trust() {
             .header("x-forwarded-host", "evil.example")
             .header("forwarded", "for=6.6.6.6")
             .header("x-real-ip", "6.6.6.6");
-        client::send(
-            proxy.inbound(),
-            request.body(Empty::<Bytes>::new()).expect("a request"),
-        )
-        .await;
+        client::send(proxy.inbound(), request.body(Empty::<Bytes>::new()).expect("a request"))
+            .await;
         let seen = app.seen().pop().expect("a request");
-        let names = [
-            "x-forwarded-for",
-            "x-forwarded-proto",
-            "x-forwarded-host",
-            "forwarded",
-            "x-real-ip",
-        ];
+        let names =
+            ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "forwarded", "x-real-ip"];
         assert_eq!(names.map(|name| seen.header(name)), expected);
         assert_eq!(proxy.log(1).await[0]["x_forwarded_for"], expected[0]);
     }
@@ -278,11 +244,7 @@ async fn a_request_keeps_its_id_and_its_trace_or_gets_them() {
             .header("traceparent", format!("00-{TRACE}-b7ad6b7169203331-01"))
             .header("tracestate", "a=1,b=2")
             .header("baggage", "user=7");
-        client::send(
-            address,
-            request.body(Empty::<Bytes>::new()).expect("a request"),
-        )
-        .await;
+        client::send(address, request.body(Empty::<Bytes>::new()).expect("a request")).await;
         let seen = app.seen().pop().expect("a request");
         assert_eq!(
             ["x-request-id", "tracestate", "baggage"].map(|name| seen.header(name)),
@@ -329,34 +291,17 @@ async fn grpc_gets_our_errors_in_its_own_form() {
             .header("content-type", "application/grpc+proto")
             .header("te", "trailers")
             .header("grpc-timeout", "200m");
-        let request = request
-            .body(Full::new(Bytes::from_static(&[0; 5])))
-            .expect("a request");
-        let answer = client::send2(proxy.outbound(), request)
-            .await
-            .expect("an answer");
+        let request = request.body(Full::new(Bytes::from_static(&[0; 5]))).expect("a request");
+        let answer = client::send2(proxy.outbound(), request).await.expect("an answer");
         assert_eq!(answer.status, 200, "{service}");
-        assert_eq!(
-            [answer.header("grpc-status"), answer.reason()],
-            [status, reason],
-            "{service}"
-        );
+        assert_eq!([answer.header("grpc-status"), answer.reason()], [status, reason], "{service}");
         assert_eq!(answer.header("content-type"), "application/grpc");
-        assert!(
-            answer.header("grpc-message").starts_with("pilotfish: "),
-            "{answer:?}"
-        );
+        assert!(answer.header("grpc-message").starts_with("pilotfish: "), "{answer:?}");
         assert_eq!(answer.text(), "");
     }
     let log = proxy.log(4).await;
-    assert!(
-        log.iter().all(|line| line["response_code"] == 200),
-        "{log:?}"
-    );
+    assert!(log.iter().all(|line| line["response_code"] == 200), "{log:?}");
     // What reached the upstream says how long it is waited for, and that trailers are wanted.
     let seen = slow.seen().pop().expect("a request");
-    assert_eq!(
-        ["te", "grpc-timeout"].map(|name| seen.header(name)),
-        ["trailers", "200m"]
-    );
+    assert_eq!(["te", "grpc-timeout"].map(|name| seen.header(name)), ["trailers", "200m"]);
 }

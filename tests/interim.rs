@@ -48,10 +48,7 @@ async fn expect_100_continue_is_the_upstreams_to_answer() {
                     let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
                     let _ = stream.write_all(answer).await;
                 }
-                record
-                    .lock()
-                    .unwrap()
-                    .push((head.to_ascii_lowercase(), body));
+                record.lock().unwrap().push((head.to_ascii_lowercase(), body));
             }
         }
     })
@@ -74,10 +71,7 @@ async fn expect_100_continue_is_the_upstreams_to_answer() {
     let mut raw = Raw::connect(proxy.inbound()).await;
     raw.send(head("/no")).await;
     let answer = raw.rest().await;
-    assert!(
-        answer.starts_with("HTTP/1.1 417 ") && answer.ends_with("no"),
-        "{answer}"
-    );
+    assert!(answer.starts_with("HTTP/1.1 417 ") && answer.ends_with("no"), "{answer}");
     assert_eq!(answer.matches("HTTP/1.1").count(), 1, "{answer}");
     let seen = eventually(|| async {
         let seen = seen.lock().unwrap().clone();
@@ -86,17 +80,11 @@ async fn expect_100_continue_is_the_upstreams_to_answer() {
     .await;
     for ((head, body), expected) in seen.iter().zip(["hello", "hello", ""]) {
         assert!(head.contains("\r\nexpect: 100-continue\r\n"), "{head}");
-        assert!(
-            head.ends_with("\r\n\r\n"),
-            "nothing before it is wanted: {head}"
-        );
+        assert!(head.ends_with("\r\n\r\n"), "nothing before it is wanted: {head}");
         assert_eq!(body, expected.as_bytes(), "{head}");
     }
     let log = proxy.log(3).await;
-    assert!(
-        log.iter().any(|line| line["response_code"] == 417),
-        "{log:?}"
-    );
+    assert!(log.iter().any(|line| line["response_code"] == 417), "{log:?}");
 }
 
 #[tokio::test]
@@ -125,11 +113,7 @@ async fn hints_go_to_a_client_that_knows_them() {
         assert!(answer.matches("HTTP/1.1 102 ").count() < 25, "{answer}");
     }
     // HTTP/2 has no way for them here, and loses nothing else.
-    let request = Request::get("http://a/")
-        .body(Empty::<Bytes>::new())
-        .expect("a request");
-    let answer = client::send2(proxy.inbound(), request)
-        .await
-        .expect("an answer");
+    let request = Request::get("http://a/").body(Empty::<Bytes>::new()).expect("a request");
+    let answer = client::send2(proxy.inbound(), request).await.expect("an answer");
     assert_eq!((answer.status.as_u16(), answer.text()), (200, "ok"));
 }

@@ -53,10 +53,8 @@ impl Town {
     }
 
     async fn speaking(protocol: &str, servers: &[&Server]) -> Self {
-        let all: Vec<String> = servers
-            .iter()
-            .map(|server| format!("\"{}\"", server.address))
-            .collect();
+        let all: Vec<String> =
+            servers.iter().map(|server| format!("\"{}\"", server.address)).collect();
         let service_protocol = match protocol {
             "auto" => String::new(),
             named => format!(", protocol: {named}"),
@@ -140,11 +138,9 @@ fn seen(text: &str) -> serde_json::Value {
 
 fn header<'a>(seen: &'a serde_json::Value, name: &str) -> Option<&'a str> {
     let fields = seen["headers"].as_array()?;
-    let field = fields.iter().find(|field| {
-        field[0]
-            .as_str()
-            .is_some_and(|own| own.eq_ignore_ascii_case(name))
-    })?;
+    let field = fields
+        .iter()
+        .find(|field| field[0].as_str().is_some_and(|own| own.eq_ignore_ascii_case(name)))?;
     field[1].as_str()
 }
 
@@ -176,14 +172,7 @@ async fn curl_http_1_1() {
             }
         }
         let (mut head, base) = town.curl(way);
-        head.args([
-            "-I",
-            "-o",
-            "/dev/null",
-            "-w",
-            "%{http_code}",
-            &format!("{base}/echo"),
-        ]);
+        head.args(["-I", "-o", "/dev/null", "-w", "%{http_code}", &format!("{base}/echo")]);
         assert_eq!(output(&mut head).await, "200", "{way}");
     }
 }
@@ -213,10 +202,7 @@ async fn curl_http_1_0() {
             let text = output(&mut curl).await;
             let (head, body) = text.split_once("\r\n\r\n").expect("a head");
             assert_eq!(body, "all of it", "{way} {path}: {head}");
-            assert!(
-                !head.to_ascii_lowercase().contains("chunked"),
-                "{way} {path}: {head}"
-            );
+            assert!(!head.to_ascii_lowercase().contains("chunked"), "{way} {path}: {head}");
         }
     }
 }
@@ -262,8 +248,7 @@ async fn curl_to_an_app_that_speaks_http_2() {
             assert_eq!(seen["version"], "HTTP/2.0", "{way} {version}");
             assert_eq!(seen["length"], 3, "{way} {version}");
             let (mut curl, base) = town.curl(way);
-            curl.args([version, "-i", "-H", "TE: trailers"])
-                .arg(format!("{base}/trailers"));
+            curl.args([version, "-i", "-H", "TE: trailers"]).arg(format!("{base}/trailers"));
             let text = output(&mut curl).await;
             let (_, rest) = text.split_once("\r\n\r\n").expect("a head");
             assert!(rest.contains("body"), "{way} {version}: {text}");
@@ -271,12 +256,7 @@ async fn curl_to_an_app_that_speaks_http_2() {
         }
     }
     let (mut tunnelled, base) = town.curl(Connect);
-    tunnelled.args([
-        "--http2-prior-knowledge",
-        "-d",
-        "abc",
-        &format!("{base}/echo"),
-    ]);
+    tunnelled.args(["--http2-prior-knowledge", "-d", "abc", &format!("{base}/echo")]);
     assert_eq!(seen(&output(&mut tunnelled).await)["version"], "HTTP/2.0");
 }
 
@@ -287,8 +267,7 @@ async fn curl_offers_h2c() {
     };
     for way in [Inbound, Host, Mesh, Way::Proxy] {
         let (mut curl, base) = town.curl(way);
-        curl.args(["--http2", "-w", "\n%{http_version}"])
-            .arg(format!("{base}/echo"));
+        curl.args(["--http2", "-w", "\n%{http_version}"]).arg(format!("{base}/echo"));
         let text = output(&mut curl).await;
         let (body, version) = text.split_once('\n').expect("a version");
         assert_eq!(version, "1.1", "{way}: the offer is not taken");
@@ -342,22 +321,16 @@ async fn curl_uploads_in_chunks() {
             }
             let (mut curl, base) = town.curl(way);
             let input = std::fs::File::open(file.path()).expect("the file");
-            curl.args([version, "-X", "POST", "-T", "-", &format!("{base}/mirror")])
-                .stdin(input);
+            curl.args([version, "-X", "POST", "-T", "-", &format!("{base}/mirror")]).stdin(input);
             let output = support::within(curl.output()).await.expect("curl");
             assert!(output.status.success(), "{way}: {output:?}");
             assert!(output.stdout == body, "{way} {version}: another body");
             let (mut curl, base) = town.curl(way);
             let input = std::fs::File::open(file.path()).expect("the file");
-            curl.args([version, "-T", "-", &format!("{base}/echo")])
-                .stdin(input);
+            curl.args([version, "-T", "-", &format!("{base}/echo")]).stdin(input);
             let seen = seen(&support::counterpart::output(&mut curl).await);
             assert_eq!(seen["length"], 1_000_000, "{way} {version}");
-            assert_eq!(
-                header(&seen, "transfer-encoding"),
-                Some("chunked"),
-                "{way} {version}"
-            );
+            assert_eq!(header(&seen, "transfer-encoding"), Some("chunked"), "{way} {version}");
         }
     }
 }
@@ -504,7 +477,6 @@ async fn grpc_learns_that_nobody_is_there() {
     town.run(python(), "grpc_client.py", "unary", "host").await;
     servers.clear();
     for way in ["inbound", "host", "mesh"] {
-        town.run(python(), "grpc_client.py", "unavailable", way)
-            .await;
+        town.run(python(), "grpc_client.py", "unavailable", way).await;
     }
 }

@@ -35,10 +35,7 @@ services:
 
 /// Each good configuration differs from the one before in what requests use.
 fn variant(text: &str, number: usize) -> String {
-    format!(
-        "{text}  other-{number}: {{ endpoints: [\"127.0.0.1:{}\"] }}\n",
-        1 + number % 1000
-    )
+    format!("{text}  other-{number}: {{ endpoints: [\"127.0.0.1:{}\"] }}\n", 1 + number % 1000)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -51,22 +48,14 @@ async fn a_thousand_reloads_under_load_lose_nothing() {
     let mut settled = 0;
     for number in 0..1000 {
         let bad = number % 2 == 1;
-        let text = if bad {
-            good.replace("endpoints", "endpionts")
-        } else {
-            variant(&good, number)
-        };
+        let text =
+            if bad { good.replace("endpoints", "endpionts") } else { variant(&good, number) };
         let new = proxy.dir().join(".new");
         std::fs::write(&new, text).unwrap();
         std::fs::rename(&new, proxy.config_path()).unwrap();
         let answer = client::post(proxy.admin, "localhost", "/reload", "").await;
         assert_eq!(answer.status.is_success(), !bad, "{}", answer.text());
-        assert_eq!(
-            answer.text().contains("did you mean `endpoints`?"),
-            bad,
-            "{}",
-            answer.text()
-        );
+        assert_eq!(answer.text().contains("did you mean `endpoints`?"), bad, "{}", answer.text());
         if number == 200 {
             settled = proxy.memory("VmRSS");
         }
@@ -77,19 +66,9 @@ async fn a_thousand_reloads_under_load_lose_nothing() {
     for load in [inbound, outbound] {
         let tally = load.stop().await;
         let count = |counter: &std::sync::atomic::AtomicUsize| counter.load(SeqCst);
-        assert_eq!(
-            (
-                count(&tally.failed),
-                count(&tally.dropped),
-                count(&tally.closed)
-            ),
-            (0, 0, 0)
-        );
+        assert_eq!((count(&tally.failed), count(&tally.dropped), count(&tally.closed)), (0, 0, 0));
     }
-    assert!(
-        after < settled + settled / 10,
-        "from {settled} KiB to {after} KiB"
-    );
+    assert!(after < settled + settled / 10, "from {settled} KiB to {after} KiB");
     let ready = client::get_from(proxy.admin, "localhost", "/ready").await;
     assert!(ready.text().contains("did you mean"), "{}", ready.text());
 }
@@ -130,21 +109,13 @@ async fn a_slow_request_finishes_in_the_drain_and_a_second_term_cuts_it() {
         let seen = app.seen().len();
         let request = tokio::spawn(client::try_send(
             proxy.inbound,
-            Request::get("/slow")
-                .header("host", "a")
-                .body(body(""))
-                .unwrap(),
+            Request::get("/slow").header("host", "a").body(body("")).unwrap(),
         ));
         eventually(|| async { (app.seen().len() > seen).then_some(()) }).await;
         proxy.signal(Signal::TERM);
         // The listener closes, so that the drain has begun for certain.
-        eventually(|| async {
-            TcpStream::connect(proxy.inbound)
-                .await
-                .is_err()
-                .then_some(())
-        })
-        .await;
+        eventually(|| async { TcpStream::connect(proxy.inbound).await.is_err().then_some(()) })
+            .await;
         if second_term {
             proxy.signal(Signal::TERM);
             assert!(proxy.exit().await.success());
@@ -193,13 +164,7 @@ async fn http2_streams_in_progress_finish_in_the_drain() {
     }
     eventually(|| async { (app.seen().len() == 10).then_some(()) }).await;
     proxy.signal(Signal::TERM);
-    eventually(|| async {
-        TcpStream::connect(proxy.inbound)
-            .await
-            .is_err()
-            .then_some(())
-    })
-    .await;
+    eventually(|| async { TcpStream::connect(proxy.inbound).await.is_err().then_some(()) }).await;
     release.send_replace(true);
     while let Some(answer) = answers.join_next().await {
         let answer = client::read(answer.unwrap().unwrap()).await.unwrap();
@@ -218,10 +183,8 @@ async fn a_gigabyte_flows_both_ways_in_constant_memory() {
     let chunk = Bytes::from(vec![7; CHUNK]);
     let chunks =
         (0..CHUNKS).map(move |_| Ok::<_, std::convert::Infallible>(Frame::data(chunk.clone())));
-    let request = Request::post("/echo")
-        .header("host", "a")
-        .body(StreamBody::new(Iter(chunks)))
-        .unwrap();
+    let request =
+        Request::post("/echo").header("host", "a").body(StreamBody::new(Iter(chunks))).unwrap();
     let mut sender = client::http1(proxy.inbound).await;
     let response = tokio::time::timeout(Duration::from_secs(120), sender.send_request(request));
     let mut incoming = response.await.unwrap().unwrap().into_body();
@@ -259,9 +222,7 @@ async fn streaming_echo() -> SocketAddr {
                     Ok::<_, std::convert::Infallible>(Response::new(request.into_body()))
                 });
             tokio::spawn(async move {
-                let _ = builder
-                    .serve_connection(TokioIo::new(stream), service)
-                    .await;
+                let _ = builder.serve_connection(TokioIo::new(stream), service).await;
             });
         }
     });
@@ -271,13 +232,7 @@ async fn streaming_echo() -> SocketAddr {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_descriptors_the_proxy_backs_off_and_recovers() {
     let app = Upstream::named("ok").await;
-    let proxy = Process::start(
-        &sidecar(app.address),
-        Start {
-            descriptors: Some(128),
-        },
-    )
-    .await;
+    let proxy = Process::start(&sidecar(app.address), Start { descriptors: Some(128) }).await;
     let mut held = Vec::new();
     for _ in 0..200 {
         held.push(TcpStream::connect(proxy.inbound).await.unwrap());
@@ -290,10 +245,7 @@ async fn without_descriptors_the_proxy_backs_off_and_recovers() {
     assert!(spent < began / 2, "spins: {spent:?} in {began:?}");
     drop(held);
     eventually(|| async {
-        let request = Request::get("/")
-            .header("host", "a")
-            .body(body(""))
-            .unwrap();
+        let request = Request::get("/").header("host", "a").body(body("")).unwrap();
         let answer = client::try_send(proxy.inbound, request).await.ok()?;
         (answer.text() == "ok").then_some(())
     })
@@ -304,10 +256,7 @@ async fn without_descriptors_the_proxy_backs_off_and_recovers() {
 async fn the_access_log_is_reopened_on_usr1() {
     let app = Upstream::named("ok").await;
     let proxy = Process::start(&sidecar(app.address), Start::default()).await;
-    let (log, old) = (
-        proxy.dir().join("access.log"),
-        proxy.dir().join("access.log.1"),
-    );
+    let (log, old) = (proxy.dir().join("access.log"), proxy.dir().join("access.log.1"));
     let lines = |path: &std::path::Path| std::fs::read_to_string(path).unwrap_or_default();
     client::get(proxy.inbound, "/one").await;
     eventually(|| async { lines(&log).contains("/one").then_some(()) }).await;
@@ -334,21 +283,11 @@ async fn listeners_come_and_go_with_the_file_and_the_others_are_not_touched() {
     };
     let proxy = Proxy::start(&of("")).await;
     let mut kept = client::http1(proxy.inbound()).await;
-    let request = || {
-        Request::get("/")
-            .header("host", "a")
-            .body(body(""))
-            .unwrap()
-    };
-    let answer = client::read(kept.send_request(request()).await.unwrap())
-        .await
-        .unwrap();
+    let request = || Request::get("/").header("host", "a").body(body("")).unwrap();
+    let answer = client::read(kept.send_request(request()).await.unwrap()).await.unwrap();
     assert_eq!(answer.text(), "app");
 
-    let port = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     proxy.write(&of(&format!("  ports: {{ {}: users }}\n", port.port())));
     // The watch reads it by itself.
     eventually(|| async { TcpStream::connect(port).await.ok() }).await;
@@ -356,10 +295,7 @@ async fn listeners_come_and_go_with_the_file_and_the_others_are_not_touched() {
 
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken_port = taken.local_addr().unwrap().port();
-    proxy.write(&of(&format!(
-        "  ports: {{ {}: users, {taken_port}: users }}\n",
-        port.port()
-    )));
+    proxy.write(&of(&format!("  ports: {{ {}: users, {taken_port}: users }}\n", port.port())));
     let refused = proxy.reload().await.unwrap_err();
     assert!(refused.contains("another process has it"), "{refused}");
     assert_eq!(client::get(port, "/").await.text(), "users");
@@ -367,20 +303,8 @@ async fn listeners_come_and_go_with_the_file_and_the_others_are_not_touched() {
     proxy.write(&of(""));
     proxy.reload().await.unwrap();
     eventually(|| async { TcpStream::connect(port).await.is_err().then_some(()) }).await;
-    let answer = client::read(kept.send_request(request()).await.unwrap())
-        .await
-        .unwrap();
+    let answer = client::read(kept.send_request(request()).await.unwrap()).await.unwrap();
     assert_eq!(answer.text(), "app");
-    assert_eq!(
-        proxy
-            .metric("pilotfish_config_last_reload_successful")
-            .await,
-        1.0
-    );
-    assert!(
-        proxy
-            .metric("pilotfish_config_reload_total{result=\"failure\"}")
-            .await
-            >= 1.0
-    );
+    assert_eq!(proxy.metric("pilotfish_config_last_reload_successful").await, 1.0);
+    assert!(proxy.metric("pilotfish_config_reload_total{result=\"failure\"}").await >= 1.0);
 }

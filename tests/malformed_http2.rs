@@ -8,19 +8,11 @@ use support::{Proxy, within};
 use tokio::net::TcpStream;
 
 async fn proxy(app: &Recording) -> Proxy {
-    Proxy::start(&format!(
-        "service: {{ name: app, port: {} }}\n",
-        app.address().port()
-    ))
-    .await
+    Proxy::start(&format!("service: {{ name: app, port: {} }}\n", app.address().port())).await
 }
 
-const H2: [(&str, &str); 4] = [
-    (":method", "GET"),
-    (":scheme", "http"),
-    (":authority", "a"),
-    (":path", "/bad"),
-];
+const H2: [(&str, &str); 4] =
+    [(":method", "GET"), (":scheme", "http"), (":authority", "a"), (":path", "/bad")];
 
 fn with(fields: &[(&'static str, &'static str)]) -> Vec<(&'static str, &'static str)> {
     [&H2[..], fields].concat()
@@ -28,18 +20,14 @@ fn with(fields: &[(&'static str, &'static str)]) -> Vec<(&'static str, &'static 
 
 /// The usual pseudo-header fields with another value for one of them.
 fn but(name: &str, value: &'static str) -> Vec<(&'static str, &'static str)> {
-    H2.map(|(known, usual)| (known, if known == name { value } else { usual }))
-        .to_vec()
+    H2.map(|(known, usual)| (known, if known == name { value } else { usual })).to_vec()
 }
 
 #[tokio::test]
 async fn what_is_malformed_in_http2_never_reaches_the_upstream() {
     let app = Recording::start().await;
     let proxy = proxy(&app).await;
-    let no_authority: Vec<_> = H2
-        .into_iter()
-        .filter(|(name, _)| *name != ":authority")
-        .collect();
+    let no_authority: Vec<_> = H2.into_iter().filter(|(name, _)| *name != ":authority").collect();
     let two_hosts = with(&[("host", "a"), ("host", "b")]);
     let heads = [
         ("D1", with(&[("transfer-encoding", "chunked")])),
@@ -48,10 +36,7 @@ async fn what_is_malformed_in_http2_never_reaches_the_upstream() {
         ("D1", with(&[("proxy-connection", "close")])),
         ("D1", with(&[("upgrade", "websocket")])),
         ("D1", with(&[("te", "gzip")])),
-        (
-            "D3",
-            with(&[("content-length", "5"), ("content-length", "6")]),
-        ),
+        ("D3", with(&[("content-length", "5"), ("content-length", "6")])),
         ("D3", with(&[("content-length", "5, 6")])),
         ("D3", with(&[("content-length", "+6")])),
         ("D5", with(&[("x", "a\r\nb: c")])),
@@ -84,10 +69,7 @@ async fn what_is_malformed_in_http2_never_reaches_the_upstream() {
         let end = raw::END_HEADERS | raw::END_STREAM;
         let frames = [raw::frame(raw::HEADERS, end, 1, &raw::block(&fields))];
         let fate = raw::fate(proxy.inbound(), &frames).await;
-        let refused = matches!(
-            fate,
-            Fate::Reset | Fate::GoneAway | Fate::Answered(400 | 405)
-        );
+        let refused = matches!(fate, Fate::Reset | Fate::GoneAway | Fate::Answered(400 | 405));
         assert!(refused, "{id} {fields:?}: {fate:?}");
     }
     assert_eq!(app.text(), "");
@@ -104,18 +86,9 @@ async fn what_is_malformed_in_http2_never_reaches_the_upstream() {
         raw::frame(raw::HEADERS, end, 1, &raw::block(&[(name, value)]))
     };
     for (id, frames) in [
-        (
-            "D2",
-            vec![head(&[("content-length", "9")]), data(raw::END_STREAM)],
-        ),
-        (
-            "D2",
-            vec![head(&[("content-length", "3")]), data(raw::END_STREAM)],
-        ),
-        (
-            "D16",
-            vec![head(&[]), data(0), trailers("transfer-encoding", "chunked")],
-        ),
+        ("D2", vec![head(&[("content-length", "9")]), data(raw::END_STREAM)]),
+        ("D2", vec![head(&[("content-length", "3")]), data(raw::END_STREAM)]),
+        ("D16", vec![head(&[]), data(0), trailers("transfer-encoding", "chunked")]),
     ] {
         let fate = raw::fate(proxy.inbound(), &frames).await;
         let refused = matches!(fate, Fate::Reset | Fate::GoneAway | Fate::Answered(400));
@@ -128,13 +101,10 @@ async fn what_is_malformed_in_http2_never_reaches_the_upstream() {
 async fn what_is_odd_in_http2_goes_on_in_its_http1_form() {
     let app = Recording::start().await;
     let proxy = proxy(&app).await;
-    let (sender, connection) = h2::client::handshake(
-        TcpStream::connect(proxy.inbound())
+    let (sender, connection) =
+        h2::client::handshake(TcpStream::connect(proxy.inbound()).await.expect("a connection"))
             .await
-            .expect("a connection"),
-    )
-    .await
-    .expect("a handshake");
+            .expect("a handshake");
     tokio::spawn(connection);
     let mut sender = within(sender.ready()).await.expect("a stream");
     let request = Request::get("http://chosen.example/ok")
@@ -160,15 +130,9 @@ async fn what_is_odd_in_http2_goes_on_in_its_http1_form() {
     has("host: chosen.example"); // D11
     has("transfer-encoding: chunked"); // D18
     has("cookie: a=1; b=2"); // D19
-    assert!(
-        !lower.contains("expect") && !lower.contains("other.example"),
-        "{lower}"
-    ); // D20
+    assert!(!lower.contains("expect") && !lower.contains("other.example"), "{lower}"); // D20
     let body = lower.split_once("\r\n\r\n").expect("a body").1;
-    assert!(
-        body.contains("hel") && body.contains("lo") && body.ends_with("0\r\n\r\n"),
-        "{body}"
-    );
+    assert!(body.contains("hel") && body.contains("lo") && body.ends_with("0\r\n\r\n"), "{body}");
 
     // D8: what follows a `#` belongs to the client alone.
     let fields = but(":path", "/ok#part");
@@ -197,11 +161,7 @@ async fn what_is_odd_in_http2_goes_on_in_its_http1_form() {
     let mut frames = Vec::new();
     for (index, part) in block.chunks(16_000).enumerate() {
         let last = (index + 1) * 16_000 >= block.len();
-        let kind = if index == 0 {
-            raw::HEADERS
-        } else {
-            raw::CONTINUATION
-        };
+        let kind = if index == 0 { raw::HEADERS } else { raw::CONTINUATION };
         let begin = if index == 0 { raw::END_STREAM } else { 0 };
         let flags = begin | if last { raw::END_HEADERS } else { 0 };
         frames.push(raw::frame(kind, flags, 1, part));

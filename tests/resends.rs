@@ -63,11 +63,7 @@ impl Refusing {
 async fn before(endpoints: &[&str], rest: &str) -> Proxy {
     Proxy::start(&format!(
         "services: {{ s: {{ endpoints: [{}], {rest} }} }}\nruntime: {{ workers: 1 }}\n",
-        endpoints
-            .iter()
-            .map(|address| format!("\"{address}\""))
-            .collect::<Vec<_>>()
-            .join(", ")
+        endpoints.iter().map(|address| format!("\"{address}\"")).collect::<Vec<_>>().join(", ")
     ))
     .await
 }
@@ -96,17 +92,12 @@ async fn a_connect_failure_goes_to_another_endpoint() {
     assert_eq!(hosts.count(), 6, "the one that answered");
 
     // As often as the policy says, each endpoint once, and not at all where it says off.
-    for (retry, attempts) in [
-        ("retry: off", 1),
-        ("retry: { max_retries: 1 }", 2),
-        ("retry: { max_retries: 9 }", 3),
-    ] {
+    for (retry, attempts) in
+        [("retry: off", 1), ("retry: { max_retries: 1 }", 2), ("retry: { max_retries: 9 }", 3)]
+    {
         let proxy = before(&dead, &format!("policy: {{ {retry} }}")).await;
         let answer = post(&proxy, 1).await;
-        assert_eq!(
-            (answer.status.as_u16(), answer.reason()),
-            (503, "connect_refused")
-        );
+        assert_eq!((answer.status.as_u16(), answer.reason()), (503, "connect_refused"));
         let opened =
             "pilotfish_upstream_connections_total{service=\"s\",result=\"connect_refused\"}";
         assert_eq!(proxy.metric(opened).await, f64::from(attempts), "{retry}");
@@ -122,16 +113,10 @@ async fn a_refused_stream_is_sent_again_with_its_body_up_to_64_kib() {
         let proxy = before(&[&address], "protocol: http2").await;
         let answer = post(&proxy, length).await;
         if again {
-            assert_eq!(
-                (answer.status.as_u16(), answer.text()),
-                (200, &*length.to_string())
-            );
+            assert_eq!((answer.status.as_u16(), answer.text()), (200, &*length.to_string()));
             assert_eq!(app.requests(), 3);
         } else {
-            assert_eq!(
-                (answer.status.as_u16(), answer.reason()),
-                (503, "upstream_refused_stream")
-            );
+            assert_eq!((answer.status.as_u16(), answer.reason()), (503, "upstream_refused_stream"));
             assert_eq!(app.requests(), 1);
             let skipped = "pilotfish_retry_skipped_total{reason=\"body_too_large\"}";
             assert_eq!(proxy.metric(skipped).await, 1.0);
@@ -149,11 +134,7 @@ async fn a_refused_stream_is_sent_again_with_its_body_up_to_64_kib() {
         let address = app.upstream.address.to_string();
         let proxy = before(&[&address], "protocol: http2").await;
         let answer = client::get_from(proxy.outbound(), "s", "/").await;
-        assert_eq!(
-            (answer.status.as_u16(), answer.reason()),
-            (503, told),
-            "{reason}"
-        );
+        assert_eq!((answer.status.as_u16(), answer.reason()), (503, told), "{reason}");
         assert_eq!(app.requests(), requests, "{reason}");
     }
 }
@@ -171,12 +152,7 @@ async fn the_budget_bounds_what_is_sent_again() {
     assert_eq!(app.requests(), 15 + 10);
     let retries = "pilotfish_retries_total{service=\"s\",reason=\"upstream_refused_stream\"}";
     assert_eq!(proxy.metric(retries).await, 10.0);
-    assert_eq!(
-        proxy
-            .metric("pilotfish_retry_skipped_total{reason=\"budget\"}")
-            .await,
-        5.0
-    );
+    assert_eq!(proxy.metric("pilotfish_retry_skipped_total{reason=\"budget\"}").await, 5.0);
 }
 
 /// Reads frames up to the first head of a request.
@@ -215,15 +191,11 @@ async fn a_goaway_tells_which_requests_may_be_sent_again() {
                     }
                     return;
                 }
-                let _ = stream
-                    .write_all(&raw::frame(raw::SETTINGS, 0, 0, &[]))
-                    .await;
+                let _ = stream.write_all(&raw::frame(raw::SETTINGS, 0, 0, &[])).await;
                 read_request(&mut stream).await;
                 let goaway = [0, 0, 0, last, 0, 0, 0, code];
                 // And closes: what it had not answered it will never answer.
-                let _ = stream
-                    .write_all(&raw::frame(raw::GOAWAY, 0, 0, &goaway))
-                    .await;
+                let _ = stream.write_all(&raw::frame(raw::GOAWAY, 0, 0, &goaway)).await;
             }
         })
         .await;
@@ -273,12 +245,8 @@ async fn numbering(fields: &'static str, close: bool) -> Upstream {
 
 #[tokio::test]
 async fn a_connection_is_used_again_while_it_is_sure_to_live() {
-    let ask = async |proxy: &Proxy| {
-        client::get_from(proxy.outbound(), "s", "/")
-            .await
-            .text()
-            .to_owned()
-    };
+    let ask =
+        async |proxy: &Proxy| client::get_from(proxy.outbound(), "s", "/").await.text().to_owned();
     let idle = async |proxy: &Proxy, count: f64| {
         let series = "pilotfish_upstream_pool_idle";
         eventually(|| async { (proxy.metric(series).await == count).then_some(()) }).await;
@@ -364,12 +332,8 @@ async fn requests_of_one_connection_are_spread_over_the_endpoints() {
         for _ in 0..40 {
             let request =
                 Request::post("http://s/pkg.Service/Method").header("content-type", content_type);
-            let request = request
-                .body(Full::new(Bytes::from("x")))
-                .expect("a request");
-            let response = within(sender.send_request(request))
-                .await
-                .expect("an answer");
+            let request = request.body(Full::new(Bytes::from("x"))).expect("a request");
+            let response = within(sender.send_request(request)).await.expect("an answer");
             assert_eq!(response.status(), 200);
             client::read(response).await.expect("a body");
         }
@@ -388,23 +352,14 @@ async fn requests_of_one_connection_are_spread_over_the_endpoints() {
         assert_eq!(a.seen().last().expect("a request").version, version);
     }
     // The same from one connection of HTTP/1.
-    let proxy = before(
-        &[&*addresses[0], &*addresses[1]],
-        "load_balancer: round_robin",
-    )
-    .await;
+    let proxy = before(&[&*addresses[0], &*addresses[1]], "load_balancer: round_robin").await;
     let mut sender = client::http1(proxy.outbound()).await;
     let mut names = BytesMut::new();
     for _ in 0..6 {
-        within(sender.ready())
-            .await
-            .expect("the connection goes on");
-        let request = Request::get("/")
-            .header("host", "s")
-            .body(Empty::<Bytes>::new());
-        let response = within(sender.send_request(request.expect("a request")))
-            .await
-            .expect("an answer");
+        within(sender.ready()).await.expect("the connection goes on");
+        let request = Request::get("/").header("host", "s").body(Empty::<Bytes>::new());
+        let response =
+            within(sender.send_request(request.expect("a request"))).await.expect("an answer");
         names.extend_from_slice(&client::read(response).await.expect("a body").body);
     }
     assert!(names == "ababab" || names == "bababa", "{names:?}");

@@ -46,15 +46,9 @@ async fn what_breaks_http_becomes_a_502() {
         let text = String::from_utf8_lossy(answer);
         for _ in 0..2 {
             let request = Request::get("http://app/").header("host", "app");
-            let request = request
-                .body(Empty::<bytes::Bytes>::new())
-                .expect("a request");
+            let request = request.body(Empty::<bytes::Bytes>::new()).expect("a request");
             let got = client::send(proxy.inbound(), request).await;
-            assert_eq!(
-                (got.status.as_u16(), got.reason()),
-                (502, "bad_response"),
-                "{text:?}"
-            );
+            assert_eq!((got.status.as_u16(), got.reason()), (502, "bad_response"), "{text:?}");
             assert_eq!(got.text().lines().count(), 1, "{text:?}");
         }
         assert_eq!(app.connections(), 2, "none is used again: {text:?}");
@@ -68,11 +62,7 @@ async fn what_breaks_http_becomes_a_502() {
         let app = Upstream::canned(answer).await;
         let proxy = before(&app).await;
         let got = client::get(proxy.inbound(), "/").await;
-        assert_eq!(
-            (got.status.as_u16(), got.reason()),
-            (503, "upstream_reset"),
-            "{answer:?}"
-        );
+        assert_eq!((got.status.as_u16(), got.reason()), (503, "upstream_reset"), "{answer:?}");
         assert_eq!(app.connections(), 1, "it may have been processed");
         assert_eq!(proxy.log(1).await[0]["response_flags"], "UC");
     }
@@ -103,10 +93,7 @@ async fn a_truncated_body_is_an_error_for_the_client() {
         assert!(got.is_err(), "{text:?}: {got:?}");
         for line in proxy.log(2).await {
             assert_eq!(line["response_flags"], "UC", "{text:?}");
-            assert_eq!(
-                line["response_code_details"], "upstream_reset_in_response",
-                "{text:?}"
-            );
+            assert_eq!(line["response_code_details"], "upstream_reset_in_response", "{text:?}");
         }
     }
 }
@@ -150,25 +137,16 @@ async fn an_answer_without_a_body_cannot_smuggle_another() {
                 assert!(head.contains("content-length: 46\r\n"), "{head}");
             }
             let rest = raw.rest().await;
-            let rest = if path == "/more" {
-                rest.strip_prefix("ok").expect("its body")
-            } else {
-                &rest
-            };
+            let rest =
+                if path == "/more" { rest.strip_prefix("ok").expect("its body") } else { &rest };
             assert!(
                 rest.starts_with("HTTP/1.1 200 OK\r\n") && rest.ends_with("\r\n\r\ngood"),
                 "{round} {path}: {rest}"
             );
             // The same for a client of HTTP/2.
-            let request = Request::builder()
-                .method(method)
-                .uri(format!("http://a{path}"));
-            let request = request
-                .body(Empty::<bytes::Bytes>::new())
-                .expect("a request");
-            let got = client::send2(proxy.inbound(), request)
-                .await
-                .expect("an answer");
+            let request = Request::builder().method(method).uri(format!("http://a{path}"));
+            let request = request.body(Empty::<bytes::Bytes>::new()).expect("a request");
+            let got = client::send2(proxy.inbound(), request).await.expect("an answer");
             assert_eq!(
                 (got.status.as_u16(), got.text()),
                 (status, if path == "/more" { "ok" } else { "" })
@@ -198,8 +176,7 @@ async fn an_answer_before_the_end_of_the_body_is_passed_on() {
     .await;
     let proxy = before(&app).await;
     let mut raw = Raw::connect(proxy.inbound()).await;
-    raw.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\nhello")
-        .await;
+    raw.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\nhello").await;
     let answer = raw.until("less").await;
     assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
     // The client sends no more, and waits: neither side is kept for it.

@@ -15,23 +15,13 @@ async fn inbound_goes_to_the_app_and_outbound_to_services() {
     ))
     .await;
     assert_eq!(client::get(proxy.inbound(), "/").await.text(), "app");
+    assert_eq!(client::get_from(proxy.outbound(), "user-service", "/a").await.text(), "users");
     assert_eq!(
-        client::get_from(proxy.outbound(), "user-service", "/a")
-            .await
-            .text(),
-        "users"
-    );
-    assert_eq!(
-        client::get_from(proxy.outbound(), "user-service.localhost:1", "/a")
-            .await
-            .text(),
+        client::get_from(proxy.outbound(), "user-service.localhost:1", "/a").await.text(),
         "users"
     );
     assert_eq!(users.seen()[1].header("host"), "user-service");
     let answer = client::get_from(proxy.outbound(), "nowhere.invalid", "/a").await;
-    assert_eq!(
-        (answer.status.as_u16(), answer.reason()),
-        (503, "name_unresolved")
-    );
+    assert_eq!((answer.status.as_u16(), answer.reason()), (503, "name_unresolved"));
     assert_eq!(proxy.log(4).await[0]["response_code"], 200);
 }

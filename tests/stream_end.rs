@@ -21,11 +21,9 @@ async fn unended(proxy: &Proxy) -> (h2::client::ResponseFuture, h2::SendStream<B
     tokio::spawn(connection);
     let mut sender = within(sender.ready()).await.expect("a stream");
     let request = Request::post("http://app/").header("content-length", 5);
-    let (response, mut body) = sender
-        .send_request(request.body(()).expect("a request"), false)
-        .expect("sent");
-    body.send_data(Bytes::from_static(b"hello"), false)
-        .expect("sent");
+    let (response, mut body) =
+        sender.send_request(request.body(()).expect("a request"), false).expect("sent");
+    body.send_data(Bytes::from_static(b"hello"), false).expect("sent");
     (response, body)
 }
 
@@ -38,12 +36,9 @@ async fn a_response_does_not_overtake_the_end_of_its_request() {
     let data = within(answer.data()).await.expect("a body").expect("data");
     assert_eq!(data, "hello");
     // The app is done; the stream is still open for what is missing.
-    body.send_data(Bytes::new(), true)
-        .expect("the proxy has not reset the stream");
+    body.send_data(Bytes::new(), true).expect("the proxy has not reset the stream");
     assert!(
-        within(answer.data())
-            .await
-            .is_none_or(|data| { data.expect("a good end").is_empty() })
+        within(answer.data()).await.is_none_or(|data| { data.expect("a good end").is_empty() })
     );
     let reset = std::future::poll_fn(|cx| std::task::Poll::Ready(body.poll_reset(cx)));
     assert!(!matches!(reset.await, std::task::Poll::Ready(Ok(_))));
@@ -52,11 +47,8 @@ async fn a_response_does_not_overtake_the_end_of_its_request() {
 #[tokio::test]
 async fn the_request_timeout_runs_from_the_last_byte_of_the_body() {
     let app = Upstream::http(|_| std::future::pending::<Response<upstream::Body>>()).await;
-    let proxy = before(
-        &app,
-        "inbound: { listen: \"127.0.0.1:0\", policy: { timeout: 100ms } }",
-    )
-    .await;
+    let proxy =
+        before(&app, "inbound: { listen: \"127.0.0.1:0\", policy: { timeout: 100ms } }").await;
     let (response, _body) = unended(&proxy).await;
     assert_eq!(within(response).await.expect("an answer").status(), 504);
 }
@@ -79,10 +71,7 @@ inbound:
         );
         // It reads to the end of the connection.
         let answer = client::exchange(proxy.inbound(), head.as_bytes()).await;
-        assert!(
-            answer.starts_with(&format!("HTTP/1.1 {status} ")),
-            "{answer}"
-        );
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
         assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
     }
 }
@@ -102,10 +91,7 @@ async fn an_upgrade_is_granted_while_draining() {
     let mut stream = TcpStream::connect(proxy.inbound()).await.expect("a proxy");
     // An answer, so that the connection is known to be in, and half a head.
     let head = b"GET / HTTP/1.1\r\nHost: a\r\n";
-    stream
-        .write_all(&[head, &b"\r\n"[..]].concat())
-        .await
-        .expect("sent");
+    stream.write_all(&[head, &b"\r\n"[..]].concat()).await.expect("sent");
     read_head(&mut stream).await;
     stream.write_all(head).await.expect("sent");
     proxy.shutdown();
@@ -114,14 +100,9 @@ async fn an_upgrade_is_granted_while_draining() {
         refused.then_some(())
     })
     .await;
-    stream
-        .write_all(b"Connection: upgrade\r\nUpgrade: chat\r\n\r\n")
-        .await
-        .expect("sent");
+    stream.write_all(b"Connection: upgrade\r\nUpgrade: chat\r\n\r\n").await.expect("sent");
     let mut answer = String::new();
-    within(stream.read_to_string(&mut answer))
-        .await
-        .expect("an answer");
+    within(stream.read_to_string(&mut answer)).await.expect("an answer");
     let answer = answer.to_ascii_lowercase();
     assert!(answer.starts_with("http/1.1 101 "), "{answer}");
     assert!(answer.contains("\r\nconnection: upgrade\r\n"), "{answer}");

@@ -54,24 +54,13 @@ async fn whoever_speaks_first_is_understood() {
         raw.stream.shutdown().await.expect("it is told");
         assert_eq!(raw.rest().await, "bye", "{name}");
         let line = &first.log(side + 1).await[side];
-        assert_eq!(
-            [&line["protocol"], &line["response_flags"]],
-            ["TCP", "-"],
-            "{name}"
-        );
-        assert_eq!(
-            [&line["bytes_received"], &line["bytes_sent"]],
-            [8, 22],
-            "{name}"
-        );
+        assert_eq!([&line["protocol"], &line["response_flags"]], ["TCP", "-"], "{name}");
+        assert_eq!([&line["bytes_received"], &line["bytes_sent"]], [8, 22], "{name}");
         // The client begins, in what is no text.
         let mut raw = Raw::connect(address(&second)).await;
         let bytes = b"\x00\x00\x00\x08\x04\xd2\x16\x2fuser\x00end";
         raw.send(bytes).await;
-        assert_eq!(
-            raw.until("end").await.len(),
-            String::from_utf8_lossy(bytes).len()
-        );
+        assert_eq!(raw.until("end").await.len(), String::from_utf8_lossy(bytes).len());
         raw.stream.shutdown().await.expect("it is told");
         assert_eq!(raw.rest().await, "bye", "{name}");
     }
@@ -103,9 +92,7 @@ async fn each_direction_ends_on_its_own() {
     for address in [proxy.inbound(), proxy.port()] {
         let mut stream = TcpStream::connect(address).await.expect("a connection");
         let mut all = String::new();
-        within(stream.read_to_string(&mut all))
-            .await
-            .expect("its end");
+        within(stream.read_to_string(&mut all)).await.expect("its end");
         assert_eq!(all, "only this");
         stream.write_all(b"and this").await.expect("it is taken");
         stream.shutdown().await.expect("it is told");
@@ -143,10 +130,7 @@ async fn exchange(stream: &mut TcpStream, total: usize) {
                 return received;
             }
             pattern(received, &mut expected[..n]);
-            assert!(
-                buffer[..n] == expected[..n],
-                "within {n} bytes after {received}"
-            );
+            assert!(buffer[..n] == expected[..n], "within {n} bytes after {received}");
             received += n;
         }
     };
@@ -159,15 +143,10 @@ async fn a_large_flow_arrives_as_it_was_sent() {
     const TOTAL: usize = 64 << 20;
     let app = Upstream::raw(|mut stream| async move { exchange(&mut stream, TOTAL).await }).await;
     let proxy = before(&app, "").await;
-    let mut stream = TcpStream::connect(proxy.port())
-        .await
-        .expect("a connection");
+    let mut stream = TcpStream::connect(proxy.port()).await.expect("a connection");
     within(exchange(&mut stream, TOTAL)).await;
     let line = &proxy.log(1).await[0];
-    assert_eq!(
-        [&line["bytes_received"], &line["bytes_sent"]],
-        [TOTAL, TOTAL]
-    );
+    assert_eq!([&line["bytes_received"], &line["bytes_sent"]], [TOTAL, TOTAL]);
     let sent = "pilotfish_tcp_sent_bytes_total{direction=\"outbound\",service=\"db\"}";
     assert_eq!(proxy.metric(sent).await, TOTAL as f64);
 }
@@ -225,9 +204,7 @@ services: {{ web: {{ endpoints: [\"{}\"] }} }}
     assert_eq!(client::get(proxy.port(), "/one").await.text(), "http");
     let request =
         http::Request::get("http://web/two").body(http_body_util::Empty::<bytes::Bytes>::new());
-    let answer = client::send2(proxy.port(), request.expect("a request"))
-        .await
-        .expect("an answer");
+    let answer = client::send2(proxy.port(), request.expect("a request")).await.expect("an answer");
     assert_eq!(answer.text(), "http");
     // Slowly, byte by byte, beyond the silence after which the server is asked.
     let mut raw = Raw::connect(proxy.port()).await;
@@ -237,11 +214,7 @@ services: {{ web: {{ endpoints: [\"{}\"] }} }}
     }
     raw.send("Host: web\r\n\r\n").await;
     assert!(raw.until("http").await.starts_with("HTTP/1.1 200 OK\r\n"));
-    let ids: Vec<_> = http
-        .seen()
-        .iter()
-        .map(|seen| seen.header("x-request-id").len())
-        .collect();
+    let ids: Vec<_> = http.seen().iter().map(|seen| seen.header("x-request-id").len()).collect();
     assert_eq!(ids, [36; 3], "each went through as a request");
 
     let echoing = Upstream::raw(|stream| echo("", stream)).await;
@@ -281,11 +254,9 @@ async fn the_app_may_be_on_a_unix_socket_and_all_of_it_on_ipv6() {
             });
         }
     });
-    let proxy = Proxy::start(&format!(
-        "service: {{ name: app, address: \"unix:{}\" }}\n",
-        path.display()
-    ))
-    .await;
+    let proxy =
+        Proxy::start(&format!("service: {{ name: app, address: \"unix:{}\" }}\n", path.display()))
+            .await;
     assert_eq!(client::get(proxy.inbound(), "/").await.text(), "unix");
     let mut raw = Raw::connect(proxy.inbound()).await;
     // More than is copied before the flow is spliced.
@@ -298,16 +269,10 @@ async fn the_app_may_be_on_a_unix_socket_and_all_of_it_on_ipv6() {
     };
     let ((), received) = within(async { tokio::join!(send, read.read_to_end(&mut back)) }).await;
     received.expect("its end");
-    assert!(
-        back.len() == large.len() + 3 && back.ends_with(b"\x01bye"),
-        "{}",
-        back.len()
-    );
+    assert!(back.len() == large.len() + 3 && back.ends_with(b"\x01bye"), "{}", back.len());
     serving.abort();
 
-    let v6 = TcpListener::bind("[::1]:0")
-        .await
-        .expect("IPv6 on the loopback interface");
+    let v6 = TcpListener::bind("[::1]:0").await.expect("IPv6 on the loopback interface");
     let address = v6.local_addr().expect("its address");
     let serving = tokio::spawn(async move {
         while let Ok((stream, _)) = v6.accept().await {
@@ -332,17 +297,10 @@ services: {{ db: {{ endpoints: [\"{address}\"], protocol: tcp }} }}
         assert_eq!(raw.rest().await, "bye");
     }
     let mut raw = Raw::connect(proxy.outbound()).await;
-    raw.send(format!(
-        "CONNECT {address} HTTP/1.1\r\nHost: {address}\r\n\r\n"
-    ))
-    .await;
+    raw.send(format!("CONNECT {address} HTTP/1.1\r\nHost: {address}\r\n\r\n")).await;
     assert!(raw.head().await.starts_with("HTTP/1.1 200 "));
     raw.until("six\n").await;
     let log = proxy.log(2).await;
-    assert!(
-        log.iter()
-            .all(|line| line["upstream_host"] == address.to_string()),
-        "{log:?}"
-    );
+    assert!(log.iter().all(|line| line["upstream_host"] == address.to_string()), "{log:?}");
     serving.abort();
 }

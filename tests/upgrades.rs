@@ -46,10 +46,7 @@ async fn upgrade(mut request: Request<Incoming>) -> Response<Body> {
         assert_eq!(protocol.as_str(), "websocket");
         assert_eq!(request.uri().path(), "/chat");
     } else {
-        assert_eq!(
-            (request.method(), request.uri().path()),
-            (&Method::GET, "/chat")
-        );
+        assert_eq!((request.method(), request.uri().path()), (&Method::GET, "/chat"));
         assert_eq!(headers["upgrade"], "websocket");
         assert_eq!(headers["sec-websocket-version"], "13");
         let accept = Sha1::new()
@@ -62,15 +59,11 @@ async fn upgrade(mut request: Request<Incoming>) -> Response<Body> {
             ("upgrade", "websocket"),
             ("sec-websocket-accept", &*BASE64.encode(accept)),
         ] {
-            response
-                .headers_mut()
-                .insert(name, value.parse().expect("a value"));
+            response.headers_mut().insert(name, value.parse().expect("a value"));
         }
     }
     assert_eq!(headers["sec-websocket-protocol"], "chat");
-    response
-        .headers_mut()
-        .insert("sec-websocket-protocol", "chat".parse().expect("a value"));
+    response.headers_mut().insert("sec-websocket-protocol", "chat".parse().expect("a value"));
     let upgraded = hyper::upgrade::on(&mut request);
     tokio::spawn(async move { echo(TokioIo::new(upgraded.await.expect("an upgrade"))).await });
     response
@@ -84,9 +77,7 @@ async fn websockets() -> Upstream {
         let service = service_fn(|request| async {
             Ok::<_, std::convert::Infallible>(upgrade(request).await)
         });
-        let _ = builder
-            .serve_connection_with_upgrades(TokioIo::new(stream), service)
-            .await;
+        let _ = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
     })
     .await
 }
@@ -138,32 +129,22 @@ async fn a_websocket_passes_in_every_combination_of_versions() {
         raw.send(ask("/chat")).await;
         let head = raw.head().await.to_ascii_lowercase();
         assert!(head.starts_with("http/1.1 101 "), "{protocol}: {head}");
-        for line in [
-            "connection: upgrade",
-            "upgrade: websocket",
-            "sec-websocket-protocol: chat",
-        ] {
-            assert!(
-                head.lines().any(|found| found == line),
-                "{protocol} {line}: {head}"
-            );
+        for line in ["connection: upgrade", "upgrade: websocket", "sec-websocket-protocol: chat"] {
+            assert!(head.lines().any(|found| found == line), "{protocol} {line}: {head}");
         }
         let accept = format!("sec-websocket-accept: {}", ACCEPT.to_ascii_lowercase());
         assert_eq!(head.matches(&accept).count(), 1, "{protocol}: {head}");
         talk(raw.stream).await;
 
         let mut sender = client::http2(proxy.inbound()).await;
-        let response = within(sender.send_request(extended_connect("/chat")))
-            .await
-            .expect("an answer");
+        let response =
+            within(sender.send_request(extended_connect("/chat"))).await.expect("an answer");
         assert_eq!(response.status(), 200, "{protocol}");
         assert_eq!(response.headers()["sec-websocket-protocol"], "chat");
         for name in ["sec-websocket-accept", "upgrade", "connection"] {
             assert!(!response.headers().contains_key(name), "{name}");
         }
-        let upgraded = within(hyper::upgrade::on(response))
-            .await
-            .expect("an upgrade");
+        let upgraded = within(hyper::upgrade::on(response)).await.expect("an upgrade");
         talk(TokioIo::new(upgraded)).await;
 
         for line in proxy.log(2).await {
@@ -191,10 +172,7 @@ async fn a_refused_upgrade_is_a_plain_answer_and_the_connection_goes_on() {
         raw.send(ask("/refused").repeat(2)).await;
         for _ in 0..2 {
             let answer = raw.until("not here").await;
-            assert!(
-                answer.starts_with("HTTP/1.1 403 Forbidden\r\n"),
-                "{protocol}: {answer}"
-            );
+            assert!(answer.starts_with("HTTP/1.1 403 Forbidden\r\n"), "{protocol}: {answer}");
         }
         raw.send(ask("/chat")).await;
         assert!(raw.head().await.starts_with("HTTP/1.1 101 "), "{protocol}");
@@ -202,22 +180,14 @@ async fn a_refused_upgrade_is_a_plain_answer_and_the_connection_goes_on() {
 
         let mut sender = client::http2(proxy.inbound()).await;
         for _ in 0..2 {
-            let response = within(sender.send_request(extended_connect("/refused")))
-                .await
-                .expect("an answer");
+            let response =
+                within(sender.send_request(extended_connect("/refused"))).await.expect("an answer");
             let answer = client::read(response).await.expect("a body");
-            assert_eq!(
-                (answer.status.as_u16(), answer.text()),
-                (403, "not here"),
-                "{protocol}"
-            );
+            assert_eq!((answer.status.as_u16(), answer.text()), (403, "not here"), "{protocol}");
         }
     }
-    let proxy = Proxy::start(&format!(
-        "service: {{ name: app, port: {} }}\n",
-        plain.address.port()
-    ))
-    .await;
+    let proxy =
+        Proxy::start(&format!("service: {{ name: app, port: {} }}\n", plain.address.port())).await;
     let mut raw = Raw::connect(proxy.inbound()).await;
     raw.send(ask("/chat").repeat(2)).await;
     for _ in 0..2 {
@@ -239,11 +209,8 @@ async fn any_other_protocol_passes_on_http1_with_what_came_early() {
         echo(stream).await;
     })
     .await;
-    let proxy = Proxy::start(&format!(
-        "service: {{ name: app, port: {} }}\n",
-        app.address.port()
-    ))
-    .await;
+    let proxy =
+        Proxy::start(&format!("service: {{ name: app, port: {} }}\n", app.address.port())).await;
     let mut raw = Raw::connect(proxy.inbound()).await;
     raw.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: foo/2\r\n\r\nearly")
         .await;
@@ -264,33 +231,22 @@ async fn connect_leads_to_a_service_or_a_host_outbound_and_nowhere_inbound() {
     let proxy = Proxy::start(&yaml).await;
     for host in ["echo:443".to_owned(), server.address.to_string()] {
         let mut raw = Raw::connect(proxy.outbound()).await;
-        raw.send(format!("CONNECT {host} HTTP/1.1\r\nHost: {host}\r\n\r\n"))
-            .await;
+        raw.send(format!("CONNECT {host} HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
         let head = raw.head().await;
         assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
-        assert!(
-            !head.contains("content-length") && !head.contains("transfer-encoding"),
-            "{head}"
-        );
+        assert!(!head.contains("content-length") && !head.contains("transfer-encoding"), "{head}");
         talk(raw.stream).await;
 
         let mut sender = client::http2(proxy.outbound()).await;
-        let request = Request::connect(&host)
-            .body(Empty::<Bytes>::new())
-            .expect("a request");
-        let response = within(sender.send_request(request))
-            .await
-            .expect("an answer");
+        let request = Request::connect(&host).body(Empty::<Bytes>::new()).expect("a request");
+        let response = within(sender.send_request(request)).await.expect("an answer");
         assert_eq!(response.status(), 200);
-        let upgraded = within(hyper::upgrade::on(response))
-            .await
-            .expect("a tunnel");
+        let upgraded = within(hyper::upgrade::on(response)).await.expect("a tunnel");
         talk(TokioIo::new(upgraded)).await;
     }
     let log = proxy.log(4).await;
     assert!(
-        log.iter()
-            .all(|line| line["method"] == "CONNECT" && line["bytes_sent"] == 31),
+        log.iter().all(|line| line["method"] == "CONNECT" && line["bytes_sent"] == 31),
         "{log:?}"
     );
 
@@ -304,35 +260,24 @@ async fn connect_leads_to_a_service_or_a_host_outbound_and_nowhere_inbound() {
         answer.contains("\r\nallow: ")
             && answer.contains("x-pilotfish-reason: connect_not_allowed\r\n")
     );
-    let request = Request::connect("echo:443")
-        .body(Empty::<Bytes>::new())
-        .expect("a request");
-    let answer = client::send2(proxy.inbound(), request)
-        .await
-        .expect("an answer");
-    assert_eq!(
-        (answer.status.as_u16(), answer.reason()),
-        (405, "connect_not_allowed")
-    );
+    let request = Request::connect("echo:443").body(Empty::<Bytes>::new()).expect("a request");
+    let answer = client::send2(proxy.inbound(), request).await.expect("an answer");
+    assert_eq!((answer.status.as_u16(), answer.reason()), (405, "connect_not_allowed"));
 
     // Refused outbound too, where unknown hosts are; and where nobody listens.
     let proxy = Proxy::start(
         "outbound: { listen: \"127.0.0.1:0\", unknown: reject }\nservices:\n  gone: { endpoints: [\"127.0.0.1:1\"] }\n",
     )
     .await;
-    for (host, status, reason) in [
-        ("other:443", 404, "unknown_host"),
-        ("gone:443", 503, "connect_refused"),
-    ] {
+    for (host, status, reason) in
+        [("other:443", 404, "unknown_host"), ("gone:443", 503, "connect_refused")]
+    {
         let bytes = format!("CONNECT {host} HTTP/1.1\r\nHost: {host}\r\n\r\n");
         let mut raw = Raw::connect(proxy.outbound()).await;
         raw.send(bytes).await;
         let head = raw.head().await;
         assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
-        assert!(
-            head.contains(&format!("x-pilotfish-reason: {reason}\r\n")),
-            "{head}"
-        );
+        assert!(head.contains(&format!("x-pilotfish-reason: {reason}\r\n")), "{head}");
     }
     let open = "pilotfish_requests_in_flight{direction=\"outbound\"}";
     eventually(|| async { (proxy.metric(open).await == 0.0).then_some(()) }).await;

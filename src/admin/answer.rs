@@ -39,10 +39,7 @@ async fn act(action: Action, handles: &Handles) -> Response<Full<Bytes>> {
         Action::Clusters { json: true } => json(&(handles.clusters)()),
         Action::Clusters { json: false } => text(StatusCode::OK, flat(&(handles.clusters)())),
         Action::Logging => text(StatusCode::OK, line((handles.log_level)())),
-        Action::Version => text(
-            StatusCode::OK,
-            line(format!("pilotfish {}", handles.version)),
-        ),
+        Action::Version => text(StatusCode::OK, line(format!("pilotfish {}", handles.version))),
         // A task, because hyper drops this future when the client goes away.
         Action::Reload => match spawn_local((handles.reload)()).await {
             Ok(Ok(result)) => text(StatusCode::OK, line(result)),
@@ -82,9 +79,7 @@ fn refuse(refusal: Refusal, surface: Surface, asked: &str) -> Response<Full<Byte
                 _ => format!("{path} takes {allow}\n"),
             };
             let mut response = text(StatusCode::METHOD_NOT_ALLOWED, hint);
-            response
-                .headers_mut()
-                .insert(ALLOW, HeaderValue::from_static(allow));
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
             response
         }
         Refusal::Forbidden(reason) => text(StatusCode::FORBIDDEN, line(reason.to_owned())),
@@ -93,13 +88,11 @@ fn refuse(refusal: Refusal, surface: Surface, asked: &str) -> Response<Full<Byte
 }
 
 fn help() -> String {
-    PATHS
-        .iter()
-        .fold(String::new(), |mut text, (path, methods, what)| {
-            // Writing to a string does not fail.
-            let _ = writeln!(text, "  {methods:<10} {path:<16} {what}");
-            text
-        })
+    PATHS.iter().fold(String::new(), |mut text, (path, methods, what)| {
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "  {methods:<10} {path:<16} {what}");
+        text
+    })
 }
 
 /// One line a value, its place before it, as in `user-service::10.0.0.1:3001::state healthy`. An
@@ -124,9 +117,7 @@ fn flatten(value: &Value, place: &mut String, out: &mut String) {
         Value::Object(map) => map.iter().for_each(|(key, child)| below(key, child)),
         Value::Array(list) => {
             for (index, child) in list.iter().enumerate() {
-                let named = ["name", "address"]
-                    .iter()
-                    .find_map(|key| child.get(key)?.as_str());
+                let named = ["name", "address"].iter().find_map(|key| child.get(key)?.as_str());
                 match named {
                     Some(name) => below(name, child),
                     None => below(&index.to_string(), child),

@@ -43,29 +43,13 @@ pub(super) const PATHS: [(&str, &str, &str); 12] = [
     ("/ready", "GET", "200 when ready to serve, else 503 and why"),
     ("/healthz/ready", "GET", "the same as /ready"),
     ("/metrics", "GET", "metrics in Prometheus' text format"),
-    (
-        "/config_dump",
-        "GET",
-        "the configuration in force, secrets masked (JSON)",
-    ),
-    (
-        "/clusters",
-        "GET",
-        "services and their endpoints (text; ?format=json)",
-    ),
-    (
-        "/logging",
-        "GET, POST",
-        "the log level; POST ?level=debug sets it",
-    ),
+    ("/config_dump", "GET", "the configuration in force, secrets masked (JSON)"),
+    ("/clusters", "GET", "services and their endpoints (text; ?format=json)"),
+    ("/logging", "GET, POST", "the log level; POST ?level=debug sets it"),
     ("/version", "GET", "the version"),
     ("/help", "GET", "this list"),
     ("/reload", "POST", "read the configuration again"),
-    (
-        "/drain",
-        "POST",
-        "refuse new work, finish what is in flight",
-    ),
+    ("/drain", "POST", "refuse new work, finish what is in flight"),
     ("/quitquitquit", "POST", "drain and end"),
 ];
 
@@ -104,10 +88,7 @@ pub(super) fn route(
     } else {
         None
     }
-    .unwrap_or(Err(Refusal::MethodNotAllowed {
-        allow: allow_header(allow),
-        path,
-    }))
+    .unwrap_or(Err(Refusal::MethodNotAllowed { allow: allow_header(allow), path }))
 }
 
 /// HEAD is where GET is.
@@ -126,9 +107,9 @@ fn read(path: &str, query: Option<&str>) -> Option<Result<Action, Refusal>> {
         "/ready" | "/healthz/ready" => Action::Ready,
         "/metrics" => Action::Metrics,
         "/config_dump" => Action::ConfigDump,
-        "/clusters" => Action::Clusters {
-            json: parameter(query, "format").as_deref() == Some("json"),
-        },
+        "/clusters" => {
+            Action::Clusters { json: parameter(query, "format").as_deref() == Some("json") }
+        }
         "/logging" => Action::Logging,
         "/version" => Action::Version,
         _ => return None,
@@ -140,13 +121,9 @@ fn change(path: &str, query: Option<&str>) -> Option<Result<Action, Refusal>> {
         "/reload" => Ok(Action::Reload),
         "/drain" => Ok(Action::Drain),
         "/quitquitquit" => Ok(Action::Quit),
-        "/logging" => {
-            parameter(query, "level")
-                .map(Action::SetLogLevel)
-                .ok_or(Refusal::BadRequest(
-                    "the query lacks level, as in /logging?level=debug",
-                ))
-        }
+        "/logging" => parameter(query, "level")
+            .map(Action::SetLogLevel)
+            .ok_or(Refusal::BadRequest("the query lacks level, as in /logging?level=debug")),
         _ => return None,
     })
 }
@@ -164,17 +141,12 @@ fn check_origin(uri: &Uri, headers: &HeaderMap) -> Result<(), Refusal> {
     let Some(origin) = headers.get(ORIGIN) else {
         return Ok(());
     };
-    let origin = origin
-        .to_str()
-        .ok()
-        .and_then(|origin| origin.split_once("://"));
+    let origin = origin.to_str().ok().and_then(|origin| origin.split_once("://"));
     match (origin, authority(uri, headers)) {
         (Some((_, origin)), Ok(Some(authority))) if origin.eq_ignore_ascii_case(authority) => {
             Ok(())
         }
-        _ => Err(Refusal::Forbidden(
-            "a page of another origin may not change anything",
-        )),
+        _ => Err(Refusal::Forbidden("a page of another origin may not change anything")),
     }
 }
 
@@ -193,10 +165,7 @@ fn authority<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Result<Option<&'a str>
 }
 
 fn is_local_name(authority: &str) -> bool {
-    let (host, port) = match authority
-        .strip_prefix('[')
-        .and_then(|rest| rest.split_once(']'))
-    {
+    let (host, port) = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((host, port)) => return host.parse::<Ipv6Addr>().is_ok() && is_port(port),
         None => match authority.find(':') {
             Some(colon) => authority.split_at(colon),
@@ -209,10 +178,7 @@ fn is_local_name(authority: &str) -> bool {
 
 /// Nothing, or a colon and a number.
 fn is_port(text: &str) -> bool {
-    text.is_empty()
-        || text
-            .strip_prefix(':')
-            .is_some_and(|port| port.parse::<u16>().is_ok())
+    text.is_empty() || text.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok())
 }
 
 /// The decoded value of a parameter; the first, if there are several.
@@ -262,12 +228,7 @@ mod tests {
     }
 
     fn admin(method: Method, target: &str) -> Result<Action, Refusal> {
-        ask(
-            Surface::Admin,
-            &method,
-            target,
-            &[("host", "127.0.0.1:15000")],
-        )
+        ask(Surface::Admin, &method, target, &[("host", "127.0.0.1:15000")])
     }
 
     #[test]
@@ -288,17 +249,11 @@ mod tests {
     fn a_change_needs_post_and_reading_does_not_take_it() {
         for path in ["/reload", "/drain", "/quitquitquit"] {
             for method in [Method::GET, Method::HEAD, Method::PUT, Method::DELETE] {
-                let refusal = Refusal::MethodNotAllowed {
-                    allow: "POST",
-                    path,
-                };
+                let refusal = Refusal::MethodNotAllowed { allow: "POST", path };
                 assert_eq!(admin(method, path), Err(refusal));
             }
         }
-        let refusal = Refusal::MethodNotAllowed {
-            allow: "GET, HEAD",
-            path: "/metrics",
-        };
+        let refusal = Refusal::MethodNotAllowed { allow: "GET, HEAD", path: "/metrics" };
         assert_eq!(admin(Method::POST, "/metrics"), Err(refusal));
     }
 
@@ -307,44 +262,26 @@ mod tests {
         let level = |query| admin(Method::POST, &format!("/logging{query}"));
         let set = |level: &str| Ok(Action::SetLogLevel(level.to_owned()));
         assert_eq!(level("?level=debug"), set("debug"));
-        assert_eq!(
-            level("?a=b&level=info%2Cpilotfish%3dtrace"),
-            set("info,pilotfish=trace")
-        );
+        assert_eq!(level("?a=b&level=info%2Cpilotfish%3dtrace"), set("info,pilotfish=trace"));
         for bad in ["", "?", "?level", "?level=%", "?level=%zz", "?level=%ff"] {
             assert!(matches!(level(bad), Err(Refusal::BadRequest(_))), "{bad}");
         }
         let clusters = |query| admin(Method::GET, &format!("/clusters{query}"));
         assert_eq!(clusters(""), Ok(Action::Clusters { json: false }));
-        assert_eq!(
-            clusters("?format=json"),
-            Ok(Action::Clusters { json: true })
-        );
+        assert_eq!(clusters("?format=json"), Ok(Action::Clusters { json: true }));
     }
 
     #[test]
     fn the_metrics_surface_has_three_paths_and_any_host() {
         let metrics = |method: Method, path| {
-            ask(
-                Surface::Metrics,
-                &method,
-                path,
-                &[("host", "pod.example.com")],
-            )
+            ask(Surface::Metrics, &method, path, &[("host", "pod.example.com")])
         };
         assert_eq!(metrics(Method::GET, "/metrics"), Ok(Action::Metrics));
         assert_eq!(metrics(Method::GET, "/live"), Ok(Action::Live));
         assert_eq!(metrics(Method::HEAD, "/ready"), Ok(Action::Ready));
-        for (path, ..) in PATHS
-            .iter()
-            .filter(|(path, ..)| !METRICS_PATHS.contains(path))
-        {
+        for (path, ..) in PATHS.iter().filter(|(path, ..)| !METRICS_PATHS.contains(path)) {
             assert_eq!(metrics(Method::GET, path), Err(Refusal::NotFound), "{path}");
-            assert_eq!(
-                metrics(Method::POST, path),
-                Err(Refusal::NotFound),
-                "{path}"
-            );
+            assert_eq!(metrics(Method::POST, path), Err(Refusal::NotFound), "{path}");
         }
     }
 
@@ -381,12 +318,8 @@ mod tests {
         let both = [("host", "localhost"), ("host", "evil.example")];
         let answer = ask(Surface::Admin, &Method::GET, "/live", &both);
         assert!(matches!(answer, Err(Refusal::Forbidden(_))));
-        let absolute = ask(
-            Surface::Admin,
-            &Method::GET,
-            "http://evil.example/live",
-            &[("host", "localhost")],
-        );
+        let absolute =
+            ask(Surface::Admin, &Method::GET, "http://evil.example/live", &[("host", "localhost")]);
         assert!(matches!(absolute, Err(Refusal::Forbidden(_))));
     }
 
@@ -398,10 +331,7 @@ mod tests {
         };
         assert_eq!(drain("http://127.0.0.1:15000"), Ok(Action::Drain));
         for foreign in ["http://evil.example", "http://127.0.0.1:3000", "null", ""] {
-            assert!(
-                matches!(drain(foreign), Err(Refusal::Forbidden(_))),
-                "{foreign}"
-            );
+            assert!(matches!(drain(foreign), Err(Refusal::Forbidden(_))), "{foreign}");
         }
     }
 }

@@ -58,12 +58,7 @@ async fn start(surface: Surface) -> Server {
     let task = spawn_local(serve(listener, surface, handles, async {
         let _ = stopped.await;
     }));
-    Server {
-        address,
-        asked,
-        stop,
-        task,
-    }
+    Server { address, asked, stop, task }
 }
 
 impl Server {
@@ -94,10 +89,7 @@ fn split(answer: &str) -> (String, String) {
 }
 
 fn local(test: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     LocalSet::new().block_on(&runtime, test);
 }
 
@@ -113,10 +105,7 @@ fn reads() {
         let not_ready = answer("503", "no endpoint of the app yet\n");
         assert_eq!(server.get("/ready").await, not_ready);
         assert_eq!(server.get("/healthz/ready").await, not_ready);
-        assert_eq!(
-            server.get("/version").await,
-            answer("200", "pilotfish 0.1.0\n")
-        );
+        assert_eq!(server.get("/version").await, answer("200", "pilotfish 0.1.0\n"));
         assert_eq!(
             server.get("/clusters").await,
             answer(
@@ -128,25 +117,15 @@ fn reads() {
         for path in ["/clusters?format=json", "/config_dump"] {
             let (status, body) = server.get(path).await;
             assert_eq!(status, "200");
-            assert!(
-                serde_json::from_str::<serde_json::Value>(&body)
-                    .unwrap()
-                    .is_object()
-            );
+            assert!(serde_json::from_str::<serde_json::Value>(&body).unwrap().is_object());
         }
         let whole = server.ask("GET", "/metrics", "localhost:15000").await;
         assert!(whole.contains("content-type: text/plain; version=0.0.4; charset=utf-8\r\n"));
         assert!(whole.ends_with("\r\n\r\n# HELP a b\n# TYPE a gauge\na 1\n"));
         let (status, list) = server.get("/nothing").await;
         assert_eq!(status, "404");
-        assert!(
-            list.contains("/quitquitquit") && list.contains("/nothing"),
-            "{list}"
-        );
-        assert_eq!(
-            server.ask("GET", "/live", "evil.example").await[9..12],
-            *"403"
-        );
+        assert!(list.contains("/quitquitquit") && list.contains("/nothing"), "{list}");
+        assert_eq!(server.ask("GET", "/live", "evil.example").await[9..12], *"403");
     });
 }
 
@@ -174,25 +153,13 @@ fn changes() {
         let refused = server.ask("GET", "/drain", "127.0.0.1").await;
         assert!(refused.starts_with("HTTP/1.1 405 "), "{refused}");
         assert!(refused.contains("allow: POST\r\n"), "{refused}");
-        assert!(
-            refused.contains("curl -X POST http://127.0.0.1:15000/drain\n"),
-            "{refused}"
-        );
+        assert!(refused.contains("curl -X POST http://127.0.0.1:15000/drain\n"), "{refused}");
         assert_eq!(server.asked.drains.get(), 0);
         assert_eq!(server.post("/drain").await.0, "200");
         assert_eq!(server.post("/quitquitquit").await.0, "200");
-        assert_eq!(
-            (server.asked.drains.get(), server.asked.quits.get()),
-            (1, 1)
-        );
-        assert_eq!(
-            server.post("/reload").await,
-            answer("422", "line 3: unknown field\n")
-        );
-        assert_eq!(
-            server.post("/logging?level=debug").await,
-            answer("200", "debug\n")
-        );
+        assert_eq!((server.asked.drains.get(), server.asked.quits.get()), (1, 1));
+        assert_eq!(server.post("/reload").await, answer("422", "line 3: unknown field\n"));
+        assert_eq!(server.post("/logging?level=debug").await, answer("200", "debug\n"));
         assert_eq!(server.get("/logging").await, answer("200", "debug\n"));
         assert_eq!(server.post("/logging?level=nonsense").await.0, "400");
         assert_eq!(server.post("/logging").await.0, "400");
@@ -206,9 +173,7 @@ fn a_shutdown_ends_idle_connections_and_the_listener() {
         let server = start(Surface::Admin).await;
         let mut idle = TcpStream::connect(server.address).await.unwrap();
         // Answered once, so that the connection is known to be accepted and kept alive.
-        idle.write_all(b"GET /live HTTP/1.1\r\nhost: localhost\r\n\r\n")
-            .await
-            .unwrap();
+        idle.write_all(b"GET /live HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
         let mut seen = Vec::new();
         while !seen.ends_with(b"live\n") {
             assert_ne!(idle.read_buf(&mut seen).await.unwrap(), 0);

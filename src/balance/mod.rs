@@ -66,11 +66,7 @@ impl Balancer {
         #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation)]
         let mean_weight =
             (weights().map(f64::from).sum::<f64>() / endpoints.len().max(1) as f64) as f32;
-        Self {
-            kind,
-            shares: Shares::new(weights()),
-            mean_weight,
-        }
+        Self { kind, shares: Shares::new(weights()), mean_weight }
     }
 
     pub fn kind(&self) -> Kind {
@@ -89,22 +85,14 @@ impl Balancer {
         now: Nanos,
         tried: &[u32],
     ) -> Option<usize> {
-        debug_assert_eq!(
-            endpoints.len(),
-            self.shares.len(),
-            "another balancer's endpoints"
-        );
+        debug_assert_eq!(endpoints.len(), self.shares.len(), "another balancer's endpoints");
         let shares = &self.shares;
         match shares.len() {
             0 => return None,
             1 => return Some(0),
             _ => {}
         }
-        let tried = if tried_all(shares.len(), tried) {
-            &[]
-        } else {
-            tried
-        };
+        let tried = if tried_all(shares.len(), tried) { &[] } else { tried };
         Some(match self.kind {
             Kind::PeakEwma => {
                 peak_ewma::pick(shares, self.mean_weight, endpoints, random, now, tried)

@@ -13,7 +13,5 @@ pub(super) fn pick(shares: &Shares, cursor: &mut Cursor, tried: &[u32]) -> usize
     }
     let start = shares.nth(cursor.next());
     let mut round = (start..shares.len()).chain(0..start);
-    round
-        .find(|index| !was_tried(tried, *index))
-        .unwrap_or(start)
+    round.find(|index| !was_tried(tried, *index)).unwrap_or(start)
 }

@@ -6,12 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::endpoint::{Address, InFlight, Outcome};
 
-const KINDS: [Kind; 4] = [
-    Kind::PeakEwma,
-    Kind::RoundRobin,
-    Kind::LeastRequest,
-    Kind::Random,
-];
+const KINDS: [Kind; 4] = [Kind::PeakEwma, Kind::RoundRobin, Kind::LeastRequest, Kind::Random];
 const MS: Duration = Duration::from_millis(1);
 
 /// One worker, the endpoints, and the time.
@@ -30,10 +25,7 @@ impl Bench {
             .zip(weights)
             .map(|(port, weight)| {
                 let endpoint = Endpoint::new(address(port), Arc::default());
-                Arc::new(Endpoint {
-                    weight: *weight,
-                    ..endpoint
-                })
+                Arc::new(Endpoint { weight: *weight, ..endpoint })
             })
             .collect();
         Self {
@@ -47,13 +39,7 @@ impl Bench {
 
     fn pick(&mut self, tried: &[u32]) -> Option<usize> {
         let now = Nanos::from(self.now);
-        self.balancer.pick(
-            &self.endpoints,
-            &mut self.cursor,
-            &mut self.random,
-            now,
-            tried,
-        )
+        self.balancer.pick(&self.endpoints, &mut self.cursor, &mut self.random, now, tried)
     }
 
     fn begin(&self, index: usize) -> InFlight {
@@ -91,11 +77,7 @@ impl Bench {
             open.push((now + latencies[index], index, self.begin(index)));
         }
         drop(open);
-        assert!(
-            self.endpoints
-                .iter()
-                .all(|endpoint| endpoint.state.in_flight() == 0)
-        );
+        assert!(self.endpoints.iter().all(|endpoint| endpoint.state.in_flight() == 0));
         counts
     }
 }
@@ -120,9 +102,8 @@ fn round_robin_takes_turns() {
 #[test]
 fn cursors_begin_at_different_places() {
     let mut random = fastrand::Rng::with_seed(1);
-    let starts: std::collections::HashSet<u64> = (0..16)
-        .map(|_| Cursor::starting_at(&mut random).next() % 10)
-        .collect();
+    let starts: std::collections::HashSet<u64> =
+        (0..16).map(|_| Cursor::starting_at(&mut random).next() % 10).collect();
     assert!(starts.len() > 4, "{starts:?}");
 }
 
@@ -149,10 +130,7 @@ fn busy_endpoints_share_by_weight() {
             let counts = bench.drive(20_000, &[busy * MS; 2]);
             let due = 20_000.0 * f64::from(weights[0]) / f64::from(weights[0] + weights[1]);
             let off = f64::from(counts[0]) / due;
-            assert!(
-                (0.7..1.3).contains(&off),
-                "{kind:?} {weights:?} {busy}: {counts:?}"
-            );
+            assert!((0.7..1.3).contains(&off), "{kind:?} {weights:?} {busy}: {counts:?}");
         }
     }
 }
@@ -178,11 +156,7 @@ fn least_request_measures_by_weight() {
 fn peak_ewma_shuns_the_slow_and_the_failed_and_returns_to_the_recovered() {
     for outcome in [Outcome::Answered, Outcome::Failed] {
         let mut bench = Bench::new(Kind::PeakEwma, &[1, 1]);
-        let latency = if outcome == Outcome::Failed {
-            MS / 10
-        } else {
-            1000 * MS
-        };
+        let latency = if outcome == Outcome::Failed { MS / 10 } else { 1000 * MS };
         bench.observe(0, 10 * MS, Outcome::Answered);
         bench.observe(1, latency, outcome);
         assert_eq!(bench.drive(1000, &[10 * MS; 2]), [1000, 0]);
@@ -209,11 +183,7 @@ fn peak_ewma_greets_the_unmeasured_with_one_request() {
     bench.observe(0, 5000 * MS, Outcome::Answered);
     assert_eq!(bench.counts(100), [0, 100], "costs nothing while idle");
     let first = bench.begin(1);
-    assert_eq!(
-        bench.counts(100),
-        [100, 0],
-        "more than any while it has not answered"
-    );
+    assert_eq!(bench.counts(100), [100, 0], "more than any while it has not answered");
     drop(first);
     assert_eq!(bench.counts(100), [0, 100]);
 }

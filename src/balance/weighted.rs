@@ -31,10 +31,7 @@ impl Shares {
     pub(super) fn new(weights: impl IntoIterator<Item = u32>) -> Self {
         let weights: Vec<u32> = weights.into_iter().collect();
         let even = weights.windows(2).all(|pair| pair[0] == pair[1]);
-        Self {
-            len: weights.len(),
-            table: (!even).then(|| Table::new(&weights)),
-        }
+        Self { len: weights.len(), table: (!even).then(|| Table::new(&weights)) }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -49,11 +46,7 @@ impl Shares {
             Some(table) => {
                 let column = table.columns[index];
                 let drawn = random.u64(..table.height);
-                if drawn < u64::from(column.own) {
-                    index
-                } else {
-                    column.other as usize
-                }
+                if drawn < u64::from(column.own) { index } else { column.other as usize }
             }
         }
     }
@@ -74,9 +67,7 @@ impl Shares {
         }
         // What is skipped has most of the weight: any other one will do.
         let start = random.usize(..self.len);
-        (start..self.len)
-            .chain(0..start)
-            .find(|index| !skip(*index))
+        (start..self.len).chain(0..start).find(|index| !skip(*index))
     }
 
     /// The `turn`th in turn. There has to be one.
@@ -96,11 +87,7 @@ impl Shares {
         let round = (turn / len) % height;
         // No overflow: `height` is below 2^32.
         let position = (phase(index, *height) + round * other) % height;
-        if position < other {
-            column.other as usize
-        } else {
-            index
-        }
+        if position < other { column.other as usize } else { index }
     }
 
     /// After how many turns [`Shares::nth`] has given everyone their exact share.
@@ -124,12 +111,8 @@ impl Table {
         let len = weights.len() as u64;
         let mut rest: Vec<u64> = weights.iter().map(|weight| weight * len).collect();
         #[allow(clippy::cast_possible_truncation)]
-        let mut columns: Vec<Column> = (0..len)
-            .map(|index| Column {
-                own: height as u32,
-                other: index as u32,
-            })
-            .collect();
+        let mut columns: Vec<Column> =
+            (0..len).map(|index| Column { own: height as u32, other: index as u32 }).collect();
         let (mut small, mut large): (Vec<usize>, Vec<usize>) =
             (0..weights.len()).partition(|index| rest[*index] < height);
         // The rest of those that are left always averages `height`: while one is below it, one is
@@ -137,10 +120,7 @@ impl Table {
         while let (Some(poor), Some(rich)) = (small.pop(), large.pop()) {
             #[allow(clippy::cast_possible_truncation)]
             {
-                columns[poor] = Column {
-                    own: rest[poor] as u32,
-                    other: rich as u32,
-                };
+                columns[poor] = Column { own: rest[poor] as u32, other: rich as u32 };
             }
             rest[rich] -= height - rest[poor];
             if rest[rich] < height {
@@ -149,23 +129,14 @@ impl Table {
                 large.push(rich);
             }
         }
-        Self {
-            height,
-            columns: columns.into(),
-        }
+        Self { height, columns: columns.into() }
     }
 }
 
 /// The same weights in the smallest whole numbers, with a sum of at most `u32::MAX`.
 fn reduced(weights: &[u32]) -> Vec<u64> {
-    let divisor = weights
-        .iter()
-        .fold(0, |divisor, weight| gcd(divisor, *weight))
-        .max(1);
-    let mut weights: Vec<u64> = weights
-        .iter()
-        .map(|weight| u64::from(weight / divisor))
-        .collect();
+    let divisor = weights.iter().fold(0, |divisor, weight| gcd(divisor, *weight)).max(1);
+    let mut weights: Vec<u64> = weights.iter().map(|weight| u64::from(weight / divisor)).collect();
     while weights.iter().sum::<u64>() > u64::from(u32::MAX) {
         for weight in &mut weights {
             // Small ones become 1, not 0: zero means never.
@@ -206,16 +177,12 @@ impl Split {
         if weights.iter().all(|weight| *weight == 0) {
             return Err(SplitError::AllZero);
         }
-        Ok(Self {
-            shares: Shares::new(weights.iter().copied()),
-        })
+        Ok(Self { shares: Shares::new(weights.iter().copied()) })
     }
 
     /// Always the first, of one.
     pub fn one() -> Self {
-        Self {
-            shares: Shares::new([1]),
-        }
+        Self { shares: Shares::new([1]) }
     }
 
     /// The index of a weight, each with its share of the sum.
@@ -256,10 +223,7 @@ mod tests {
         let shares = Shares::new([u32::MAX, u32::MAX - 1, 1]);
         let mut random = fastrand::Rng::with_seed(2);
         let counts = counted(3, (0..10_000).map(|_| shares.sample(&mut random)));
-        assert!(
-            (4700..5300).contains(&counts[0]) && counts[2] < 3,
-            "{counts:?}"
-        );
+        assert!((4700..5300).contains(&counts[0]) && counts[2] < 3, "{counts:?}");
         for turn in [0, 1, u64::MAX - 1, u64::MAX] {
             assert!(shares.nth(turn) < 3);
         }
@@ -280,10 +244,7 @@ mod tests {
         let shares = Shares::new([1_000_000, 1, 1_000_000]);
         let mut random = fastrand::Rng::with_seed(3);
         for _ in 0..100 {
-            assert_eq!(
-                shares.sample_except(&mut random, |index| index != 1),
-                Some(1)
-            );
+            assert_eq!(shares.sample_except(&mut random, |index| index != 1), Some(1));
             assert_eq!(shares.sample_except(&mut random, |_| true), None);
         }
     }

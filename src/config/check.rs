@@ -28,46 +28,23 @@ pub struct Parsed {
 
 /// Reads a configuration, as far as it can be read. Never fails: what is wrong is in `mistakes`.
 pub fn parse(text: &str) -> Parsed {
-    let yaml::Read {
-        mut root,
-        mut mistakes,
-        complete,
-    } = yaml::read(text);
+    let yaml::Read { mut root, mut mistakes, complete } = yaml::read(text);
     if !complete {
         let source = Source::new(text, root);
-        return Parsed {
-            schema: Config::default(),
-            source,
-            mistakes,
-            readable: false,
-        };
+        return Parsed { schema: Config::default(), source, mistakes, readable: false };
     }
     let shapes = Shapes::get();
-    let mut checker = Checker {
-        text,
-        shapes,
-        path: Vec::new(),
-        mistakes: Vec::new(),
-    };
+    let mut checker = Checker { text, shapes, path: Vec::new(), mistakes: Vec::new() };
     let kept = checker.node(&mut root, shapes.root(), None);
     mistakes.append(&mut checker.mistakes);
-    let schema = if kept {
-        Config::deserialize(&root)
-    } else {
-        Ok(Config::default())
-    };
+    let schema = if kept { Config::deserialize(&root) } else { Ok(Config::default()) };
     let schema = schema.unwrap_or_else(|error| {
         // The types and their schema disagree. Whoever typed the file still learns the place.
         let span = error.span.unwrap_or(0..0);
         mistakes.push(Mistake::at(Path::root(), error.message).span(span));
         Config::default()
     });
-    Parsed {
-        schema,
-        source: Source::new(text, root),
-        mistakes,
-        readable: kept,
-    }
+    Parsed { schema, source: Source::new(text, root), mistakes, readable: kept }
 }
 
 /// Messages name what they are about by its last key: the excerpt shows the rest.
@@ -132,12 +109,7 @@ impl Checker<'_> {
 
     /// A key without a value: of a map that needs nothing, it is that map.
     fn null(&mut self, node: &mut Node, shape: &Shape, key: Option<&Range<usize>>) -> bool {
-        if shape
-            .map
-            .as_ref()
-            .is_some_and(|map| map.required.is_empty())
-            && shape.text.is_none()
-        {
+        if shape.map.as_ref().is_some_and(|map| map.required.is_empty()) && shape.text.is_none() {
             node.kind = Kind::Map(Vec::new());
             return true;
         }
@@ -148,9 +120,7 @@ impl Checker<'_> {
     }
 
     fn integer(&mut self, value: i128, span: &Range<usize>, shape: &Shape) -> bool {
-        let in_range = shape
-            .integer
-            .is_some_and(|(min, max)| (min..=max).contains(&value));
+        let in_range = shape.integer.is_some_and(|(min, max)| (min..=max).contains(&value));
         if in_range || shape.numbers.contains(&value) {
             return true;
         }
@@ -188,9 +158,9 @@ impl Checker<'_> {
             (Some(Invalid { message, .. }), Some(meant)) => self
                 .mistake(format!("{}: {message}", self.name()))
                 .help(format!("did you mean `{meant}`?")),
-            (Some(Invalid { message, help }), None) => self
-                .mistake(format!("{}: {message}", self.name()))
-                .help(help),
+            (Some(Invalid { message, help }), None) => {
+                self.mistake(format!("{}: {message}", self.name())).help(help)
+            }
         };
         self.tell(mistake, span);
         false
@@ -247,29 +217,17 @@ impl Checker<'_> {
                 }
             }
         });
-        for required in shape
-            .required
-            .iter()
-            .filter(|required| !there.contains(required))
-        {
+        for required in shape.required.iter().filter(|required| !there.contains(required)) {
             let place = at.cloned().unwrap_or(span.start..span.start);
-            let example = shape
-                .properties
-                .get(required)
-                .map(|id| self.shapes.shape(*id));
+            let example = shape.properties.get(required).map(|id| self.shapes.shape(*id));
             let what = example.map(Shape::expected).unwrap_or_default();
             let name = self.name();
-            let mistake = Mistake::at_key(
-                self.path.clone().into(),
-                format!("{name} needs `{required}`"),
-            )
-            .help(format!("add `{required}:` with {what}"));
+            let mistake =
+                Mistake::at_key(self.path.clone().into(), format!("{name} needs `{required}`"))
+                    .help(format!("add `{required}:` with {what}"));
             self.tell(mistake, &place);
         }
-        shape
-            .required
-            .iter()
-            .all(|required| there.contains(required) && !bad.contains(required))
+        shape.required.iter().all(|required| there.contains(required) && !bad.contains(required))
     }
 
     fn entry(&mut self, key: &Key, value: &mut Node, shape: &Shape) -> bool {
@@ -284,12 +242,7 @@ impl Checker<'_> {
     fn other(&mut self, key: &Key, value: &mut Node, shape: Id) -> bool {
         let shape = self.shapes.shape(shape);
         let kept = self.entry(key, value, shape);
-        if !kept
-            && shape
-                .map
-                .as_ref()
-                .is_some_and(|map| map.required.is_empty())
-        {
+        if !kept && shape.map.as_ref().is_some_and(|map| map.required.is_empty()) {
             value.kind = Kind::Map(Vec::new());
             return true;
         }

@@ -32,10 +32,7 @@ impl std::error::Error for Error {}
 
 impl de::Error for Error {
     fn custom<T: fmt::Display>(message: T) -> Self {
-        Self {
-            message: message.to_string(),
-            span: None,
-        }
+        Self { message: message.to_string(), span: None }
     }
 }
 
@@ -54,10 +51,9 @@ impl<'de> de::Deserializer<'de> for &'de Node {
             Kind::Float(value) => visitor.visit_f64(*value),
             Kind::String(value) => visitor.visit_borrowed_str(value),
             Kind::Seq(items) => visitor.visit_seq(Items(items.iter())),
-            Kind::Map(entries) => visitor.visit_map(Entries {
-                entries: entries.iter(),
-                value: None,
-            }),
+            Kind::Map(entries) => {
+                visitor.visit_map(Entries { entries: entries.iter(), value: None })
+            }
         }
         .map_err(|error: Error| error.within(self))
     }
@@ -105,10 +101,7 @@ impl<'de> de::SeqAccess<'de> for Items<'de> {
         &mut self,
         seed: T,
     ) -> Result<Option<T::Value>, Error> {
-        self.0
-            .next()
-            .map(|node| seed.deserialize(node).map_err(|e| e.within(node)))
-            .transpose()
+        self.0.next().map(|node| seed.deserialize(node).map_err(|e| e.within(node))).transpose()
     }
 }
 

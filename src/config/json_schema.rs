@@ -25,10 +25,7 @@ pub(super) static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
 fn tidy(value: &mut Value) {
     match value {
         Value::Object(object) => {
-            let rust_type = object
-                .get("format")
-                .and_then(Value::as_str)
-                .map(str::to_owned);
+            let rust_type = object.get("format").and_then(Value::as_str).map(str::to_owned);
             match rust_type.as_deref() {
                 Some("uint8" | "uint16") => drop(object.remove("format")),
                 Some("uint32") => {
@@ -173,19 +170,11 @@ impl<'de> Deserialize<'de> for Off {
             }
 
             fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<Off, E> {
-                if value {
-                    Err(E::custom("`true` is not `off`"))
-                } else {
-                    Ok(Off)
-                }
+                if value { Err(E::custom("`true` is not `off`")) } else { Ok(Off) }
             }
 
             fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<Off, E> {
-                if value == "off" {
-                    Ok(Off)
-                } else {
-                    Err(E::custom("not `off`"))
-                }
+                if value == "off" { Ok(Off) } else { Err(E::custom("not `off`")) }
             }
         }
 

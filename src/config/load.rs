@@ -60,23 +60,10 @@ impl Origin {
                 }
             }
         };
-        let Parsed {
-            schema,
-            source,
-            mistakes,
-            readable,
-        } = parse(&text);
-        let compiled = if readable {
-            compile(&schema, previous, generation)
-        } else {
-            Err(vec![])
-        };
+        let Parsed { schema, source, mistakes, readable } = parse(&text);
+        let compiled = if readable { compile(&schema, previous, generation) } else { Err(vec![]) };
         match compiled {
-            Ok(snapshot) if mistakes.is_empty() => Ok(Loaded {
-                text,
-                config: schema,
-                snapshot,
-            }),
+            Ok(snapshot) if mistakes.is_empty() => Ok(Loaded { text, config: schema, snapshot }),
             compiled => {
                 let mistakes = together(mistakes, compiled.err().unwrap_or_default());
                 Err(Refused {
@@ -90,8 +77,5 @@ impl Origin {
 
 fn unreadable(name: &str, error: &std::io::Error) -> Refused {
     let line = format!("{name}: cannot be read: {error}; check the path and its permissions");
-    Refused {
-        pretty: format!("error: {line}\n"),
-        lines: vec![line],
-    }
+    Refused { pretty: format!("error: {line}\n"), lines: vec![line] }
 }

@@ -51,11 +51,7 @@ macro_rules! segment_of_unit {
         }
     )*};
 }
-segment_of_unit!(
-    super::units::Name,
-    super::units::HeaderName,
-    super::units::Port
-);
+segment_of_unit!(super::units::Name, super::units::HeaderName, super::units::Port);
 
 /// Where a value is: `services.user-service.endpoints[1]`. Keys are spelled as the schema holds
 /// them, so names are in lower case.
@@ -122,9 +118,7 @@ impl fmt::Display for Path {
 fn is_plain(key: &str) -> bool {
     !key.is_empty()
         && key.len() <= LONGEST_QUOTE
-        && key
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+        && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
 }
 
 /// Which part of an entry a mistake points to.
@@ -168,10 +162,7 @@ impl Mistake {
 
     /// A mistake of the key that `path` ends with.
     pub fn at_key(path: Path, message: impl Into<String>) -> Self {
-        Self {
-            at: Where::Key,
-            ..Self::at(path, message)
-        }
+        Self { at: Where::Key, ..Self::at(path, message) }
     }
 
     /// Adds what would be right.
@@ -229,20 +220,13 @@ pub fn together(form: Vec<Mistake>, meaning: Vec<Mistake>) -> Vec<Mistake> {
 
 /// A line a mistake, in the order of the file.
 pub fn lines(mistakes: &[Mistake], source: &Source, file_name: &str) -> Vec<String> {
-    in_order(mistakes, source)
-        .iter()
-        .map(|(_, m)| m.line(source, file_name))
-        .collect()
+    in_order(mistakes, source).iter().map(|(_, m)| m.line(source, file_name)).collect()
 }
 
 /// All mistakes with their excerpts, in the order of the file. `color` adds ANSI sequences. What
 /// the file contains cannot: control characters are replaced.
 pub fn render(mistakes: &[Mistake], source: &Source, file_name: &str, color: bool) -> String {
-    let renderer = if color {
-        Renderer::styled()
-    } else {
-        Renderer::plain()
-    };
+    let renderer = if color { Renderer::styled() } else { Renderer::plain() };
     let mut text = String::new();
     for (span, mistake) in in_order(mistakes, source) {
         if !text.is_empty() {
@@ -302,9 +286,7 @@ pub fn closest<'a>(typed: &str, candidates: impl IntoIterator<Item = &'a str>) -
     // `loadBalancer` and `load-balancer` are `load_balancer`.
     let bare = |text: &str| -> Vec<char> {
         let kept = text.chars().filter(|c| !matches!(c, '_' | '-' | ' '));
-        kept.flat_map(char::to_lowercase)
-            .take(LONGEST_QUOTE)
-            .collect()
+        kept.flat_map(char::to_lowercase).take(LONGEST_QUOTE).collect()
     };
     let typed = bare(typed);
     candidates
@@ -374,10 +356,7 @@ mod tests {
     fn a_path_reads_as_it_is_typed() {
         let path = path_to!["services", "user-service", "endpoints", 1];
         assert_eq!(path.to_string(), "services.user-service.endpoints[1]");
-        assert_eq!(
-            path_to!["a.b", 0, "c d"].to_string(),
-            r#"["a.b"][0]["c d"]"#
-        );
+        assert_eq!(path_to!["a.b", 0, "c d"].to_string(), r#"["a.b"][0]["c d"]"#);
         assert_eq!(Path::root().to_string(), "");
     }
 

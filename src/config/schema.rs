@@ -220,11 +220,7 @@ use shorthand;
 
 impl From<Name> for OutboundPort {
     fn from(service: Name) -> Self {
-        Self {
-            service,
-            protocol: None,
-            listen: None,
-        }
+        Self { service, protocol: None, listen: None }
     }
 }
 
@@ -303,10 +299,7 @@ impl AccessLog {
     /// The long form.
     pub fn to(&self) -> AccessLogTo {
         match self {
-            Self::Format(format) => AccessLogTo {
-                format: Some(*format),
-                path: None,
-            },
+            Self::Format(format) => AccessLogTo { format: Some(*format), path: None },
             Self::To(to) => to.clone(),
         }
     }

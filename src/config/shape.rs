@@ -70,16 +70,9 @@ impl Shapes {
     }
 
     fn of(schema: &Value) -> Self {
-        let mut compiler = Compiler {
-            schema,
-            all: Vec::new(),
-            by_reference: HashMap::new(),
-        };
+        let mut compiler = Compiler { schema, all: Vec::new(), by_reference: HashMap::new() };
         let root = compiler.id(schema);
-        Self {
-            all: compiler.all,
-            root,
-        }
+        Self { all: compiler.all, root }
     }
 
     /// The whole document.
@@ -124,22 +117,16 @@ impl<'a> Compiler<'a> {
             shape.any |= schema.as_bool().unwrap_or(false);
             return;
         };
-        let branches = ["anyOf", "oneOf"]
-            .into_iter()
-            .filter_map(|union| keywords.get(union));
+        let branches = ["anyOf", "oneOf"].into_iter().filter_map(|union| keywords.get(union));
         let branches: Vec<_> = branches.filter_map(Value::as_array).flatten().collect();
-        let chosen = ["enum", "const"]
-            .into_iter()
-            .find_map(|key| keywords.get(key));
+        let chosen = ["enum", "const"].into_iter().find_map(|key| keywords.get(key));
         if let Some(reference) = keywords.get("$ref").and_then(Value::as_str) {
             let pointer = reference.strip_prefix('#').unwrap_or(reference);
             if let Some(definition) = self.schema.pointer(pointer) {
                 self.add(shape, definition);
             }
         } else if !branches.is_empty() {
-            branches
-                .into_iter()
-                .for_each(|branch| self.add(shape, branch));
+            branches.into_iter().for_each(|branch| self.add(shape, branch));
         } else if let Some(chosen) = chosen {
             match chosen {
                 Value::Array(values) => values.iter().for_each(|value| shape.allow(value)),
@@ -157,10 +144,7 @@ impl<'a> Compiler<'a> {
     }
 
     fn add_types(&mut self, shape: &mut Shape, schema: &'a Value, types: &[&str]) {
-        let unit = schema
-            .get("format")
-            .and_then(Value::as_str)
-            .and_then(format_of);
+        let unit = schema.get("format").and_then(Value::as_str).and_then(format_of);
         let bound = |key| schema.get(key).and_then(Value::as_i64).map(i128::from);
         for kind in types {
             match (*kind, unit) {
@@ -190,11 +174,7 @@ impl<'a> Compiler<'a> {
             }
         }
         if let Some(required) = schema.get("required").and_then(Value::as_array) {
-            map.required = required
-                .iter()
-                .filter_map(Value::as_str)
-                .map(str::to_owned)
-                .collect();
+            map.required = required.iter().filter_map(Value::as_str).map(str::to_owned).collect();
         }
         if let Some(others) = schema.get("additionalProperties").filter(|o| o.is_object()) {
             let keys = schema.get("propertyNames").map(|keys| self.id(keys));
@@ -211,11 +191,7 @@ impl<'a> Compiler<'a> {
 impl MapShape {
     /// The keys that have a meaning, for a message.
     pub fn keys(&self) -> String {
-        let keys: Vec<String> = self
-            .properties
-            .keys()
-            .map(|key| format!("`{key}`"))
-            .collect();
+        let keys: Vec<String> = self.properties.keys().map(|key| format!("`{key}`")).collect();
         keys.join(", ")
     }
 }
@@ -310,11 +286,7 @@ mod tests {
                         assert!(SCHEMA.pointer(pointer).is_some(), "dangling {value}");
                     }
                     "properties" | "$defs" => {
-                        value
-                            .as_object()
-                            .into_iter()
-                            .flatten()
-                            .for_each(|(_, value)| walk(value));
+                        value.as_object().into_iter().flatten().for_each(|(_, value)| walk(value));
                     }
                     "items" | "propertyNames" | "additionalProperties" => walk(value),
                     "anyOf" | "oneOf" => value.as_array().into_iter().flatten().for_each(walk),

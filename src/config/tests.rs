@@ -25,16 +25,10 @@ fn rendered(text: &str) -> String {
 #[test]
 fn golden() {
     let folder = PathBuf::from(file!()).with_file_name("golden");
-    let mut files: Vec<PathBuf> = fs::read_dir(&folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
-    assert!(
-        files.len() > 30,
-        "the files of {} are gone",
-        folder.display()
-    );
+    assert!(files.len() > 30, "the files of {} are gone", folder.display());
     let mut settings = insta::Settings::clone_current();
     settings.set_prepend_module_to_snapshot(false);
     settings.set_omit_expression(true);
@@ -54,39 +48,22 @@ fn the_whole_shape_is_read() {
     let parsed = parse(WHOLE);
     assert_eq!(rendered(WHOLE), "no mistakes\n");
     let config = &parsed.schema;
-    let OrOff::On(inbound) = config.inbound.as_ref().unwrap() else {
-        panic!("inbound is on")
-    };
+    let OrOff::On(inbound) = config.inbound.as_ref().unwrap() else { panic!("inbound is on") };
     let routes = inbound.routes.as_ref().unwrap();
-    let headers = routes[0]
-        .matches
-        .as_ref()
-        .unwrap()
-        .headers
-        .as_ref()
-        .unwrap();
+    let headers = routes[0].matches.as_ref().unwrap().headers.as_ref().unwrap();
     let first = headers.iter().next().unwrap();
     assert_eq!(first.0.to_string(), "x-a");
     assert!(matches!(first.1, ValueMatch::Condition(c) if c.regex.as_deref() == Some("^b")));
     let targets = &routes[1].to.as_ref().unwrap().0;
     assert_eq!(targets[0].version.as_deref(), Some("v2"));
-    assert_eq!(
-        targets[1].service.as_ref().unwrap().as_str(),
-        "order-service"
-    );
+    assert_eq!(targets[1].service.as_ref().unwrap().as_str(), "order-service");
     let services = config.services.as_ref().unwrap();
     let defaults = services.defaults.as_ref().unwrap();
     assert_eq!(defaults.load_balancer, Some(LoadBalancer::PeakEwma));
     let user = &services.by_name[&"user-service".parse().unwrap()];
-    assert_eq!(
-        user.endpoints.as_ref().unwrap()[0].address.to_string(),
-        "10.0.0.1:3001"
-    );
+    assert_eq!(user.endpoints.as_ref().unwrap()[0].address.to_string(), "10.0.0.1:3001");
     // A number is the text that it is spelled as.
-    assert_eq!(
-        user.endpoints.as_ref().unwrap()[1].version.as_deref(),
-        Some("1.10")
-    );
+    assert_eq!(user.endpoints.as_ref().unwrap()[1].version.as_deref(), Some("1.10"));
     let policy = user.policy.as_ref().unwrap();
     assert_eq!(policy.retry, Some(OrOff::Off));
     assert!(matches!(policy.timeout, Some(OrOff::On(Timeout::Each(_)))));
@@ -102,14 +79,7 @@ fn a_dump_is_read_back() {
 
 #[test]
 fn nothing_is_an_empty_configuration() {
-    for text in [
-        "",
-        "\n",
-        "# only a comment\n",
-        "---\n",
-        "~",
-        "service:\ninbound:\n",
-    ] {
+    for text in ["", "\n", "# only a comment\n", "---\n", "~", "service:\ninbound:\n"] {
         let parsed = parse(text);
         assert!(parsed.mistakes.is_empty() && parsed.readable, "{text:?}");
         assert_eq!(parsed.schema, schema::Config::default(), "{text:?}");
@@ -141,9 +111,7 @@ services:
     // What refers to `b` must still find it.
     assert!(services.contains_key(&"b".parse().unwrap()));
     // Paths are those of the schema: its second endpoint is the third of the text.
-    let second = parsed
-        .source
-        .span_of(&report::path_to!["services", "a", "endpoints", 1]);
+    let second = parsed.source.span_of(&report::path_to!["services", "a", "endpoints", 1]);
     assert_eq!(&text[second], "10.0.0.3:80");
 }
 
@@ -151,34 +119,12 @@ services:
 fn places_fall_back_to_what_exists() {
     let text = "service: { name: A }\nservices:\n  User: { endpoints: [a:1] }\n";
     let Parsed { source, schema, .. } = parse(text);
-    let name = schema
-        .services
-        .as_ref()
-        .unwrap()
-        .by_name
-        .keys()
-        .next()
-        .unwrap();
+    let name = schema.services.as_ref().unwrap().by_name.keys().next().unwrap();
     let at = |path| &text[source.span_of(&path)];
     let key = |path| &text[source.span_of_key(&path)];
-    assert_eq!(
-        at(report::path_to!["services", name, "endpoints", 0]),
-        "a:1"
-    );
-    assert_eq!(
-        at(report::path_to![
-            "services",
-            name,
-            "endpoints",
-            0,
-            "address"
-        ]),
-        "a:1"
-    );
-    assert_eq!(
-        at(report::path_to!["services", name, "policy", "retry"]),
-        "{ endpoints: [a:1] }"
-    );
+    assert_eq!(at(report::path_to!["services", name, "endpoints", 0]), "a:1");
+    assert_eq!(at(report::path_to!["services", name, "endpoints", 0, "address"]), "a:1");
+    assert_eq!(at(report::path_to!["services", name, "policy", "retry"]), "{ endpoints: [a:1] }");
     assert_eq!(key(report::path_to!["services", name]), "User");
     assert_eq!(key(report::path_to!["service", "port"]), "service");
     assert_eq!(source.span_of(&Path::root()).start, 0);
@@ -227,9 +173,7 @@ fn depth_is_bounded() {
         "[".repeat(100_000),
         "{a: ".repeat(100_000),
         "- ".repeat(100_000),
-        (0..2000)
-            .map(|depth| format!("{}a:\n", " ".repeat(depth)))
-            .collect(),
+        (0..2000).map(|depth| format!("{}a:\n", " ".repeat(depth))).collect(),
         format!("{}{}", "[".repeat(MAX_DEPTH + 1), "]".repeat(MAX_DEPTH + 1)),
         // No text is deep here, but the tree would be.
         (1..200).fold("a0: &a0 [1]\n".to_owned(), |text, n| {
@@ -254,32 +198,19 @@ fn depth_is_bounded() {
 fn ten_thousand_endpoints() {
     let mut text = "services:\n  a:\n    endpoints:\n".to_owned();
     for n in 0..10_000 {
-        let _ = writeln!(
-            text,
-            "      - {{ address: \"10.0.{}.{}:80\", weight: 2 }}",
-            n / 256,
-            n % 256
-        );
+        let _ =
+            writeln!(text, "      - {{ address: \"10.0.{}.{}:80\", weight: 2 }}", n / 256, n % 256);
     }
     let parsed = parse(&text);
     assert!(parsed.mistakes.is_empty());
     let services = parsed.schema.services.unwrap().by_name;
-    assert_eq!(
-        services[&"a".parse().unwrap()]
-            .endpoints
-            .as_ref()
-            .unwrap()
-            .len(),
-        10_000
-    );
+    assert_eq!(services[&"a".parse().unwrap()].endpoints.as_ref().unwrap().len(), 10_000);
 }
 
 #[test]
 fn as_many_mistakes_as_there_are() {
     let endpoints = "x, ".repeat(1000);
-    let parsed = parse(&format!(
-        "services: {{ a: {{ endpoints: [{endpoints}] }} }}"
-    ));
+    let parsed = parse(&format!("services: {{ a: {{ endpoints: [{endpoints}] }} }}"));
     assert_eq!(parsed.mistakes.len(), 1000);
     let lines = report::lines(&parsed.mistakes, &parsed.source, "a.yaml");
     assert_eq!(lines.len(), 1000);
@@ -289,33 +220,21 @@ fn as_many_mistakes_as_there_are() {
 #[test]
 fn a_carriage_return_alone_breaks_lines_too() {
     let lines = rendered("service: { name: a }\rlimits: { x: 1 }\r");
-    assert!(
-        lines.contains("pilotfish.yaml:2:11: unknown key `x`"),
-        "{lines}"
-    );
+    assert!(lines.contains("pilotfish.yaml:2:11: unknown key `x`"), "{lines}");
 }
 
 #[test]
 fn the_json_schema_says_it_all() {
     let schema = json_schema();
-    assert_eq!(
-        schema["$schema"],
-        "https://json-schema.org/draft/2020-12/schema"
-    );
+    assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
     assert_eq!(schema["title"], "Pilotfish configuration");
     fn walk(at: &str, schema: &serde_json::Value) {
         for (name, property) in schema["properties"].as_object().into_iter().flatten() {
             let described = property.get("description").is_some();
-            assert!(
-                described || name == "defaults",
-                "{at}.{name} has no description"
-            );
+            assert!(described || name == "defaults", "{at}.{name} has no description");
         }
         if schema["type"] == "object" {
-            assert!(
-                schema.get("additionalProperties").is_some(),
-                "{at} takes anything"
-            );
+            assert!(schema.get("additionalProperties").is_some(), "{at} takes anything");
         }
         for (name, definition) in schema["$defs"].as_object().into_iter().flatten() {
             walk(name, definition);

@@ -28,10 +28,7 @@ pub struct Invalid {
 
 impl Invalid {
     fn new(message: impl Into<String>, help: impl Into<String>) -> Self {
-        Self {
-            message: message.into(),
-            help: help.into(),
-        }
+        Self { message: message.into(), help: help.into() }
     }
 }
 

@@ -87,9 +87,7 @@ mod tests {
     use std::fs;
 
     async fn changes(watch: &mut Watch) -> String {
-        timeout(Duration::from_secs(20), watch.changed())
-            .await
-            .expect("a change is seen");
+        timeout(Duration::from_secs(20), watch.changed()).await.expect("a change is seen");
         String::from_utf8(watch.last.clone().unwrap()).unwrap()
     }
 

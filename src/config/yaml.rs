@@ -68,21 +68,12 @@ impl Source {
         let mut lines = vec![0];
         let bytes = text.as_bytes();
         // YAML also takes a lone carriage return for a line break.
-        lines.extend(
-            bytes
-                .iter()
-                .enumerate()
-                .filter_map(|(at, byte)| match byte {
-                    b'\n' => Some(at + 1),
-                    b'\r' if bytes.get(at + 1) != Some(&b'\n') => Some(at + 1),
-                    _ => None,
-                }),
-        );
-        Self {
-            text: text.to_owned(),
-            root,
-            lines,
-        }
+        lines.extend(bytes.iter().enumerate().filter_map(|(at, byte)| match byte {
+            b'\n' => Some(at + 1),
+            b'\r' if bytes.get(at + 1) != Some(&b'\n') => Some(at + 1),
+            _ => None,
+        }));
+        Self { text: text.to_owned(), root, lines }
     }
 
     /// The whole text.
@@ -136,9 +127,7 @@ impl Source {
     pub fn line_and_column(&self, offset: usize) -> (usize, usize) {
         let line = self.lines.partition_point(|start| *start <= offset).max(1);
         let window = self.line_span(line);
-        let before = self
-            .text
-            .get(window.start..offset.clamp(window.start, window.end));
+        let before = self.text.get(window.start..offset.clamp(window.start, window.end));
         (line, before.unwrap_or_default().chars().count() + 1)
     }
 

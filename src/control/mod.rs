@@ -75,11 +75,7 @@ impl Control {
     /// What could not be bound or started.
     pub fn start(options: Options, loaded: Loaded) -> Result<(Rc<Self>, Bound), StartError> {
         let snapshot = Arc::new(loaded.snapshot);
-        let count = loaded
-            .config
-            .runtime
-            .as_ref()
-            .and_then(|runtime| runtime.workers);
+        let count = loaded.config.runtime.as_ref().and_then(|runtime| runtime.workers);
         let count = count.map_or_else(worker::default_count, |count| count as usize);
         let live = Live::new(snapshot.clone());
         let (phase, _) = watch::channel(Phase::Running);
@@ -95,11 +91,7 @@ impl Control {
             loads: Loads::new(count),
             listeners: RefCell::default(),
             phase,
-            log: RefCell::new(Log {
-                settings: None,
-                writer: None,
-                stats: Arc::default(),
-            }),
+            log: RefCell::new(Log { settings: None, writer: None, stats: Arc::default() }),
             refused: RefCell::default(),
             read: RefCell::new(loaded.text),
             asks,
@@ -157,16 +149,11 @@ impl Control {
                 if index == snapshot.passthrough_cluster() || Some(index) == app {
                     continue;
                 }
-                let known = cluster
-                    .groups
-                    .first()
-                    .map_or(0, |group| group.endpoints.len());
+                let known = cluster.groups.first().map_or(0, |group| group.endpoints.len());
                 emit(&[&cluster.name, "known"], known as f64);
             }
         });
-        let log = self
-            .metrics
-            .watch_access_log(self.log.borrow().stats.clone());
+        let log = self.metrics.watch_access_log(self.log.borrow().stats.clone());
         for result in [endpoints, log] {
             // Only a name that is there twice is refused, and these are registered once.
             if let Err(error) = result {
@@ -207,9 +194,7 @@ impl Control {
     fn listen(&self, bound: Vec<(Listener, Vec<TcpListener>)>) {
         for (listener, sockets) in bound {
             let address = sockets.first().and_then(|socket| socket.local_addr().ok());
-            self.listeners
-                .borrow_mut()
-                .insert(listener, address.unwrap_or(listener.address));
+            self.listeners.borrow_mut().insert(listener, address.unwrap_or(listener.address));
             for (worker, socket) in self.workers.iter().zip(sockets) {
                 // A worker that is gone has reported why.
                 let _ = worker.send(Command::Listen(listener, socket));
@@ -288,19 +273,12 @@ impl Control {
             .map_err(|refused| refused.lines.join("\n"))?;
         let snapshot = Arc::new(loaded.snapshot);
         let known: HashSet<Listener> = before.listeners.iter().copied().collect();
-        let added: Vec<_> = snapshot
-            .listeners
-            .iter()
-            .filter(|l| !known.contains(l))
-            .copied()
-            .collect();
+        let added: Vec<_> =
+            snapshot.listeners.iter().filter(|l| !known.contains(l)).copied().collect();
         let sockets = self.bind(&added).map_err(|error| error.to_string())?;
         let new_log = self.log.borrow().settings != snapshot.access_log;
         let sink = if new_log {
-            Some(
-                self.open_log(snapshot.access_log.as_ref())
-                    .map_err(|error| error.to_string())?,
-            )
+            Some(self.open_log(snapshot.access_log.as_ref()).map_err(|error| error.to_string())?)
         } else {
             None
         };
@@ -319,10 +297,7 @@ impl Control {
         retire(&before, &snapshot);
         self.published(&snapshot);
         *self.read.borrow_mut() = loaded.text;
-        Ok(format!(
-            "configuration {generation} in force{}",
-            self.needs_restart(&before, &snapshot)
-        ))
+        Ok(format!("configuration {generation} in force{}", self.needs_restart(&before, &snapshot)))
     }
 
     /// What of a new configuration waits for the next start.
@@ -330,10 +305,7 @@ impl Control {
         if before.admin != now.admin || before.metrics != now.metrics {
             return "; the addresses under admin change at the next start";
         }
-        let workers = now
-            .source
-            .pointer("/runtime/workers")
-            .and_then(|count| count.as_u64());
+        let workers = now.source.pointer("/runtime/workers").and_then(|count| count.as_u64());
         match workers {
             Some(count) if count as usize != self.workers.len() => {
                 "; runtime.workers changes at the next start"
@@ -345,15 +317,9 @@ impl Control {
     fn published(&self, snapshot: &Snapshot) {
         let own = &snapshot.service;
         let text = |value: &Option<String>| value.clone().unwrap_or_default();
-        self.metrics
-            .set_service_info(&own.name, &text(&own.version), &text(&own.zone));
+        self.metrics.set_service_info(&own.name, &text(&own.version), &text(&own.zone));
         let mut live = metrics::Live::default();
-        live.services.extend(
-            snapshot
-                .clusters
-                .iter()
-                .map(|cluster| cluster.name.as_ref().into()),
-        );
+        live.services.extend(snapshot.clusters.iter().map(|cluster| cluster.name.as_ref().into()));
         snapshot.for_each_route(|route| {
             live.routes.insert(route.pattern.as_ref().into());
         });
@@ -373,12 +339,7 @@ impl Control {
         };
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let handles = Rc::new(self.clone().handles());
-        tokio::task::spawn_local(admin::serve(
-            listener,
-            surface,
-            handles,
-            std::future::pending(),
-        ));
+        tokio::task::spawn_local(admin::serve(listener, surface, handles, std::future::pending()));
         Ok(())
     }
 
@@ -399,8 +360,7 @@ impl Control {
         self.unlisten(|_| true);
         self.until_closed(None, deadline).await;
         self.phase.send_replace(Phase::Cut);
-        self.until_closed(None, clock::now() + Duration::from_secs(1))
-            .await;
+        self.until_closed(None, clock::now() + Duration::from_secs(1)).await;
     }
 
     /// Waits until no connection of `side` is open; of both without one.
@@ -409,11 +369,7 @@ impl Control {
         // What was accepted last is counted when its worker has gone round once.
         let mut quiet = 0;
         while clock::now() < deadline && quiet < 5 {
-            quiet = if self.loads.connections(side) == 0 {
-                quiet + 1
-            } else {
-                0
-            };
+            quiet = if self.loads.connections(side) == 0 { quiet + 1 } else { 0 };
             sleep(LOOK).await;
         }
     }
@@ -439,10 +395,7 @@ pub async fn run(control: Rc<Control>, mut owner: mpsc::UnboundedReceiver<Ask>) 
         return;
     };
     let mut signals = Signals::new(control.signals);
-    let file = control
-        .origin
-        .path()
-        .map(|path| Watch::new(path, &control.read.borrow()));
+    let file = control.origin.path().map(|path| Watch::new(path, &control.read.borrow()));
     let mut file = file;
     let mut draining: Option<tokio::task::JoinHandle<()>> = None;
     loop {
@@ -505,14 +458,8 @@ async fn ended(task: &mut Option<tokio::task::JoinHandle<()>>) {
 /// Marks what `before` had and `now` has no more.
 fn retire(before: &Snapshot, now: &Snapshot) {
     let states = |snapshot: &Snapshot| {
-        let groups = snapshot
-            .clusters
-            .iter()
-            .filter_map(|cluster| cluster.groups.first());
-        groups
-            .flat_map(|group| group.endpoints.iter())
-            .map(|e| e.state.clone())
-            .collect::<Vec<_>>()
+        let groups = snapshot.clusters.iter().filter_map(|cluster| cluster.groups.first());
+        groups.flat_map(|group| group.endpoints.iter()).map(|e| e.state.clone()).collect::<Vec<_>>()
     };
     let kept: HashSet<_> = states(now).iter().map(Arc::as_ptr).collect();
     for state in states(before) {

@@ -17,9 +17,7 @@ impl Signals {
     pub fn new(wanted: bool) -> Self {
         let open = |kind| {
             let opened = if wanted { signal(kind) } else { return None };
-            opened
-                .inspect_err(|error| tracing::warn!(%error, "a signal cannot be followed"))
-                .ok()
+            opened.inspect_err(|error| tracing::warn!(%error, "a signal cannot be followed")).ok()
         };
         Self {
             terminate: open(SignalKind::terminate()),

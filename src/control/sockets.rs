@@ -46,10 +46,7 @@ pub fn bind_one(
 pub fn without_ipv6(error: &std::io::Error, address: SocketAddr) -> bool {
     use rustix::io::Errno;
     let missing = [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL];
-    address.is_ipv6()
-        && missing
-            .iter()
-            .any(|e| error.raw_os_error() == Some(e.raw_os_error()))
+    address.is_ipv6() && missing.iter().any(|e| error.raw_os_error() == Some(e.raw_os_error()))
 }
 
 pub fn cannot_bind(address: SocketAddr, error: &std::io::Error, key: &str) -> String {

@@ -51,10 +51,7 @@ impl Control {
         let now = clock::nanos(clock::now());
         let snapshot = self.live.current();
         let clusters = snapshot.clusters.iter().map(|cluster| {
-            let endpoints = cluster
-                .groups
-                .first()
-                .map_or(&[][..], |group| &group.endpoints);
+            let endpoints = cluster.groups.first().map_or(&[][..], |group| &group.endpoints);
             let endpoints: Vec<_> = endpoints
                 .iter()
                 .map(|endpoint| {

@@ -43,11 +43,7 @@ impl Tick {
     /// Ticks from `earlier` to `self`; zero if another worker was a little ahead.
     fn since(self, earlier: Self) -> u32 {
         let difference = self.0.wrapping_sub(earlier.0);
-        if difference > u32::MAX / 2 {
-            0
-        } else {
-            difference
-        }
+        if difference > u32::MAX / 2 { 0 } else { difference }
     }
 
     fn latest(self, other: Self) -> Self {
@@ -76,11 +72,7 @@ impl PeakEwma {
     pub fn new(decay: Duration) -> Self {
         #[allow(clippy::cast_precision_loss)]
         let ticks = decay.as_nanos() as f32 / (1_u64 << TICK_SHIFT) as f32;
-        Self {
-            average: AtomicU64::new(0),
-            asked: AtomicU32::new(0),
-            rate: -1.0 / ticks.max(1.0),
-        }
+        Self { average: AtomicU64::new(0), asked: AtomicU32::new(0), rate: -1.0 / ticks.max(1.0) }
     }
 
     /// A request was sent; a sample may follow.
@@ -106,10 +98,7 @@ impl PeakEwma {
                     }
                 },
             };
-            match self
-                .average
-                .compare_exchange_weak(packed, next, Relaxed, Relaxed)
-            {
+            match self.average.compare_exchange_weak(packed, next, Relaxed, Relaxed) {
                 Ok(_) => return,
                 Err(seen) => packed = seen,
             }
@@ -174,11 +163,7 @@ mod tests {
         assert!((read(&ewma, MS) - 100.0).abs() < 0.1);
         ewma.observe(at(DECAY), 10 * MS);
         let expected = 10.0 + 90.0 * (-1.0_f32).exp();
-        assert!(
-            (read(&ewma, DECAY) - expected).abs() < 0.5,
-            "{}",
-            read(&ewma, DECAY)
-        );
+        assert!((read(&ewma, DECAY) - expected).abs() < 0.5, "{}", read(&ewma, DECAY));
     }
 
     #[test]

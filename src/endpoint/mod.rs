@@ -53,14 +53,7 @@ impl Endpoint {
     /// An endpoint of weight 1, zone and version unknown.
     pub fn new(address: Address, state: Arc<State>) -> Self {
         let label = address.to_string().into();
-        Self {
-            address,
-            label,
-            weight: 1,
-            zone: None,
-            version: None,
-            state,
-        }
+        Self { address, label, weight: 1, zone: None, version: None, state }
     }
 
     /// See [`State::begin`].
@@ -107,10 +100,7 @@ impl State {
     pub fn begin(self: &Arc<Self>, now: Nanos) -> InFlight {
         self.in_flight.fetch_add(1, Relaxed);
         self.latency.expect(now);
-        InFlight {
-            state: self.clone(),
-            started: now,
-        }
+        InFlight { state: self.clone(), started: now }
     }
 
     /// No configuration has this endpoint any more; its idle connections can be closed.
@@ -129,8 +119,7 @@ impl State {
 
     /// The peak average at `now`, faded since the last request; `None` if never measured.
     pub fn latency(&self, now: Nanos) -> Option<Duration> {
-        self.latency_nanos(now)
-            .map(|nanos| Duration::from_secs_f32(nanos / 1e9))
+        self.latency_nanos(now).map(|nanos| Duration::from_secs_f32(nanos / 1e9))
     }
 
     /// [`State::latency`] in nanoseconds, for those who compare it.
@@ -187,33 +176,22 @@ mod tests {
     #[test]
     fn addresses_as_text() {
         let text = |address: Address| Endpoint::new(address, Arc::default()).label;
-        assert_eq!(
-            &*text(Address::Socket(([10, 0, 0, 1], 80).into())),
-            "10.0.0.1:80"
-        );
+        assert_eq!(&*text(Address::Socket(([10, 0, 0, 1], 80).into())), "10.0.0.1:80");
         let v6: SocketAddr = "[::1]:80".parse().unwrap();
         assert_eq!(&*text(Address::Socket(v6)), "[::1]:80");
-        let name = Address::Name {
-            host: "users".into(),
-            port: 80,
-        };
+        let name = Address::Name { host: "users".into(), port: 80 };
         assert_eq!(&*text(name), "users:80");
-        assert_eq!(
-            &*text(Address::Unix("/run/a.sock".into())),
-            "unix:/run/a.sock"
-        );
+        assert_eq!(&*text(Address::Unix("/run/a.sock".into())), "unix:/run/a.sock");
     }
 
     #[test]
     fn a_fast_failure_counts_for_the_penalty_and_a_slow_one_for_its_time() {
         let fast = Arc::new(State::default());
         let now = Nanos(1);
-        fast.begin(now)
-            .observe(now, Duration::from_millis(1), Outcome::Failed);
+        fast.begin(now).observe(now, Duration::from_millis(1), Outcome::Failed);
         assert_eq!(fast.latency(now), Some(State::PENALTY));
         let slow = Arc::new(State::default());
-        slow.begin(now)
-            .observe(now, Duration::from_secs(4), Outcome::Failed);
+        slow.begin(now).observe(now, Duration::from_secs(4), Outcome::Failed);
         assert_eq!(slow.latency(now), Some(Duration::from_secs(4)));
     }
 

@@ -64,11 +64,7 @@ pub fn classify(bytes: &[u8]) -> Option<Detected> {
         return Some(Detected::Opaque);
     }
     match line_end {
-        Some(_) => Some(if is_request_line(line) {
-            Detected::Http1
-        } else {
-            Detected::Opaque
-        }),
+        Some(_) => Some(if is_request_line(line) { Detected::Http1 } else { Detected::Opaque }),
         None if bytes.len() >= ENOUGH => Some(Detected::Http1),
         None => None,
     }
@@ -84,9 +80,7 @@ fn could_be_request_line(line: &[u8]) -> bool {
     let method = method.strip_suffix(b"\r").unwrap_or(method);
     method.len() <= LONGEST_METHOD
         && method.iter().all(is_token)
-        && rest
-            .iter()
-            .all(|byte| !byte.is_ascii_control() || *byte == b'\r')
+        && rest.iter().all(|byte| !byte.is_ascii_control() || *byte == b'\r')
 }
 
 fn is_request_line(line: &[u8]) -> bool {
@@ -114,11 +108,8 @@ pub async fn http(stream: &mut TcpStream, limit: Duration) -> (Detected, Bytes) 
         }
     });
     // A preface that never ends is answered as the malformed HTTP/1 that it is; silence is not.
-    let found = found.await.unwrap_or(if early.is_empty() {
-        Detected::Gone
-    } else {
-        Detected::Http1
-    });
+    let found =
+        found.await.unwrap_or(if early.is_empty() { Detected::Gone } else { Detected::Http1 });
     (found, early.freeze())
 }
 
@@ -136,11 +127,7 @@ pub async fn any(
     }
     let mut dialled = dial.await;
     let found = loop {
-        let total = if early.is_empty() {
-            patience.idle
-        } else {
-            patience.total
-        };
+        let total = if early.is_empty() { patience.idle } else { patience.total };
         tokio::select! {
             biased;
             found = read_verdict(stream, &mut early) => break found,
@@ -177,9 +164,7 @@ async fn server_speaks(dialled: Option<&Dialled>) -> bool {
     let Some((_, _, server)) = dialled else {
         return std::future::pending().await;
     };
-    timeout(GREETING, server.peek())
-        .await
-        .is_ok_and(|peeked| matches!(peeked, Ok(1..)))
+    timeout(GREETING, server.peek()).await.is_ok_and(|peeked| matches!(peeked, Ok(1..)))
 }
 
 /// A connection with the bytes that were read to find out what it is.
@@ -264,21 +249,12 @@ mod tests {
             (b"get key\r\n", Some(Opaque)),
             (b"SSH-2.0-OpenSSH_9.2\r\n", Some(Opaque)),
             (b"AMQP\x00\x00\x09\x01", Some(Opaque)),
-            (
-                b"a line without any space that is much longer than a method",
-                None,
-            ),
-            (
-                b"thisisasinglewordthatismuchlongerthananymethod",
-                Some(Opaque),
-            ),
+            (b"a line without any space that is much longer than a method", None),
+            (b"thisisasinglewordthatismuchlongerthananymethod", Some(Opaque)),
         ] {
             assert_eq!(classify(bytes), verdict, "{}", bytes.escape_ascii());
         }
-        assert_eq!(
-            classify(&[b"GET /".as_slice(), &[b'a'; ENOUGH]].concat()),
-            Some(Http1)
-        );
+        assert_eq!(classify(&[b"GET /".as_slice(), &[b'a'; ENOUGH]].concat()), Some(Http1));
     }
 
     proptest! {

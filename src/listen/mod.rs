@@ -38,11 +38,7 @@ pub struct Open {
 pub fn bind(address: SocketAddr, exclusive: bool) -> io::Result<std::net::TcpListener> {
     use socket2::{Domain, Protocol, Socket, Type};
     const BACKLOG: i32 = 1024;
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(!exclusive)?;
     if address.is_ipv6() {

@@ -13,10 +13,7 @@ pub struct BudgetLimits {
 
 impl Default for BudgetLimits {
     fn default() -> Self {
-        Self {
-            ratio: 0.2,
-            min_per_second: 10,
-        }
+        Self { ratio: 0.2, min_per_second: 10 }
     }
 }
 
@@ -56,11 +53,7 @@ fn add(slots: &[AtomicU64], second: u64) {
     let slot = &slots[(second % WINDOW_SECONDS) as usize];
     // Never fails: the closure always gives a value.
     let _ = slot.fetch_update(Relaxed, Relaxed, |packed| {
-        Some(if packed >> 32 == second & 0xffff_ffff {
-            packed + 1
-        } else {
-            (second << 32) + 1
-        })
+        Some(if packed >> 32 == second & 0xffff_ffff { packed + 1 } else { (second << 32) + 1 })
     });
 }
 
@@ -77,10 +70,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const LIMITS: BudgetLimits = BudgetLimits {
-        ratio: 0.2,
-        min_per_second: 10,
-    };
+    const LIMITS: BudgetLimits = BudgetLimits { ratio: 0.2, min_per_second: 10 };
 
     #[test]
     fn the_floor_is_there_without_any_request() {
@@ -93,9 +83,7 @@ mod tests {
     #[test]
     fn what_was_spent_returns_after_the_window() {
         let budget = Budget::default();
-        let spent = (0..500)
-            .filter(|_| budget.withdraw(Duration::from_secs(50), LIMITS))
-            .count();
+        let spent = (0..500).filter(|_| budget.withdraw(Duration::from_secs(50), LIMITS)).count();
         assert_eq!(spent, 100);
         assert!(!budget.withdraw(Duration::from_secs(59), LIMITS));
         assert!(budget.withdraw(Duration::from_secs(60), LIMITS));
@@ -105,13 +93,10 @@ mod tests {
     fn zero_means_never() {
         let budget = Budget::default();
         budget.deposit(Duration::from_secs(1));
-        assert!(!budget.withdraw(
-            Duration::from_secs(1),
-            BudgetLimits {
-                ratio: 0.0,
-                min_per_second: 0
-            }
-        ));
+        assert!(
+            !budget
+                .withdraw(Duration::from_secs(1), BudgetLimits { ratio: 0.0, min_per_second: 0 })
+        );
     }
 
     proptest! {

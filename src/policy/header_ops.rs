@@ -77,11 +77,7 @@ mod tests {
                     .map(|(_, name)| name.clone())
             };
             let pairs = |list| of(list).map(|name| (name, value.clone())).collect();
-            HeaderOps {
-                remove: of(1).collect(),
-                set: pairs(2),
-                add: pairs(3),
-            }
+            HeaderOps { remove: of(1).collect(), set: pairs(2), add: pairs(3) }
         };
         for (outer, inner) in (0..64).flat_map(|a| (0..64).map(move |b| (a, b))) {
             let (outer, inner) = (ops(outer, &values[0]), ops(inner, &values[1]));

@@ -85,9 +85,7 @@ pub fn wire(protocol: Protocol, grpc: bool) -> Option<Wire> {
 /// The failure of the last attempt.
 pub async fn run(mut call: Call<'_>, report: &mut Report) -> Result<Answer, Failure> {
     let limits = call.cluster.budget_limits;
-    call.cluster
-        .budget
-        .deposit(clock::since_start(clock::now()));
+    call.cluster.budget.deposit(clock::since_start(clock::now()));
     let sent_key = call.write_head();
     let mut tried = SmallVec::<[u32; 4]>::new();
     loop {
@@ -95,19 +93,11 @@ pub async fn run(mut call: Call<'_>, report: &mut Report) -> Result<Answer, Fail
         report.attempt(&endpoint);
         let failure = match call.once(&endpoint).await {
             Ok((response, lease, in_flight)) => {
-                return Ok(Answer {
-                    response,
-                    lease,
-                    in_flight,
-                    sent_key,
-                });
+                return Ok(Answer { response, lease, in_flight, sent_key });
             }
             Err(failure) => failure,
         };
-        let replayable = call
-            .upload
-            .as_ref()
-            .is_none_or(|upload| upload.can_replay());
+        let replayable = call.upload.as_ref().is_none_or(|upload| upload.can_replay());
         if !failure.never_processed()
             || report.attempts() > call.policy.max_resends
             || matches!(failure, Failure::Connect { .. }) && !call.has_other(&tried)
@@ -119,11 +109,7 @@ pub async fn run(mut call: Call<'_>, report: &mut Report) -> Result<Answer, Fail
             metrics.retry_skipped.inc(["body_too_large"]);
             return Err(failure);
         }
-        if !call
-            .cluster
-            .budget
-            .withdraw(clock::since_start(clock::now()), limits)
-        {
+        if !call.cluster.budget.withdraw(clock::since_start(clock::now()), limits) {
             metrics.retry_skipped.inc(["budget"]);
             return Err(failure);
         }
@@ -159,10 +145,7 @@ pub async fn dial(
             Err(error) => {
                 failed(&in_flight, began);
                 if tried.len() >= ATTEMPTS.min(group.endpoints.len()) {
-                    return Err(Failure::Connect {
-                        service: cluster.name.to_string(),
-                        error,
-                    });
+                    return Err(Failure::Connect { service: cluster.name.to_string(), error });
                 }
             }
         }
@@ -170,9 +153,7 @@ pub async fn dial(
 }
 
 fn no_endpoint(cluster: &Cluster) -> Failure {
-    Failure::NoEndpoint {
-        service: cluster.name.to_string(),
-    }
+    Failure::NoEndpoint { service: cluster.name.to_string() }
 }
 
 fn failed(in_flight: &InFlight, began: Instant) {
@@ -210,12 +191,7 @@ impl Call<'_> {
         let parts = self.parts.as_mut()?;
         let from_http2 = parts.version == Version::HTTP_2;
         let key = self.upgrade.and_then(|protocol| {
-            upgrade::ask(
-                parts,
-                protocol,
-                self.wire,
-                &mut self.worker.random.borrow_mut(),
-            )
+            upgrade::ask(parts, protocol, self.wire, &mut self.worker.random.borrow_mut())
         });
         match self.wire {
             Wire::Http1 => {
@@ -229,9 +205,7 @@ impl Call<'_> {
                 let unframed =
                     self.upload.is_some() && !parts.headers.contains_key("content-length");
                 if unframed {
-                    parts
-                        .headers
-                        .insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+                    parts.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
                 }
             }
             Wire::Http2 => {
@@ -241,11 +215,7 @@ impl Call<'_> {
                 parts.headers.remove(HOST);
                 let mut uri = http::uri::Parts::default();
                 uri.scheme = Some(Scheme::HTTP);
-                uri.authority = self
-                    .authority
-                    .to_str()
-                    .ok()
-                    .and_then(|text| text.parse().ok());
+                uri.authority = self.authority.to_str().ok().and_then(|text| text.parse().ok());
                 uri.path_and_query = Some(self.path.clone());
                 // Its authority was parsed when the target was; without one hyper refuses to send.
                 parts.uri = Uri::from_parts(uri).unwrap_or_default();
@@ -273,10 +243,7 @@ impl Call<'_> {
             }
         };
         if !lease.reused {
-            self.worker
-                .recorder
-                .upstream_connections
-                .inc([&self.cluster.name, "opened"]);
+            self.worker.recorder.upstream_connections.inc([&self.cluster.name, "opened"]);
         }
         let Some(request) = self.request() else {
             return Err(Failure::Panic);
@@ -314,14 +281,10 @@ impl Call<'_> {
             Wire::Http1 => self.parts.take(),
             Wire::Http2 => self.parts.clone(),
         };
-        let body = self
-            .upload
-            .as_ref()
-            .map_or_else(RequestBody::empty, RequestBody::of);
+        let body = self.upload.as_ref().map_or_else(RequestBody::empty, RequestBody::of);
         let mut request = Request::from_parts(parts?, body);
         if self.wire == Wire::Http1 && self.client_version == Version::HTTP_11 {
-            self.connection
-                .listen_for_hints(&mut request, self.gate.clone());
+            self.connection.listen_for_hints(&mut request, self.gate.clone());
         }
         Some(request)
     }
@@ -330,14 +293,8 @@ impl Call<'_> {
         if error.kind == ConnectErrorKind::Exhausted {
             self.worker.pool.close_idle();
         }
-        let failure = Failure::Connect {
-            service: self.cluster.name.to_string(),
-            error,
-        };
-        self.worker
-            .recorder
-            .upstream_connections
-            .inc([&self.cluster.name, failure.reason()]);
+        let failure = Failure::Connect { service: self.cluster.name.to_string(), error };
+        self.worker.recorder.upstream_connections.inc([&self.cluster.name, failure.reason()]);
         failure
     }
 
@@ -356,9 +313,7 @@ impl Call<'_> {
             let now = clock::now();
             let wake = match &self.upload {
                 Some(upload) if upload.finished().is_none() => {
-                    let silent = timeouts
-                        .stream_idle
-                        .map(|idle| upload.last_progress() + idle);
+                    let silent = timeouts.stream_idle.map(|idle| upload.last_progress() + idle);
                     if let (Some(at), Some(after)) = (silent, timeouts.stream_idle)
                         && at <= now
                     {
@@ -373,10 +328,7 @@ impl Call<'_> {
                     if let Some((at, after)) = at
                         && at <= now
                     {
-                        return Failure::Timeout {
-                            service: self.cluster.name.to_string(),
-                            after,
-                        };
+                        return Failure::Timeout { service: self.cluster.name.to_string(), after };
                     }
                     at.map(|(at, _)| at)
                 }
@@ -396,9 +348,7 @@ impl Call<'_> {
         let fault = self.upload.as_ref().and_then(|upload| upload.fault());
         match fault {
             Some(UploadFault::TooLarge) => {
-                return Failure::BodyTooLarge {
-                    limit: self.policy.max_body.unwrap_or(0),
-                };
+                return Failure::BodyTooLarge { limit: self.policy.max_body.unwrap_or(0) };
             }
             Some(UploadFault::Broken) => {
                 let guard = self.connection.guard.as_ref();
@@ -436,9 +386,7 @@ fn find<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Optio
 }
 
 fn innermost(error: &(dyn StdError + 'static)) -> String {
-    chain(error)
-        .last()
-        .map_or_else(String::new, ToString::to_string)
+    chain(error).last().map_or_else(String::new, ToString::to_string)
 }
 
 fn chain<'a>(
@@ -477,10 +425,7 @@ fn join_cookies(parts: &mut Parts) {
 /// It may not, and why.
 pub fn check_response(response: &Response<Incoming>, service: &str) -> Result<(), Failure> {
     let bad = |detail: &str| {
-        Err(Failure::BadResponse {
-            service: service.to_owned(),
-            detail: detail.to_owned(),
-        })
+        Err(Failure::BadResponse { service: service.to_owned(), detail: detail.to_owned() })
     };
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return bad("101 that nobody asked for");
@@ -494,10 +439,7 @@ pub fn check_response(response: &Response<Incoming>, service: &str) -> Result<()
             if response.headers().contains_key(CONTENT_LENGTH) {
                 return bad("both transfer-encoding and content-length");
             }
-            let chunked = coding
-                .as_bytes()
-                .trim_ascii()
-                .eq_ignore_ascii_case(b"chunked");
+            let chunked = coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
             if !chunked || codings.next().is_some() {
                 return bad("a transfer coding other than chunked");
             }

@@ -143,10 +143,7 @@ impl Upload {
 
     fn note_waker(&self, cx: &Context<'_>) {
         let mut known = self.waker.borrow_mut();
-        if !known
-            .as_ref()
-            .is_some_and(|known| known.will_wake(cx.waker()))
-        {
+        if !known.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
             *known = Some(cx.waker().clone());
         }
     }
@@ -241,24 +238,14 @@ pub struct RequestBody {
 
 impl RequestBody {
     pub fn empty() -> Self {
-        Self {
-            upload: None,
-            attempt: 0,
-            replayed: 0,
-            trailers_sent: false,
-        }
+        Self { upload: None, attempt: 0, replayed: 0, trailers_sent: false }
     }
 
     /// Takes over from the attempt before, from the first byte on.
     pub fn of(upload: &Rc<Upload>) -> Self {
         let attempt = upload.attempt.get() + 1;
         upload.attempt.set(attempt);
-        Self {
-            upload: Some(upload.clone()),
-            attempt,
-            replayed: 0,
-            trailers_sent: false,
-        }
+        Self { upload: Some(upload.clone()), attempt, replayed: 0, trailers_sent: false }
     }
 }
 
@@ -318,12 +305,7 @@ impl HttpBody for RequestBody {
             return SizeHint::with_exact(0);
         };
         let replay = upload.replay.borrow();
-        let kept: usize = replay
-            .chunks
-            .iter()
-            .skip(self.replayed)
-            .map(Bytes::len)
-            .sum();
+        let kept: usize = replay.chunks.iter().skip(self.replayed).map(Bytes::len).sum();
         let rest = upload.incoming.borrow().size_hint();
         let mut hint = SizeHint::new();
         hint.set_lower(rest.lower() + kept as u64);
@@ -382,24 +364,15 @@ impl Download {
 
 impl Body {
     pub fn empty() -> Self {
-        Self {
-            kind: Kind::Empty,
-            report: None,
-        }
+        Self { kind: Kind::Empty, report: None }
     }
 
     pub fn full(bytes: Bytes) -> Self {
-        Self {
-            kind: Kind::Full(Some(bytes)),
-            report: None,
-        }
+        Self { kind: Kind::Full(Some(bytes)), report: None }
     }
 
     pub fn upstream(download: Download) -> Self {
-        Self {
-            kind: Kind::Upstream(download),
-            report: None,
-        }
+        Self { kind: Kind::Upstream(download), report: None }
     }
 
     /// `report` is finished when the body ends, however it ends.
@@ -442,10 +415,7 @@ impl HttpBody for Body {
             Kind::Upstream(download) => match download.poll(cx) {
                 Poll::Ready(frame) => frame,
                 Poll::Pending => {
-                    let also = download
-                        .upload
-                        .as_ref()
-                        .map(|upload| upload.last_progress());
+                    let also = download.upload.as_ref().map(|upload| upload.last_progress());
                     ready!(download.idle.poll_expired(cx, also));
                     this.end(Ending::IdleTimeout);
                     return Poll::Ready(Some(Err(BodyError::Idle.into())));
@@ -497,11 +467,7 @@ impl Drop for Body {
         // A body with a known end is dropped by hyper without being asked for the end, and a body of
         // ours that nobody wants (HEAD) without being asked at all.
         let complete = self.is_end_stream() || matches!(self.kind, Kind::Full(_));
-        self.end(if complete {
-            Ending::Complete
-        } else {
-            Ending::ClientGone
-        });
+        self.end(if complete { Ending::Complete } else { Ending::ClientGone });
     }
 }
 
@@ -514,11 +480,7 @@ pub struct IdleTimer {
 
 impl IdleTimer {
     pub fn new(limit: Option<Duration>, now: Instant) -> Self {
-        Self {
-            limit,
-            last: now,
-            sleep: None,
-        }
+        Self { limit, last: now, sleep: None }
     }
 
     fn progress(&mut self) {
@@ -532,9 +494,7 @@ impl IdleTimer {
             return Poll::Pending;
         };
         let deadline = also.map_or(self.last, |also| also.max(self.last)) + limit;
-        let sleep = self
-            .sleep
-            .get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
         while sleep.as_mut().poll(cx).is_ready() {
             if deadline <= clock::now() {
                 return Poll::Ready(());

@@ -79,12 +79,7 @@ pub fn route(
         host: target.host.clone(),
         path: path.path().to_owned(),
     })?;
-    Ok(Chosen {
-        route,
-        path,
-        authority,
-        host,
-    })
+    Ok(Chosen { route, path, authority, host })
 }
 
 /// Where a `CONNECT` leads.
@@ -101,10 +96,7 @@ pub fn tunnel(
     if let Some((service, _)) = known(snapshot, &target.host) {
         let to = match &service.fallback.action {
             Action::Forward(forward) => forward.to[0],
-            _ => Destination {
-                cluster: service.cluster,
-                group: 0,
-            },
+            _ => Destination { cluster: service.cluster, group: 0 },
         };
         return Ok((service.fallback.clone(), Choice::Group(to), to.cluster));
     }
@@ -171,27 +163,15 @@ fn passthrough(
         Ok(ip) => ip.is_loopback() || ip.is_unspecified() || ip == connection.local.ip(),
         Err(_) => target.host == "localhost" || target.host.ends_with(".localhost"),
     };
-    let is_ours = |port| {
-        snapshot
-            .listeners
-            .iter()
-            .any(|listener| listener.address.port() == port)
-    };
+    let is_ours = |port| snapshot.listeners.iter().any(|listener| listener.address.port() == port);
     if local && (connection.local.port() == port || is_ours(port)) {
-        return Err(Failure::Loop {
-            host: format!("{}:{port}", target.host),
-        });
+        return Err(Failure::Loop { host: format!("{}:{port}", target.host) });
     }
     if snapshot.outbound.unknown == Unknown::Reject {
-        return Err(Failure::UnknownHost {
-            host: target.host.clone(),
-        });
+        return Err(Failure::UnknownHost { host: target.host.clone() });
     }
     Ok(worker.passthrough(match ip {
         Ok(ip) => Address::Socket((ip, port).into()),
-        Err(_) => Address::Name {
-            host: target.host.as_str().into(),
-            port,
-        },
+        Err(_) => Address::Name { host: target.host.as_str().into(), port },
     }))
 }

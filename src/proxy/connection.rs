@@ -134,10 +134,7 @@ pub fn spawn(
 ) {
     let worker = worker.clone();
     tokio::task::spawn_local(async move {
-        let _counted = (
-            counted,
-            worker.recorder.connection_opened(listener.direction()),
-        );
+        let _counted = (counted, worker.recorder.connection_opened(listener.direction()));
         serve(&worker, listener, stream, peer).await;
     });
 }
@@ -149,11 +146,7 @@ async fn serve(worker: &Rc<Worker>, listener: Listener, mut stream: TcpStream, p
     // Fails only on a connection that is gone, which the first read will tell.
     let _ = stream.set_nodelay(true);
     let view = worker.view();
-    let Expected {
-        detect,
-        opaque,
-        connect,
-    } = expectation(&view.snapshot, listener);
+    let Expected { detect, opaque, connect } = expectation(&view.snapshot, listener);
     let limits = view.snapshot.limits;
     let mut dialled = None;
     let (detected, early) = match detect {
@@ -211,20 +204,12 @@ fn expectation(snapshot: &Snapshot, listener: Listener) -> Expected {
         }
         ListenerKind::Outbound => (Detect::Http, None, None),
         ListenerKind::Port => match snapshot.outbound.ports.get(&listener.address) {
-            Some(port) => (
-                port.detect,
-                Some(port.destination),
-                Some(&port.service.fallback),
-            ),
+            Some(port) => (port.detect, Some(port.destination), Some(&port.service.fallback)),
             None => (Detect::Http, None, None),
         },
     };
     let policy = route.map_or_else(Policy::default, |route| route.policy.clone());
-    Expected {
-        detect,
-        opaque,
-        connect: policy.timeouts.connect,
-    }
+    Expected { detect, opaque, connect: policy.timeouts.connect }
 }
 
 async fn serve_http1(

@@ -17,9 +17,7 @@ pub fn redirected(
     report: &mut Report,
 ) -> Response<Body> {
     let path = match &redirect.path {
-        Some(new) => path
-            .query()
-            .map_or(new.to_string(), |query| format!("{new}?{query}")),
+        Some(new) => path.query().map_or(new.to_string(), |query| format!("{new}?{query}")),
         None => path.as_str().to_owned(),
     };
     // What is not given is left to the client, which resolves a reference against what it asked for
@@ -35,9 +33,7 @@ pub fn redirected(
     if let Ok(location) = HeaderValue::try_from(location) {
         response.headers_mut().insert(LOCATION, location);
     }
-    response
-        .headers_mut()
-        .insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
     answered_here(response, route, report)
 }
 
@@ -45,13 +41,8 @@ pub fn responded(respond: &Respond, route: &Route, report: &mut Report) -> Respo
     let mut response = Response::new(Body::full(respond.body.clone()));
     *response.status_mut() = respond.status;
     // These have no body by their nature, and a length would say something else (RFC 9110 8.6).
-    if !matches!(
-        respond.status,
-        StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
-    ) {
-        response
-            .headers_mut()
-            .insert(CONTENT_LENGTH, HeaderValue::from(respond.body.len()));
+    if !matches!(respond.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+        response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(respond.body.len()));
     }
     respond.headers.apply(response.headers_mut());
     answered_here(response, route, report)

@@ -253,23 +253,13 @@ impl Failure {
 
     /// The answer. A gRPC client gets its status in trailers-only form, as its libraries expect.
     pub fn answer(&self, grpc: bool) -> Response<Body> {
-        let line: String = self
-            .text()
-            .chars()
-            .map(|c| if c.is_control() { ' ' } else { c })
-            .collect();
-        let mut response = if grpc {
-            self.grpc_answer(&line)
-        } else {
-            self.plain_answer(&line)
-        };
+        let line: String =
+            self.text().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let mut response = if grpc { self.grpc_answer(&line) } else { self.plain_answer(&line) };
         let headers = response.headers_mut();
         headers.insert(REASON.clone(), HeaderValue::from_static(self.reason()));
         if matches!(self, Self::ConnectRefused) {
-            headers.insert(
-                ALLOW,
-                HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE"),
-            );
+            headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE"));
         }
         if self.ends_connection() {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
@@ -283,10 +273,7 @@ impl Failure {
         let mut response = Response::new(Body::full(body));
         *response.status_mut() = self.status();
         let headers = response.headers_mut();
-        headers.insert(
-            CONTENT_TYPE,
-            HeaderValue::from_static("text/plain; charset=utf-8"),
-        );
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
         response
     }

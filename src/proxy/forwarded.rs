@@ -62,11 +62,7 @@ fn append(
 ) {
     text.clear();
     if trusted {
-        for value in headers
-            .get_all(name)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-        {
+        for value in headers.get_all(name).iter().filter_map(|value| value.to_str().ok()) {
             text.push_str(value);
             text.push_str(", ");
         }
@@ -89,10 +85,8 @@ mod tests {
         }
         let host = HeaderValue::from_static("shop.example:8080");
         apply(&mut headers, peer.parse().unwrap(), trusted, &host);
-        let mut lines: Vec<_> = headers
-            .iter()
-            .map(|(n, v)| format!("{n}: {}", v.to_str().unwrap()))
-            .collect();
+        let mut lines: Vec<_> =
+            headers.iter().map(|(n, v)| format!("{n}: {}", v.to_str().unwrap())).collect();
         lines.sort();
         lines
     }
@@ -139,15 +133,9 @@ mod tests {
     #[test]
     fn addresses_of_ipv6() {
         let lines = run(&[], "2001:db8::1", false);
-        assert!(
-            lines[0].starts_with("forwarded: for=\"[2001:db8::1]\";"),
-            "{lines:?}"
-        );
+        assert!(lines[0].starts_with("forwarded: for=\"[2001:db8::1]\";"), "{lines:?}");
         assert_eq!(lines[1], "x-forwarded-for: 2001:db8::1");
         // A client of IPv4 on a socket of both families is a client of IPv4.
-        assert_eq!(
-            run(&[], "::ffff:10.1.2.3", false)[1],
-            "x-forwarded-for: 10.1.2.3"
-        );
+        assert_eq!(run(&[], "::ffff:10.1.2.3", false)[1], "x-forwarded-for: 10.1.2.3");
     }
 }

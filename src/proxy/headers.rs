@@ -29,11 +29,8 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
 /// is what gRPC asks for and what hyper looks at. Returns the `Upgrade` that the message asks for, if
 /// `Connection` names it.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) -> Option<HeaderValue> {
-    let mut gone: SmallVec<[HeaderName; 8]> = headers
-        .keys()
-        .filter(|name| is_hop_by_hop(name))
-        .cloned()
-        .collect();
+    let mut gone: SmallVec<[HeaderName; 8]> =
+        headers.keys().filter(|name| is_hop_by_hop(name)).cloned().collect();
     if gone.is_empty() {
         return None;
     }
@@ -48,11 +45,7 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) -> Option<HeaderValue> {
             gone.push(name);
         }
     }
-    let upgrade = if upgrade {
-        headers.get(UPGRADE).cloned()
-    } else {
-        None
-    };
+    let upgrade = if upgrade { headers.get(UPGRADE).cloned() } else { None };
     let trailers = tokens(headers, &TE).any(|token| token.eq_ignore_ascii_case("trailers"));
     for name in gone {
         headers.remove(name);
@@ -65,14 +58,8 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) -> Option<HeaderValue> {
 
 /// The elements of a comma-separated field over all its lines. What is not text is skipped.
 pub fn tokens<'a>(headers: &'a HeaderMap, name: &'a HeaderName) -> impl Iterator<Item = &'a str> {
-    let values = headers
-        .get_all(name)
-        .iter()
-        .filter_map(|value| value.to_str().ok());
-    values
-        .flat_map(|value| value.split(','))
-        .map(str::trim)
-        .filter(|token| !token.is_empty())
+    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).map(str::trim).filter(|token| !token.is_empty())
 }
 
 /// Drops the trailers that could change how the message is framed, routed or trusted.
@@ -95,11 +82,8 @@ pub fn retain_trailers(trailers: &mut HeaderMap) {
             ]
             .contains(name)
     };
-    let gone: SmallVec<[HeaderName; 4]> = trailers
-        .keys()
-        .filter(|name| unwanted(name))
-        .cloned()
-        .collect();
+    let gone: SmallVec<[HeaderName; 4]> =
+        trailers.keys().filter(|name| unwanted(name)).cloned().collect();
     for name in gone {
         trailers.remove(name);
     }
@@ -107,20 +91,15 @@ pub fn retain_trailers(trailers: &mut HeaderMap) {
 
 /// Whether the client waits for `100 Continue` before it sends the body.
 pub fn expects_continue(headers: &HeaderMap) -> bool {
-    headers
-        .get(EXPECT)
-        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+    headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
 pub fn is_grpc(headers: &HeaderMap) -> bool {
     headers.get(CONTENT_TYPE).is_some_and(|value| {
-        value
-            .as_bytes()
-            .strip_prefix(b"application/grpc")
-            .is_some_and(|rest| {
-                // application/grpc-web is plain HTTP: its status stands in the body.
-                rest.is_empty() || matches!(rest[0], b'+' | b';')
-            })
+        value.as_bytes().strip_prefix(b"application/grpc").is_some_and(|rest| {
+            // application/grpc-web is plain HTTP: its status stands in the body.
+            rest.is_empty() || matches!(rest[0], b'+' | b';')
+        })
     })
 }
 
@@ -184,11 +163,8 @@ mod tests {
 
     #[test]
     fn connection_cannot_name_the_framing_away() {
-        let mut headers = map(&[
-            ("connection", "host, content-length"),
-            ("host", "a"),
-            ("content-length", "3"),
-        ]);
+        let mut headers =
+            map(&[("connection", "host, content-length"), ("host", "a"), ("content-length", "3")]);
         strip_hop_by_hop(&mut headers);
         assert_eq!(headers, map(&[("host", "a"), ("content-length", "3")]));
     }
@@ -203,10 +179,7 @@ mod tests {
             ("x-checksum", "abc"),
         ]);
         retain_trailers(&mut trailers);
-        assert_eq!(
-            trailers,
-            map(&[("grpc-status", "0"), ("x-checksum", "abc")])
-        );
+        assert_eq!(trailers, map(&[("grpc-status", "0"), ("x-checksum", "abc")]));
     }
 
     #[test]
@@ -218,11 +191,7 @@ mod tests {
             ("application/grpc-web", false),
             ("application/json", false),
         ] {
-            assert_eq!(
-                is_grpc(&map(&[("content-type", value)])),
-                expected,
-                "{value}"
-            );
+            assert_eq!(is_grpc(&map(&[("content-type", value)])), expected, "{value}");
         }
     }
 
@@ -241,12 +210,10 @@ mod tests {
             ("5é", None),
         ] {
             let headers: HeaderMap =
-                [("grpc-timeout", value)]
-                    .iter()
-                    .fold(HeaderMap::new(), |mut map, (k, v)| {
-                        map.insert(*k, HeaderValue::from_bytes(v.as_bytes()).unwrap());
-                        map
-                    });
+                [("grpc-timeout", value)].iter().fold(HeaderMap::new(), |mut map, (k, v)| {
+                    map.insert(*k, HeaderValue::from_bytes(v.as_bytes()).unwrap());
+                    map
+                });
             assert_eq!(grpc_timeout(&headers), expected, "{value}");
         }
     }

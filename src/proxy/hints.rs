@@ -38,9 +38,7 @@ impl Hints {
             return;
         }
         strip_hop_by_hop(&mut headers);
-        queue
-            .waiting
-            .extend_from_slice(format!("HTTP/1.1 {status}\r\n").as_bytes());
+        queue.waiting.extend_from_slice(format!("HTTP/1.1 {status}\r\n").as_bytes());
         for (name, value) in &headers {
             for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
                 queue.waiting.extend_from_slice(part);

@@ -92,9 +92,7 @@ pub async fn handle(
             report.failed(&failure);
             let mut response = failure.answer(report.is_grpc());
             if let Some(id) = report.request_id() {
-                response
-                    .headers_mut()
-                    .insert(trace::X_REQUEST_ID, id.clone());
+                response.headers_mut().insert(trace::X_REQUEST_ID, id.clone());
             }
             response.map(|body| body.reported(report))
         }
@@ -103,9 +101,7 @@ pub async fn handle(
     // In a 101 this field has to name the upgrade.
     let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     if closes && !switches && version <= Version::HTTP_11 {
-        response
-            .headers_mut()
-            .insert(CONNECTION, HeaderValue::from_static("close"));
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
 }
@@ -126,11 +122,7 @@ async fn answer(
 ) -> Result<Answered, Failure> {
     connection.refusal(report)?;
     let limit = view.snapshot.limits.max_requests;
-    report.admitted(
-        worker
-            .admit_request(limit)
-            .ok_or(Failure::Overload { limit })?,
-    );
+    report.admitted(worker.admit_request(limit).ok_or(Failure::Overload { limit })?);
 
     let target = Target::of(&parts)?;
     report.authority(&target.authority);
@@ -139,12 +131,8 @@ async fn answer(
         return opening::open(worker, view, connection, &target, &mut parts, report).await;
     }
     let path = target::path_and_query(&parts)?;
-    let Chosen {
-        route,
-        path,
-        authority,
-        host,
-    } = choose::route(worker, view, connection, &target, path, &parts)?;
+    let Chosen { route, path, authority, host } =
+        choose::route(worker, view, connection, &target, path, &parts)?;
     report.route(&route);
 
     limit_body(&parts, route.policy.max_body)?;
@@ -155,38 +143,23 @@ async fn answer(
             return Ok(Answered::Response(response));
         }
         Action::Respond(respond) => {
-            return Ok(Answered::Response(direct::responded(
-                respond, &route, report,
-            )));
+            return Ok(Answered::Response(direct::responded(respond, &route, report)));
         }
     };
     let destination = forward.to[forward.split.pick(&mut worker.random.borrow_mut())];
     report.service(destination.cluster);
     let cluster = view.snapshot.cluster(destination);
-    let wire =
-        attempt::wire(cluster.protocol, report.is_grpc()).ok_or_else(|| Failure::NotHttp {
-            service: cluster.name.to_string(),
-        })?;
+    let wire = attempt::wire(cluster.protocol, report.is_grpc())
+        .ok_or_else(|| Failure::NotHttp { service: cluster.name.to_string() })?;
 
-    let client_timeout = report
-        .is_grpc()
-        .then(|| headers::grpc_timeout(&parts.headers))
-        .flatten();
+    let client_timeout = report.is_grpc().then(|| headers::grpc_timeout(&parts.headers)).flatten();
     let client_version = parts.version;
     let on_upgrade = take_on_upgrade(&mut parts);
     let gate = gate(&parts, wire);
-    outgoing_headers(
-        worker, view, connection, &target, &route, &mut parts, report,
-    );
+    outgoing_headers(worker, view, connection, &target, &route, &mut parts, report);
     let (path, authority) = rewritten(forward, path, authority)?;
-    let upload = (!incoming.is_end_stream()).then(|| {
-        Upload::new(
-            incoming,
-            route.policy.max_body,
-            gate.clone(),
-            report.started(),
-        )
-    });
+    let upload = (!incoming.is_end_stream())
+        .then(|| Upload::new(incoming, route.policy.max_body, gate.clone(), report.started()));
     if let Some(upload) = &upload {
         report.upload(upload);
     }
@@ -213,11 +186,7 @@ async fn answer(
     };
     let answer = attempt::run(call, report).await?;
 
-    report.answered(
-        answer.response.status(),
-        answer.response.headers(),
-        clock::now(),
-    );
+    report.answered(answer.response.status(), answer.response.headers(), clock::now());
     if let Asked::Upgrade { protocol, key } = &asked
         && upgrade::granted(&answer.response, wire, answer.sent_key.as_ref())
     {
@@ -241,15 +210,7 @@ async fn answer(
 
 /// Refuses a body whose announced length is over the limit before a byte of it is read.
 fn limit_body(parts: &Parts, limit: Option<u64>) -> Result<(), Failure> {
-    let announced = || {
-        parts
-            .headers
-            .get(CONTENT_LENGTH)?
-            .to_str()
-            .ok()?
-            .parse::<u64>()
-            .ok()
-    };
+    let announced = || parts.headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse::<u64>().ok();
     match limit {
         Some(limit) if announced().is_some_and(|length| length > limit) => {
             Err(Failure::BodyTooLarge { limit })
@@ -261,11 +222,7 @@ fn limit_body(parts: &Parts, limit: Option<u64>) -> Result<(), Failure> {
 /// On HTTP/2 hyper hands an upgraded stream over by the request, on HTTP/1 we take the socket ourselves.
 fn take_on_upgrade(parts: &mut Parts) -> Option<OnUpgrade> {
     let on_upgrade = parts.extensions.remove::<OnUpgrade>();
-    if parts.version == Version::HTTP_2 {
-        on_upgrade
-    } else {
-        None
-    }
+    if parts.version == Version::HTTP_2 { on_upgrade } else { None }
 }
 
 /// A client that waits for `100 Continue` gets the upstream's, not ours: the upstream may refuse the
@@ -288,12 +245,7 @@ fn outgoing_headers(
 ) {
     if connection.direction == Direction::Inbound {
         let peer = connection.peer.ip().to_canonical();
-        let trusted = view
-            .snapshot
-            .inbound
-            .trusted_proxies
-            .iter()
-            .any(|net| net.contains(&peer));
+        let trusted = view.snapshot.inbound.trusted_proxies.iter().any(|net| net.contains(&peer));
         forwarded::apply(&mut parts.headers, peer, trusted, &target.authority);
     }
     let random = &mut worker.random.borrow_mut();
@@ -303,13 +255,8 @@ fn outgoing_headers(
         // Its owner says nothing about a trace that is not the one it came with.
         parts.headers.remove(trace::TRACESTATE);
     }
-    parts
-        .headers
-        .insert(trace::TRACEPARENT, context.traceparent());
-    let id = parts
-        .headers
-        .entry(trace::X_REQUEST_ID)
-        .or_insert_with(|| trace::request_id(random));
+    parts.headers.insert(trace::TRACEPARENT, context.traceparent());
+    let id = parts.headers.entry(trace::X_REQUEST_ID).or_insert_with(|| trace::request_id(random));
     let id = id.clone();
     if parts.version != Version::HTTP_11 {
         parts.headers.remove(http::header::EXPECT);
@@ -369,9 +316,7 @@ impl Connection {
             return Ok(());
         };
         let line = guard.rejected_line();
-        let method = line
-            .as_ref()
-            .and_then(|line| Method::from_bytes(line.method.as_bytes()).ok());
+        let method = line.as_ref().and_then(|line| Method::from_bytes(line.method.as_bytes()).ok());
         let path = line.as_ref().and_then(|line| line.target.parse().ok());
         report.line(method, path);
         Err(Failure::Malformed(rejection))

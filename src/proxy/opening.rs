@@ -41,11 +41,7 @@ pub fn switched(
     let mut response = Response::from_parts(head, Body::empty());
     *response.version_mut() = Version::HTTP_11;
     upgrade::grant(&mut response, version, protocol, key);
-    let opening = Opening {
-        client,
-        server,
-        in_flight: answer.in_flight,
-    };
+    let opening = Opening { client, server, in_flight: answer.in_flight };
     Answered::Tunnel(response, opening)
 }
 
@@ -79,11 +75,7 @@ pub async fn open(
     };
     report.attempt(&endpoint);
     report.answered(StatusCode::OK, &HeaderMap::new(), clock::now());
-    let opening = Opening {
-        client,
-        server: Far::Socket(stream),
-        in_flight,
-    };
+    let opening = Opening { client, server: Far::Socket(stream), in_flight };
     Ok(Answered::Tunnel(Response::new(Body::empty()), opening))
 }
 
@@ -138,12 +130,7 @@ pub struct Tunnel {
 impl Tunnel {
     /// Carries bytes until the tunnel ends or the drain cuts it.
     pub async fn run(self, client: End, phase: &mut watch::Receiver<Phase>) {
-        let Self {
-            server,
-            in_flight,
-            report,
-            idle,
-        } = self;
+        let Self { server, in_flight, report, idle } = self;
         let server = match server {
             Far::Socket(stream) => End::socket(stream, Bytes::new()),
             Far::Upgrade(upgrade) => match upgrade.await {

@@ -160,9 +160,7 @@ impl Report {
 
     /// Whether the body of the request was ever asked for.
     pub fn asked_for_body(&self) -> bool {
-        self.upload
-            .as_ref()
-            .is_some_and(|upload| upload.asked_for())
+        self.upload.as_ref().is_some_and(|upload| upload.asked_for())
     }
 
     pub fn upload(&mut self, upload: &Rc<Upload>) {
@@ -194,11 +192,7 @@ impl Report {
     pub fn failed(&mut self, failure: &Failure) {
         self.flag = failure.flag();
         self.reason = failure.reason();
-        self.status = Some(if self.grpc {
-            StatusCode::OK
-        } else {
-            failure.status()
-        });
+        self.status = Some(if self.grpc { StatusCode::OK } else { failure.status() });
         self.grpc_status = self.grpc.then(|| failure.grpc_status());
         self.worker.recorder.rejected.inc([failure.reason()]);
     }
@@ -246,11 +240,7 @@ impl Report {
     }
 
     fn count(&self, duration: Duration) {
-        let error = if self.flag.is_some() {
-            ErrorType(self.reason)
-        } else {
-            ErrorType::NONE
-        };
+        let error = if self.flag.is_some() { ErrorType(self.reason) } else { ErrorType::NONE };
         let key = RequestKey {
             generation: self.view.snapshot.generation,
             route: self.route.as_ref().map_or(NONE, |route| route.slot),
@@ -259,9 +249,7 @@ impl Report {
             method: MethodLabel::of(&self.method),
             status: self.status_code(),
             error,
-            grpc_status: self
-                .grpc
-                .then(|| self.grpc_status.map_or(2, |code| code.min(255) as u8)),
+            grpc_status: self.grpc.then(|| self.grpc_status.map_or(2, |code| code.min(255) as u8)),
         };
         let labels = || RequestLabels {
             route: self.route.as_ref().map_or("", |route| &route.pattern),
@@ -276,11 +264,7 @@ impl Report {
     }
 
     fn service_name(&self) -> Option<&str> {
-        self.view
-            .snapshot
-            .clusters
-            .get(self.service as usize)
-            .map(|cluster| &*cluster.name)
+        self.view.snapshot.clusters.get(self.service as usize).map(|cluster| &*cluster.name)
     }
 
     fn log(&self, duration: Duration, received: u64) {
@@ -329,10 +313,9 @@ fn shortfall(ending: Ending) -> Option<(Flag, &'static str)> {
     match ending {
         Ending::Complete | Ending::Tunnel(TunnelEnd::Closed) => None,
         Ending::ClientGone => Some((Flag::DownstreamConnectionTermination, "client_gone")),
-        Ending::UpstreamBroken => Some((
-            Flag::UpstreamConnectionTermination,
-            "upstream_reset_in_response",
-        )),
+        Ending::UpstreamBroken => {
+            Some((Flag::UpstreamConnectionTermination, "upstream_reset_in_response"))
+        }
         Ending::IdleTimeout | Ending::Tunnel(TunnelEnd::Idle) => {
             Some((Flag::StreamIdleTimeout, "stream_idle_timeout"))
         }
@@ -402,12 +385,8 @@ impl<'a> TcpReport<'a> {
         let labels = [self.direction.as_str(), service];
         let recorder = &self.worker.recorder;
         recorder.tcp_connections.inc(labels);
-        recorder
-            .tcp_sent_bytes
-            .add(labels, self.tally.from_client.get());
-        recorder
-            .tcp_received_bytes
-            .add(labels, self.tally.from_server.get());
+        recorder.tcp_sent_bytes.add(labels, self.tally.from_client.get());
+        recorder.tcp_received_bytes.add(labels, self.tally.from_server.get());
         let endpoint = self.endpoint.take();
         let record = Record {
             start: self.wall,

@@ -21,11 +21,7 @@ pub struct Target {
 }
 
 const fn malformed(reason: &'static str, message: &'static str) -> Failure {
-    Failure::Malformed(Rejection {
-        status: 400,
-        reason,
-        message,
-    })
+    Failure::Malformed(Rejection { status: 400, reason, message })
 }
 
 impl Target {
@@ -56,10 +52,7 @@ impl Target {
         const BAD: Failure = malformed("bad_host", "Host is not a host name with an optional port");
         let authority = Authority::try_from(value.as_bytes()).map_err(|_| BAD)?;
         if authority.as_str().contains('@') {
-            return Err(malformed(
-                "userinfo",
-                "user and password in the target are not taken",
-            ));
+            return Err(malformed("userinfo", "user and password in the target are not taken"));
         }
         let host = authority.host();
         let has_port = authority.as_str().len() > host.len();
@@ -68,11 +61,7 @@ impl Target {
         }
         let bare = host.trim_start_matches('[').trim_end_matches(']');
         let port = authority.port_u16();
-        Ok(Self {
-            host: bare.to_ascii_lowercase(),
-            port,
-            authority: value,
-        })
+        Ok(Self { host: bare.to_ascii_lowercase(), port, authority: value })
     }
 }
 
@@ -86,10 +75,7 @@ pub fn path_and_query(parts: &Parts) -> Result<PathAndQuery, Failure> {
     match path.as_str() {
         "*" if parts.method == Method::OPTIONS => Ok(path),
         text if text.starts_with('/') => Ok(path),
-        _ => Err(malformed(
-            "bad_target",
-            "the path begins with /; * is for OPTIONS alone",
-        )),
+        _ => Err(malformed("bad_target", "the path begins with /; * is for OPTIONS alone")),
     }
 }
 
@@ -117,30 +103,20 @@ mod tests {
             request = request.header(HOST, *host);
         }
         let (parts, ()) = request.body(()).unwrap().into_parts();
-        Target::of(&parts)
-            .map(|t| (t.host, t.port))
-            .map_err(|f| f.reason())
+        Target::of(&parts).map(|t| (t.host, t.port)).map_err(|f| f.reason())
     }
 
     #[test]
     fn one_authority() {
         let ok = |host: &str, port| Ok((host.to_owned(), port));
-        assert_eq!(
-            target("/a", &["User-Service:3001"]),
-            ok("user-service", Some(3001))
-        );
-        assert_eq!(
-            target("http://a.example/x", &["b.example"]),
-            ok("a.example", None)
-        );
+        assert_eq!(target("/a", &["User-Service:3001"]), ok("user-service", Some(3001)));
+        assert_eq!(target("http://a.example/x", &["b.example"]), ok("a.example", None));
         assert_eq!(target("/", &["[::1]:80"]), ok("::1", Some(80)));
         assert_eq!(target("/", &[]), Err("no_host"));
         assert_eq!(target("/", &["a", "b"]), Err("two_hosts"));
         assert_eq!(target("/", &["a", "a"]), Err("two_hosts"));
         assert_eq!(target("/", &["u@a"]), Err("userinfo"));
-        for bad in [
-            "", "a/b", "a b", "a:99999", "a:80a", "[::1", "a\\b", "a?x", "a#x", "a:",
-        ] {
+        for bad in ["", "a/b", "a b", "a:99999", "a:80a", "[::1", "a\\b", "a?x", "a#x", "a:"] {
             assert_eq!(target("/", &[bad]), Err("bad_host"), "{bad:?}");
         }
     }
@@ -149,10 +125,7 @@ mod tests {
     fn a_new_path_keeps_the_query() {
         let whole = PathAndQuery::from_static("/a/b?x=1");
         assert_eq!(with_path(&whole, "/new").unwrap(), "/new?x=1");
-        assert_eq!(
-            with_path(&PathAndQuery::from_static("/a"), "/new").unwrap(),
-            "/new"
-        );
+        assert_eq!(with_path(&PathAndQuery::from_static("/a"), "/new").unwrap(), "/new");
         assert!(with_path(&whole, "/a b").is_err());
     }
 }

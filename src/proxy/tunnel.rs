@@ -37,20 +37,14 @@ pub enum EndIo {
 
 impl End {
     pub fn socket(stream: Stream, early: Bytes) -> Self {
-        Self {
-            io: EndIo::Socket(stream),
-            early,
-        }
+        Self { io: EndIo::Socket(stream), early }
     }
 
     /// What hyper hands over after an upgrade: the socket itself where the connection was HTTP/1.
     pub fn upgraded(upgraded: Upgraded) -> Self {
         match upgraded.downcast::<TokioIo<Stream>>() {
             Ok(parts) => Self::socket(parts.io.into_inner(), parts.read_buf),
-            Err(upgraded) => Self {
-                io: EndIo::Multiplexed(upgraded),
-                early: Bytes::new(),
-            },
+            Err(upgraded) => Self { io: EndIo::Multiplexed(upgraded), early: Bytes::new() },
         }
     }
 }
@@ -202,17 +196,13 @@ async fn splice_rest(
 ) -> io::Result<()> {
     loop {
         // The pipe is empty here, so that `WouldBlock` can only mean the socket.
-        let mut held = from
-            .ready_io(Interest::READABLE, |fd| move_bytes(fd, input, PIPE))
-            .await?;
+        let mut held = from.ready_io(Interest::READABLE, |fd| move_bytes(fd, input, PIPE)).await?;
         progress.set(clock::now());
         if held == 0 {
             return to.close_write();
         }
         while held > 0 {
-            let n = to
-                .ready_io(Interest::WRITABLE, |fd| move_bytes(output, fd, held))
-                .await?;
+            let n = to.ready_io(Interest::WRITABLE, |fd| move_bytes(output, fd, held)).await?;
             held -= n;
             count.set(count.get() + n as u64);
             progress.set(clock::now());
@@ -227,9 +217,7 @@ fn move_bytes(from: impl AsFd, to: impl AsFd, limit: usize) -> io::Result<usize>
 
 async fn write_all(to: &Stream, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
-        let n = to
-            .ready_io(Interest::WRITABLE, |fd| Ok(rustix::io::write(fd, bytes)?))
-            .await?;
+        let n = to.ready_io(Interest::WRITABLE, |fd| Ok(rustix::io::write(fd, bytes)?)).await?;
         bytes = &bytes[n..];
     }
     Ok(())
@@ -243,24 +231,13 @@ impl Stream {
         mut operation: impl FnMut(BorrowedFd<'_>) -> io::Result<R>,
     ) -> io::Result<R> {
         match self {
-            Self::Tcp(stream) => {
-                stream
-                    .async_io(interest, || operation(stream.as_fd()))
-                    .await
-            }
-            Self::Unix(stream) => {
-                stream
-                    .async_io(interest, || operation(stream.as_fd()))
-                    .await
-            }
+            Self::Tcp(stream) => stream.async_io(interest, || operation(stream.as_fd())).await,
+            Self::Unix(stream) => stream.async_io(interest, || operation(stream.as_fd())).await,
         }
     }
 
     async fn read_some(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.ready_io(Interest::READABLE, |fd| {
-            Ok(rustix::io::read(fd, &mut *buffer)?)
-        })
-        .await
+        self.ready_io(Interest::READABLE, |fd| Ok(rustix::io::read(fd, &mut *buffer)?)).await
     }
 
     fn close_write(&self) -> io::Result<()> {

@@ -34,10 +34,7 @@ pub fn take(parts: &mut Parts) -> Asked {
     if parts.method == Method::CONNECT {
         return match parts.extensions.get::<Protocol>() {
             Some(protocol) => match HeaderValue::from_str(protocol.as_str()) {
-                Ok(protocol) => Asked::Upgrade {
-                    protocol,
-                    key: None,
-                },
+                Ok(protocol) => Asked::Upgrade { protocol, key: None },
                 Err(_) => Asked::Nothing,
             },
             None => Asked::Connect,
@@ -68,9 +65,7 @@ pub fn ask(
                 parts.method = Method::GET;
                 parts.extensions.remove::<Protocol>();
             }
-            parts
-                .headers
-                .insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+            parts.headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
             parts.headers.insert(UPGRADE, protocol.clone());
             let websocket = protocol.as_bytes().eq_ignore_ascii_case(b"websocket");
             if websocket && !parts.headers.contains_key(SEC_WEBSOCKET_KEY) {
@@ -88,10 +83,7 @@ pub fn ask(
         Wire::Http2 => {
             parts.method = Method::CONNECT;
             parts.headers.remove(SEC_WEBSOCKET_KEY);
-            let text = protocol
-                .to_str()
-                .unwrap_or("websocket")
-                .to_ascii_lowercase();
+            let text = protocol.to_str().unwrap_or("websocket").to_ascii_lowercase();
             parts.extensions.insert(Protocol::from(&*text));
             None
         }
@@ -138,10 +130,7 @@ pub fn grant<B>(
 /// `Sec-WebSocket-Accept` for a key (RFC 6455 4.2.2).
 fn accept(key: &HeaderValue) -> HeaderValue {
     const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
-    let digest = Sha1::new()
-        .chain_update(key.as_bytes())
-        .chain_update(GUID)
-        .finalize();
+    let digest = Sha1::new().chain_update(key.as_bytes()).chain_update(GUID).finalize();
     // Base64 is ASCII.
     HeaderValue::try_from(BASE64.encode(digest)).unwrap_or(HeaderValue::from_static(""))
 }
@@ -171,47 +160,31 @@ mod tests {
                 .header("sec-websocket-version", "13"),
         );
         let asked = take(&mut parts);
-        let Asked::Upgrade { protocol, key } = asked else {
-            panic!("{asked:?}")
-        };
+        let Asked::Upgrade { protocol, key } = asked else { panic!("{asked:?}") };
         let mut random = fastrand::Rng::with_seed(1);
         assert_eq!(ask(&mut parts, &protocol, Wire::Http2, &mut random), None);
         assert_eq!(parts.method, Method::CONNECT);
-        assert_eq!(
-            parts.extensions.get::<Protocol>().unwrap().as_str(),
-            "websocket"
-        );
+        assert_eq!(parts.extensions.get::<Protocol>().unwrap().as_str(), "websocket");
         assert!(!parts.headers.contains_key("sec-websocket-key"));
 
         let mut response = Response::new(());
         assert!(granted(&response, Wire::Http2, None));
         grant(&mut response, Version::HTTP_11, &protocol, key.as_ref());
         assert_eq!(response.status(), 101);
-        assert_eq!(
-            response.headers()["sec-websocket-accept"],
-            "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
-        );
+        assert_eq!(response.headers()["sec-websocket-accept"], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
     }
 
     #[test]
     fn from_http2_a_key_is_made_and_its_answer_checked() {
         let mut parts = parts(Request::builder().method("CONNECT").uri("http://a/chat"));
         parts.extensions.insert(Protocol::from_static("websocket"));
-        let Asked::Upgrade {
-            protocol,
-            key: None,
-        } = take(&mut parts)
-        else {
-            panic!()
-        };
+        let Asked::Upgrade { protocol, key: None } = take(&mut parts) else { panic!() };
         let mut random = fastrand::Rng::with_seed(1);
         let sent = ask(&mut parts, &protocol, Wire::Http1, &mut random).unwrap();
         assert_eq!(parts.method, Method::GET);
         assert_eq!(parts.headers["sec-websocket-key"], sent);
         let answer = |accept: HeaderValue| {
-            let builder = Response::builder()
-                .status(101)
-                .header("sec-websocket-accept", accept);
+            let builder = Response::builder().status(101).header("sec-websocket-accept", accept);
             builder.body(()).unwrap()
         };
         assert!(granted(&answer(accept(&sent)), Wire::Http1, Some(&sent)));

@@ -49,8 +49,7 @@ impl Condition {
 impl FieldMatch<HeaderName> {
     pub(super) fn holds(&self, headers: &HeaderMap) -> bool {
         let values = headers.get_all(&self.name).iter();
-        self.condition
-            .holds(values.map(|value| Cow::Borrowed(value.as_bytes())))
+        self.condition.holds(values.map(|value| Cow::Borrowed(value.as_bytes())))
     }
 }
 
@@ -58,14 +57,10 @@ impl FieldMatch<String> {
     /// `query` is what follows the `?`: pairs by `&`, percent-encoded, `+` for a space. A parameter
     /// without `=` has an empty value.
     pub(super) fn holds(&self, query: Option<&str>) -> bool {
-        let pairs = query
-            .unwrap_or_default()
-            .split('&')
-            .filter(|pair| !pair.is_empty());
+        let pairs = query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
         let pairs = pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")));
         let ours = pairs.filter(|(name, _)| *form_decoded(name) == *self.name.as_bytes());
-        self.condition
-            .holds(ours.map(|(_, value)| form_decoded(value)))
+        self.condition.holds(ours.map(|(_, value)| form_decoded(value)))
     }
 }
 
@@ -99,11 +94,7 @@ mod tests {
     use super::*;
 
     fn query(name: &str, condition: Condition, query: &str) -> bool {
-        FieldMatch {
-            name: name.to_string(),
-            condition,
-        }
-        .holds(Some(query))
+        FieldMatch { name: name.to_string(), condition }.holds(Some(query))
     }
 
     #[test]
@@ -113,11 +104,7 @@ mod tests {
         headers.append("x-a", HeaderValue::from_static("2"));
         headers.append("x-b", HeaderValue::from_bytes(b"\xff").unwrap());
         let holds = |name: &'static str, condition: Condition| {
-            FieldMatch {
-                name: HeaderName::from_static(name),
-                condition,
-            }
-            .holds(&headers)
+            FieldMatch { name: HeaderName::from_static(name), condition }.holds(&headers)
         };
         assert!(holds("x-a", Condition::Exact("2".into())));
         assert!(!holds("x-a", Condition::Exact("12".into())));
@@ -147,10 +134,7 @@ mod tests {
         assert!(query("a", Condition::Present(false), "aa=1&="));
         assert!(!query("a", Condition::Not("1".into()), "a=%31"));
         assert!(query("a", Condition::regex("[0-9]{2}").unwrap(), "a=1%32"));
-        let absent = FieldMatch {
-            name: "a".to_string(),
-            condition: Condition::Present(false),
-        };
+        let absent = FieldMatch { name: "a".to_string(), condition: Condition::Present(false) };
         assert!(absent.holds(None));
     }
 }

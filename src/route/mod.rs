@@ -61,22 +61,13 @@ pub struct Matcher {
 impl Matcher {
     /// Matches what has this path, whatever the rest.
     pub fn path(path: PathPattern) -> Self {
-        Self {
-            hosts: vec![],
-            path,
-            methods: vec![],
-            headers: vec![],
-            query: vec![],
-        }
+        Self { hosts: vec![], path, methods: vec![], headers: vec![], query: vec![] }
     }
 
     /// Whether all holds that is not host or path.
     fn accepts(&self, request: &Request<'_>) -> bool {
         (self.methods.is_empty() || self.methods.contains(request.method))
-            && self
-                .headers
-                .iter()
-                .all(|field| field.holds(request.headers))
+            && self.headers.iter().all(|field| field.holds(request.headers))
             && self.query.iter().all(|field| field.holds(request.query))
     }
 }

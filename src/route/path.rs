@@ -69,10 +69,7 @@ fn is_normal(path: &[u8]) -> Result<bool, PathError> {
 
 /// Whether the segment that `rest` begins with is empty, but not the last, or a dot segment.
 fn is_odd_segment(rest: &[u8]) -> bool {
-    matches!(
-        rest,
-        [b'/', ..] | [b'.'] | [b'.', b'/', ..] | [b'.', b'.'] | [b'.', b'.', b'/', ..]
-    )
+    matches!(rest, [b'/', ..] | [b'.'] | [b'.', b'/', ..] | [b'.', b'.'] | [b'.', b'.', b'/', ..])
 }
 
 fn rewrite(path: &str) -> Result<String, PathError> {
@@ -130,10 +127,7 @@ fn decode(digits: &[u8]) -> Result<Decoded, PathError> {
         b'/' | b'\\' => Err(PathError::EncodedSeparator),
         byte @ (b'-' | b'.' | b'_' | b'~') => Ok(Decoded::Plain(byte)),
         byte if byte.is_ascii_alphanumeric() => Ok(Decoded::Plain(byte)),
-        _ => Ok(Decoded::Kept(
-            digits[0].to_ascii_uppercase(),
-            digits[1].to_ascii_uppercase(),
-        )),
+        _ => Ok(Decoded::Kept(digits[0].to_ascii_uppercase(), digits[1].to_ascii_uppercase())),
     }
 }
 
@@ -222,10 +216,7 @@ mod tests {
     #[test]
     fn borrows_what_is_normal() {
         for path in ["/", "*", "/a/b/", "/a%20b/%C3%A9", "/.well-known/x..y/..."] {
-            assert!(
-                matches!(normalise(path), Ok(Cow::Borrowed(same)) if same == path),
-                "{path}"
-            );
+            assert!(matches!(normalise(path), Ok(Cow::Borrowed(same)) if same == path), "{path}");
         }
     }
 
@@ -249,10 +240,7 @@ mod tests {
 
     /// The definition of RFC 3986 5.2.4, on segments, after one decoding.
     fn by_definition(path: &str) -> String {
-        let decoded = path
-            .replace("%2e", ".")
-            .replace("%2E", ".")
-            .replace("%41", "A");
+        let decoded = path.replace("%2e", ".").replace("%2E", ".").replace("%41", "A");
         let segments: Vec<&str> = decoded.split('/').collect();
         let mut kept: Vec<&str> = Vec::new();
         for segment in &segments {
@@ -263,11 +251,7 @@ mod tests {
             }
         }
         let directory = matches!(segments.last(), Some(&("" | "." | "..")));
-        let end = if directory && !kept.is_empty() {
-            "/"
-        } else {
-            ""
-        };
+        let end = if directory && !kept.is_empty() { "/" } else { "" };
         format!("/{}{end}", kept.join("/"))
     }
 

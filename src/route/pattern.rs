@@ -78,17 +78,10 @@ impl HostPattern {
             return Err(PatternError::Port(text.into()));
         }
         let valid = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-        if !labels
-            .split('.')
-            .all(|label| !label.is_empty() && label.bytes().all(valid))
-        {
+        if !labels.split('.').all(|label| !label.is_empty() && label.bytes().all(valid)) {
             return Err(PatternError::InvalidHost(text.into()));
         }
-        Ok(if suffix {
-            Self::Suffix(host[1..].to_string())
-        } else {
-            Self::Exact(host)
-        })
+        Ok(if suffix { Self::Suffix(host[1..].to_string()) } else { Self::Exact(host) })
     }
 }
 
@@ -243,22 +236,16 @@ impl WholeRegex {
     /// If the expression is invalid, or too big when compiled.
     pub fn new(source: &str) -> Result<Self, PatternError> {
         let build = |text: &str| {
-            regex::RegexBuilder::new(text)
-                .size_limit(Self::SIZE_LIMIT)
-                .build()
-                .map_err(|error| {
-                    // A syntax error is a drawing of several lines; the last one tells.
-                    let text = error.to_string();
-                    let told = text.rsplit("error: ").next().unwrap_or(&text);
-                    PatternError::Regex(source.into(), told.to_owned())
-                })
+            regex::RegexBuilder::new(text).size_limit(Self::SIZE_LIMIT).build().map_err(|error| {
+                // A syntax error is a drawing of several lines; the last one tells.
+                let text = error.to_string();
+                let told = text.rsplit("error: ").next().unwrap_or(&text);
+                PatternError::Regex(source.into(), told.to_owned())
+            })
         };
         // By itself first: the parentheses of ours must not complete it (`a)|(b`).
         build(source)?;
-        Ok(Self {
-            source: source.into(),
-            compiled: build(&format!(r"\A(?:{source})\z"))?,
-        })
+        Ok(Self { source: source.into(), compiled: build(&format!(r"\A(?:{source})\z"))? })
     }
 
     /// As it was written.
@@ -284,10 +271,7 @@ mod tests {
     fn hosts_are_read() {
         for (text, host) in [
             ("users", HostPattern::Exact("users".into())),
-            (
-                "API.Example.com",
-                HostPattern::Exact("api.example.com".into()),
-            ),
+            ("API.Example.com", HostPattern::Exact("api.example.com".into())),
             ("10.0.0.1", HostPattern::Exact("10.0.0.1".into())),
             ("[::1]", HostPattern::Exact("::1".into())),
             ("*.Example.com", HostPattern::Suffix(".example.com".into())),
@@ -308,9 +292,7 @@ mod tests {
         for text in ["users:80", "[::1]:80"] {
             assert_eq!(error(text), PatternError::Port(text.into()));
         }
-        for text in [
-            "a..b", ".a", "a.", "*.", "a/b", "ü.de", "a b", "[::1", "[x]", "[::1]x",
-        ] {
+        for text in ["a..b", ".a", "a.", "*.", "a/b", "ü.de", "a b", "[::1", "[x]", "[::1]x"] {
             assert_eq!(error(text), PatternError::InvalidHost(text.into()));
         }
     }
@@ -330,14 +312,8 @@ mod tests {
     #[test]
     fn wrong_paths_are_explained() {
         let exact = |text: &str| PathPattern::exact(text).unwrap_err();
-        assert_eq!(
-            exact("users").to_string(),
-            "a path begins with `/`: write `/users`"
-        );
-        assert_eq!(
-            exact("/a?b=c"),
-            PatternError::Character("/a?b=c".into(), '?')
-        );
+        assert_eq!(exact("users").to_string(), "a path begins with `/`: write `/users`");
+        assert_eq!(exact("/a?b=c"), PatternError::Character("/a?b=c".into(), '?'));
         assert_eq!(exact("/a b"), PatternError::Character("/a b".into(), ' '));
         assert_eq!(exact("/é"), PatternError::Character("/é".into(), 'é'));
         assert_eq!(
@@ -356,10 +332,7 @@ mod tests {
             let error = template(&format!("/x/{text}"));
             assert_eq!(error, PatternError::ParameterName(text.into()));
         }
-        assert_eq!(
-            template("/{id}/x/{id}"),
-            PatternError::DuplicateParameter("id".into())
-        );
+        assert_eq!(template("/{id}/x/{id}"), PatternError::DuplicateParameter("id".into()));
         assert_eq!(
             template("/x/{*rest}").to_string(),
             "`{*rest}` is no name of a parameter: letters, digits and `_`, as in `{id}`; \
@@ -381,10 +354,7 @@ mod tests {
     fn wrong_expressions_are_refused() {
         for source in ["(", "a)|(b", "[", r"(?:\w{100}){100}", "(?x) a # note"] {
             let error = WholeRegex::new(source).unwrap_err();
-            assert!(
-                matches!(error, PatternError::Regex(text, _) if text == source),
-                "{source}"
-            );
+            assert!(matches!(error, PatternError::Regex(text, _) if text == source), "{source}");
         }
     }
 }

@@ -50,19 +50,13 @@ struct Regexes {
 impl<T> Router<T> {
     /// The order of `routes` decides between those that are equally specific.
     pub fn new(routes: Vec<(Matcher, T)>) -> Self {
-        let mut routes: Vec<Route<T>> = routes
-            .into_iter()
-            .map(|(matcher, target)| Route { matcher, target })
-            .collect();
+        let mut routes: Vec<Route<T>> =
+            routes.into_iter().map(|(matcher, target)| Route { matcher, target }).collect();
         // Stable: the order of the file stays where all else is equal.
         routes.sort_by_key(|route| {
             let matcher = &route.matcher;
             let fewer = |count: usize| usize::MAX - count;
-            (
-                matcher.methods.is_empty(),
-                fewer(matcher.headers.len()),
-                fewer(matcher.query.len()),
-            )
+            (matcher.methods.is_empty(), fewer(matcher.headers.len()), fewer(matcher.query.len()))
         });
         let mut router = Self {
             routes,
@@ -87,10 +81,7 @@ impl<T> Router<T> {
                 router.any.insert(&matcher.path, index);
             }
         }
-        let named = router
-            .exact
-            .values_mut()
-            .chain(router.suffixes.values_mut());
+        let named = router.exact.values_mut().chain(router.suffixes.values_mut());
         for scope in named.chain([&mut router.any]) {
             scope.regexes.seal(&router.routes);
         }
@@ -99,9 +90,7 @@ impl<T> Router<T> {
 
     /// Every route. Of those with the same host and path, in the order in which they are tried.
     pub fn iter(&self) -> impl Iterator<Item = (&Matcher, &T)> {
-        self.routes
-            .iter()
-            .map(|route| (&route.matcher, &route.target))
+        self.routes.iter().map(|route| (&route.matcher, &route.target))
     }
 
     /// The most specific route of which all conditions hold.
@@ -118,11 +107,7 @@ impl<T> Router<T> {
         }
         if !self.suffixes.is_empty() {
             // What is longer than the longest suffix need not be looked up, however long the host.
-            let from = request
-                .host
-                .len()
-                .saturating_sub(self.longest_suffix)
-                .max(1);
+            let from = request.host.len().saturating_sub(self.longest_suffix).max(1);
             let host = request.host.as_bytes();
             let dots = (from..host.len()).filter(|at| host[*at] == b'.');
             for scope in dots.filter_map(|at| self.suffixes.get(&request.host[at..])) {
@@ -140,19 +125,13 @@ impl Scope {
         match path {
             PathPattern::Any => self.any.push(route),
             PathPattern::Exact(path) => {
-                self.exact
-                    .entry(path.as_str().into())
-                    .or_default()
-                    .push(route);
+                self.exact.entry(path.as_str().into()).or_default().push(route);
             }
             PathPattern::Prefix(path) => {
                 let literal = |text: &str| Segment::Literal(text.into());
                 let path = path.trim_end_matches('/');
-                let segments: Vec<Segment> = if path.is_empty() {
-                    vec![]
-                } else {
-                    segments_of(path).map(literal).collect()
-                };
+                let segments: Vec<Segment> =
+                    if path.is_empty() { vec![] } else { segments_of(path).map(literal).collect() };
                 self.prefixes.insert(&segments, route);
             }
             PathPattern::Template(template) => self.templates.insert(template.segments(), route),
@@ -185,10 +164,7 @@ impl Regexes {
         if self.routes.len() < 2 {
             return;
         }
-        let expressions = self
-            .routes
-            .iter()
-            .filter_map(|route| regex_of(&routes[*route as usize]));
+        let expressions = self.routes.iter().filter_map(|route| regex_of(&routes[*route as usize]));
         self.set = RegexSetBuilder::new(expressions.map(WholeRegex::anchored))
             .size_limit(WholeRegex::SIZE_LIMIT.saturating_mul(self.routes.len()))
             .build()
@@ -209,10 +185,7 @@ impl Regexes {
             // `matches` allocates, `is_match` does not: most requests are of other routes.
             Some(set) if set.is_match(path) => {
                 let matches = set.matches(path);
-                matches
-                    .iter()
-                    .map(|at| self.routes[at])
-                    .find(|route| accept(*route))
+                matches.iter().map(|at| self.routes[at]).find(|route| accept(*route))
             }
             Some(_) => None,
         }

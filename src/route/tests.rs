@@ -70,28 +70,16 @@ fn on(pattern: &str) -> Matcher {
 }
 
 fn at(hosts: &[&str], pattern: &str) -> Matcher {
-    let hosts = hosts
-        .iter()
-        .map(|host| HostPattern::parse(host).unwrap())
-        .collect();
-    Matcher {
-        hosts,
-        ..on(pattern)
-    }
+    let hosts = hosts.iter().map(|host| HostPattern::parse(host).unwrap()).collect();
+    Matcher { hosts, ..on(pattern) }
 }
 
 fn header(name: &'static str, condition: Condition) -> FieldMatch<HeaderName> {
-    FieldMatch {
-        name: HeaderName::from_static(name),
-        condition,
-    }
+    FieldMatch { name: HeaderName::from_static(name), condition }
 }
 
 fn query(name: &str, condition: Condition) -> FieldMatch<String> {
-    FieldMatch {
-        name: name.into(),
-        condition,
-    }
+    FieldMatch { name: name.into(), condition }
 }
 
 fn router(matchers: Vec<Matcher>) -> Router<usize> {
@@ -124,11 +112,7 @@ fn prefixes_end_at_segments() {
         ("/users/1", 2),
         ("/users/1/x", 2),
     ] {
-        assert_eq!(
-            found(&router, &Asked::get("a", asked)),
-            Some(route),
-            "{asked}"
-        );
+        assert_eq!(found(&router, &Asked::get("a", asked)), Some(route), "{asked}");
     }
     assert_eq!(found(&router, &Asked::get("a", "*")), None);
 }
@@ -137,11 +121,7 @@ fn prefixes_end_at_segments() {
 fn literals_go_before_parameters_from_the_left() {
     let router = paths(&["/{a}/{b}", "/{a}/y", "/x/{b}", "/x/z"]);
     for (asked, route) in [("/x/z", 3), ("/x/y", 2), ("/w/y", 1), ("/w/w", 0)] {
-        assert_eq!(
-            found(&router, &Asked::get("a", asked)),
-            Some(route),
-            "{asked}"
-        );
+        assert_eq!(found(&router, &Asked::get("a", asked)), Some(route), "{asked}");
     }
     for asked in ["/", "/x", "/x/", "//y", "/x/y/z"] {
         assert_eq!(found(&router, &Asked::get("a", asked)), None, "{asked}");
@@ -152,11 +132,7 @@ fn literals_go_before_parameters_from_the_left() {
 fn a_dead_end_leads_back_to_the_parameter() {
     let router = paths(&["/a/b/c", "/{x}/b/d", "/{x}/{y}/e"]);
     for (asked, route) in [("/a/b/c", 0), ("/a/b/d", 1), ("/a/b/e", 2)] {
-        assert_eq!(
-            found(&router, &Asked::get("a", asked)),
-            Some(route),
-            "{asked}"
-        );
+        assert_eq!(found(&router, &Asked::get("a", asked)), Some(route), "{asked}");
     }
 }
 
@@ -165,11 +141,7 @@ fn kinds_of_paths_in_their_order() {
     let patterns = ["*", "~/a/.*", "/a/*", "/a/{x}", "=/a/b"];
     for (count, asked) in [(5, "/a/b"), (4, "/a/c"), (3, "/a/b/c"), (2, "/a/b/c")] {
         let router = paths(&patterns[..count]);
-        assert_eq!(
-            found(&router, &Asked::get("a", asked)),
-            Some(count - 1),
-            "{asked}"
-        );
+        assert_eq!(found(&router, &Asked::get("a", asked)), Some(count - 1), "{asked}");
     }
     assert_eq!(found(&paths(&patterns), &Asked::get("a", "*")), Some(0));
 }
@@ -196,11 +168,7 @@ fn hosts_in_their_order() {
         ("v1.api.example.com", "/deep", 3),
         ("a.example.com", "/deep", 4),
     ] {
-        assert_eq!(
-            found(&router, &Asked::get(host, asked)),
-            Some(route),
-            "{host}{asked}"
-        );
+        assert_eq!(found(&router, &Asked::get(host, asked)), Some(route), "{host}{asked}");
     }
 }
 
@@ -208,11 +176,7 @@ fn hosts_in_their_order() {
 fn a_less_specific_host_serves_what_the_other_does_not() {
     let router = router(vec![on("/*"), at(&["a.b"], "/x/*"), at(&["*.b"], "/y/*")]);
     for (asked, route) in [("/x", 1), ("/y", 2), ("/z", 0)] {
-        assert_eq!(
-            found(&router, &Asked::get("a.b", asked)),
-            Some(route),
-            "{asked}"
-        );
+        assert_eq!(found(&router, &Asked::get("a.b", asked)), Some(route), "{asked}");
     }
 }
 
@@ -222,65 +186,35 @@ fn the_other_conditions_in_their_order() {
     let base = || on("/a");
     let router = router(vec![
         base(),
-        Matcher {
-            query: vec![query("q", Condition::Present(true))],
-            ..base()
-        },
-        Matcher {
-            headers: vec![present("x-a")],
-            ..base()
-        },
-        Matcher {
-            headers: vec![present("x-a"), present("x-b")],
-            ..base()
-        },
-        Matcher {
-            methods: vec![Method::POST],
-            ..base()
-        },
+        Matcher { query: vec![query("q", Condition::Present(true))], ..base() },
+        Matcher { headers: vec![present("x-a")], ..base() },
+        Matcher { headers: vec![present("x-a"), present("x-b")], ..base() },
+        Matcher { methods: vec![Method::POST], ..base() },
         base(),
     ]);
     let get = || Asked::get("h", "/a");
     assert_eq!(found(&router, &get()), Some(0));
     assert_eq!(found(&router, &Asked::get("h", "/a?q=1")), Some(1));
-    assert_eq!(
-        found(&router, &Asked::get("h", "/a?q=1").with("x-a", "1")),
-        Some(2)
-    );
-    assert_eq!(
-        found(&router, &get().with("x-a", "1").with("x-b", "1")),
-        Some(3)
-    );
+    assert_eq!(found(&router, &Asked::get("h", "/a?q=1").with("x-a", "1")), Some(2));
+    assert_eq!(found(&router, &get().with("x-a", "1").with("x-b", "1")), Some(3));
     let all = get().with("x-a", "1").with("x-b", "1").by(Method::POST);
     assert_eq!(found(&router, &all), Some(4));
 }
 
 #[test]
 fn a_method_that_does_not_fit_leaves_the_next_route() {
-    let exact = Matcher {
-        methods: vec![Method::POST, Method::PUT],
-        ..on("=/users")
-    };
+    let exact = Matcher { methods: vec![Method::POST, Method::PUT], ..on("=/users") };
     let router = router(vec![exact, on("/{x}")]);
     assert_eq!(found(&router, &Asked::get("h", "/users")), Some(1));
-    assert_eq!(
-        found(&router, &Asked::get("h", "/users").by(Method::PUT)),
-        Some(0)
-    );
+    assert_eq!(found(&router, &Asked::get("h", "/users").by(Method::PUT)), Some(0));
 }
 
 #[test]
 fn expressions_of_several_routes_keep_the_order() {
-    let posts = Matcher {
-        methods: vec![Method::POST],
-        ..on("~/a.*")
-    };
+    let posts = Matcher { methods: vec![Method::POST], ..on("~/a.*") };
     let router = router(vec![on("~/a"), on("~/b|/ab"), posts, on("~/.b")]);
     assert_eq!(found(&router, &Asked::get("h", "/ab")), Some(1));
-    assert_eq!(
-        found(&router, &Asked::get("h", "/ab").by(Method::POST)),
-        Some(2)
-    );
+    assert_eq!(found(&router, &Asked::get("h", "/ab").by(Method::POST)), Some(2));
     assert_eq!(found(&router, &Asked::get("h", "/abc")), None);
 }
 
@@ -290,13 +224,7 @@ fn expressions_of_several_routes_keep_the_order() {
 fn backtracking_and_long_input_are_bounded() {
     let deep = |mask: u32| -> String {
         (0..12)
-            .map(|bit| {
-                if mask >> bit & 1 == 0 {
-                    "/a".into()
-                } else {
-                    format!("/{{p{bit}}}")
-                }
-            })
+            .map(|bit| if mask >> bit & 1 == 0 { "/a".into() } else { format!("/{{p{bit}}}") })
             .collect()
     };
     let mut matchers: Vec<Matcher> = (0..1 << 12)
@@ -305,32 +233,17 @@ fn backtracking_and_long_input_are_bounded() {
             ..on(&deep(mask))
         })
         .collect();
-    matchers.push(on(&"/a"
-        .repeat(200)
-        .replace("/a/a", "/a/{p}")
-        .replacen("{p}", "a", 99)));
+    matchers.push(on(&"/a".repeat(200).replace("/a/a", "/a/{p}").replacen("{p}", "a", 99)));
     matchers.extend([on(&("/a".repeat(100) + "/*")), at(&["*.a.a.a"], "/*")]);
     let last = matchers.len() - 1;
     let router = router(matchers);
     assert_eq!(found(&router, &Asked::get("h", &"/a".repeat(12))), None);
-    assert_eq!(
-        found(
-            &router,
-            &Asked::get("h", &"/a".repeat(12)).with("x-never", "")
-        ),
-        Some(0)
-    );
+    assert_eq!(found(&router, &Asked::get("h", &"/a".repeat(12)).with("x-never", "")), Some(0));
     let long = "/a".repeat(500_000);
     assert_eq!(found(&router, &Asked::get("h", &long)), Some(last - 1));
     assert_eq!(found(&router, &Asked::get("h", &"/".repeat(500_000))), None);
-    assert_eq!(
-        found(&router, &Asked::get(&"a.".repeat(500_000), "/")),
-        None
-    );
-    assert_eq!(
-        found(&router, &Asked::get(&".a".repeat(500_000), "/")),
-        Some(last)
-    );
+    assert_eq!(found(&router, &Asked::get(&"a.".repeat(500_000), "/")), None);
+    assert_eq!(found(&router, &Asked::get(&".a".repeat(500_000), "/")), Some(last));
 }
 
 /// The rule of the module's docs, word for word, on all routes.
@@ -344,13 +257,7 @@ fn by_rule(matchers: &[Matcher], request: &Request<'_>) -> Option<usize> {
         for host in hosts {
             let conditions = (Reverse(matcher.headers.len()), Reverse(matcher.query.len()));
             let (host_rank, path_rank) = (rank_of_host(host), rank_of_path(&matcher.path));
-            let rank = (
-                host_rank,
-                path_rank,
-                matcher.methods.is_empty(),
-                conditions,
-                index,
-            );
+            let rank = (host_rank, path_rank, matcher.methods.is_empty(), conditions, index);
             order.push((rank, host, matcher));
         }
     }
@@ -384,13 +291,9 @@ fn rank_of_path(path: &PathPattern) -> (u8, Vec<bool>, Reverse<usize>) {
     let text = path.pattern();
     match path {
         PathPattern::Exact(_) => (0, vec![], Reverse(0)),
-        PathPattern::Template(_) => (
-            1,
-            text.split('/')
-                .map(|segment| segment.starts_with('{'))
-                .collect(),
-            Reverse(0),
-        ),
+        PathPattern::Template(_) => {
+            (1, text.split('/').map(|segment| segment.starts_with('{')).collect(), Reverse(0))
+        }
         PathPattern::Prefix(_) => (2, vec![], Reverse(text.len())),
         PathPattern::Regex(_) => (3, vec![], Reverse(0)),
         PathPattern::Any => (4, vec![], Reverse(0)),
@@ -478,19 +381,9 @@ fn some_matcher() -> impl Strategy<Value = Matcher> {
 }
 
 fn some_request() -> impl Strategy<Value = Asked> {
-    let hosts = vec![
-        "a.com",
-        "b.a.com",
-        "c.b.a.com",
-        "c.a.com",
-        ".a.com",
-        "other",
-    ];
+    let hosts = vec!["a.com", "b.a.com", "c.b.a.com", "c.a.com", ".a.com", "other"];
     let fields = prop::collection::vec(
-        (
-            prop::sample::select(vec!["x", "y"]),
-            prop::sample::select(vec!["1", "2", "3"]),
-        ),
+        (prop::sample::select(vec!["x", "y"]), prop::sample::select(vec!["1", "2", "3"])),
         0..3,
     );
     (
@@ -501,14 +394,10 @@ fn some_request() -> impl Strategy<Value = Asked> {
         fields,
     )
         .prop_map(|(host, path, method, headers, query)| {
-            let pairs: Vec<String> = query
-                .iter()
-                .map(|(name, value)| format!("{name}={value}"))
-                .collect();
+            let pairs: Vec<String> =
+                query.iter().map(|(name, value)| format!("{name}={value}")).collect();
             let asked = Asked::get(host, &format!("{path}?{}", pairs.join("&"))).by(method);
-            headers
-                .into_iter()
-                .fold(asked, |asked, (name, value)| asked.with(name, value))
+            headers.into_iter().fold(asked, |asked, (name, value)| asked.with(name, value))
         })
 }
 

@@ -24,10 +24,7 @@ struct Node {
 
 impl Default for Trie {
     fn default() -> Self {
-        Self {
-            nodes: vec![Node::default()],
-            depth: 0,
-        }
+        Self { nodes: vec![Node::default()], depth: 0 }
     }
 }
 
@@ -97,10 +94,7 @@ impl Trie {
             passed.push(*next);
             node = &self.nodes[*next as usize];
         }
-        let mut routes = passed
-            .iter()
-            .rev()
-            .flat_map(|at| &self.nodes[*at as usize].routes);
+        let mut routes = passed.iter().rev().flat_map(|at| &self.nodes[*at as usize].routes);
         routes.find(|route| accept(**route)).copied()
     }
 }

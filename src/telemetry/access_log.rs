@@ -119,38 +119,18 @@ fn write_json(record: &Record<'_>, out: &mut Vec<u8>) {
     json_text("path", Some(record.path.as_bytes()), out);
     json_text("protocol", Some(record.protocol.as_bytes()), out);
     json_number("response_code", Some(record.status.into()), out);
-    json_text(
-        "response_flags",
-        Some(record.flag.map_or("-", Flag::as_str).as_bytes()),
-        out,
-    );
-    json_text(
-        "response_code_details",
-        Some(record.details.as_bytes()),
-        out,
-    );
+    json_text("response_flags", Some(record.flag.map_or("-", Flag::as_str).as_bytes()), out);
+    json_text("response_code_details", Some(record.details.as_bytes()), out);
     json_number("bytes_received", Some(record.bytes_received), out);
     json_number("bytes_sent", Some(record.bytes_sent), out);
     json_number("duration", Some(milliseconds(record.duration)), out);
-    json_number(
-        "upstream_service_time",
-        record.upstream_time.map(milliseconds),
-        out,
-    );
+    json_number("upstream_service_time", record.upstream_time.map(milliseconds), out);
     json_text("x_forwarded_for", record.x_forwarded_for, out);
     json_text("user_agent", record.user_agent, out);
     json_text("request_id", record.request_id, out);
     json_text("authority", record.authority, out);
-    json_text(
-        "upstream_host",
-        record.upstream_host.map(str::as_bytes),
-        out,
-    );
-    json_text(
-        "upstream_cluster",
-        record.upstream_cluster.map(str::as_bytes),
-        out,
-    );
+    json_text("upstream_host", record.upstream_host.map(str::as_bytes), out);
+    json_text("upstream_cluster", record.upstream_cluster.map(str::as_bytes), out);
     json_text("route_name", record.route_name.map(str::as_bytes), out);
     json_hex("trace_id", record.trace_id.as_ref().map(|id| &id[..]), out);
     json_hex("span_id", record.span_id.as_ref().map(|id| &id[..]), out);
@@ -335,11 +315,8 @@ const fn civil(days: u64) -> (u64, u64, u64) {
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let months_since_march = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * months_since_march + 2) / 5 + 1;
-    let month = if months_since_march < 10 {
-        months_since_march + 3
-    } else {
-        months_since_march - 9
-    };
+    let month =
+        if months_since_march < 10 { months_since_march + 3 } else { months_since_march - 9 };
     let year = year_of_era + era * 400 + (month <= 2) as u64;
     (year, month, day)
 }
@@ -417,16 +394,8 @@ mod tests {
 
     #[test]
     fn json_has_istios_keys() {
-        let bare = Record {
-            upstream_time: None,
-            route_name: None,
-            trace_id: None,
-            ..record()
-        };
-        let with_status = Record {
-            grpc_status: Some(14),
-            ..bare
-        };
+        let bare = Record { upstream_time: None, route_name: None, trace_id: None, ..record() };
+        let with_status = Record { grpc_status: Some(14), ..bare };
         assert_eq!(
             line(&with_status, Format::Json),
             concat!(
@@ -448,10 +417,7 @@ mod tests {
     #[test]
     fn a_client_cannot_forge_a_line_or_a_field() {
         let attack = b"x\" 200\r\n[2016] \x1b[2J\\ \xff \xc2\x9b2J \xc3\xa9";
-        let forged = Record {
-            user_agent: Some(attack),
-            ..record()
-        };
+        let forged = Record { user_agent: Some(attack), ..record() };
         let text = line(&forged, Format::Text);
         assert!(
             text.contains(

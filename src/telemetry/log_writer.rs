@@ -109,10 +109,7 @@ impl LogWriter {
     pub fn spawn(target: Target, stats: Arc<LogStats>) -> io::Result<(LogWriter, LogSink)> {
         let output = match target {
             Target::Stdout => Output::new(File::from(io::stdout().as_fd().try_clone_to_owned()?)),
-            Target::File(path) => Output {
-                path: Some(path.clone()),
-                ..Output::new(open(&path)?)
-            },
+            Target::File(path) => Output { path: Some(path.clone()), ..Output::new(open(&path)?) },
         };
         start(output, stats)
     }
@@ -126,9 +123,7 @@ impl LogWriter {
 
     /// Waits until all that was handed over is written; false if that takes longer. It blocks.
     pub fn flush(&self, timeout: Duration) -> bool {
-        self.shared.wait(timeout, |state| {
-            state.ended || state.batches.is_empty() && !state.writing
-        })
+        self.shared.wait(timeout, |state| state.ended || state.batches.is_empty() && !state.writing)
     }
 
     /// Takes nothing more, and waits until the queue is written and the thread has ended; false if
@@ -169,9 +164,7 @@ impl LogSink {
 impl Clone for LogSink {
     fn clone(&self) -> LogSink {
         self.shared.lock().holders += 1;
-        LogSink {
-            shared: self.shared.clone(),
-        }
+        LogSink { shared: self.shared.clone() }
     }
 }
 
@@ -217,10 +210,7 @@ impl Shared {
             if state.closing || state.holders == 0 {
                 return Work::End;
             }
-            state = self
-                .work
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -237,10 +227,7 @@ impl Shared {
 }
 
 fn start(mut output: Output, stats: Arc<LogStats>) -> io::Result<(LogWriter, LogSink)> {
-    let state = State {
-        holders: 2,
-        ..State::default()
-    };
+    let state = State { holders: 2, ..State::default() };
     let shared = Arc::new(Shared {
         state: Mutex::new(state),
         work: Condvar::new(),
@@ -248,36 +235,25 @@ fn start(mut output: Output, stats: Arc<LogStats>) -> io::Result<(LogWriter, Log
         stats,
     });
     let of_thread = shared.clone();
-    thread::Builder::new()
-        .name("access-log".to_owned())
-        .spawn(move || {
-            loop {
-                match of_thread.next() {
-                    Work::Write(batch) => {
-                        output.write(&batch, &of_thread.stats);
-                        of_thread.recycle(batch);
-                    }
-                    Work::Reopen => output.reopen(),
-                    Work::End => break,
+    thread::Builder::new().name("access-log".to_owned()).spawn(move || {
+        loop {
+            match of_thread.next() {
+                Work::Write(batch) => {
+                    output.write(&batch, &of_thread.stats);
+                    of_thread.recycle(batch);
                 }
+                Work::Reopen => output.reopen(),
+                Work::End => break,
             }
-            of_thread.lock().ended = true;
-            of_thread.idle.notify_all();
-        })?;
-    Ok((
-        LogWriter {
-            shared: shared.clone(),
-        },
-        LogSink { shared },
-    ))
+        }
+        of_thread.lock().ended = true;
+        of_thread.idle.notify_all();
+    })?;
+    Ok((LogWriter { shared: shared.clone() }, LogSink { shared }))
 }
 
 fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o640)
-        .open(path)
+    OpenOptions::new().append(true).create(true).mode(0o640).open(path)
 }
 
 /// The file, and what the thread remembers about it.
@@ -293,23 +269,13 @@ struct Output {
 
 impl Output {
     fn new(file: File) -> Output {
-        Output {
-            file,
-            path: None,
-            torn: false,
-            failing: false,
-        }
+        Output { file, path: None, torn: false, failing: false }
     }
 
     fn reopen(&mut self) {
         let Some(path) = &self.path else { return };
         match open(path) {
-            Ok(file) => {
-                *self = Output {
-                    path: self.path.take(),
-                    ..Output::new(file)
-                }
-            }
+            Ok(file) => *self = Output { path: self.path.take(), ..Output::new(file) },
             Err(error) => {
                 let path = path.display();
                 tracing::warn!(%error, %path, "access log: cannot be opened anew, the old file is kept");
@@ -385,9 +351,8 @@ mod tests {
             sink.try_send(format!("{line}\n").into_bytes());
         }
         assert!(writer.close(LONG));
-        let expected: String = std::iter::once("before\n".into())
-            .chain((0..100).map(|n| format!("{n}\n")))
-            .collect();
+        let expected: String =
+            std::iter::once("before\n".into()).chain((0..100).map(|n| format!("{n}\n"))).collect();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), expected);
         assert_eq!(stats.dropped_lines(), 0);
         // After the end a line is dropped, and counted.
@@ -439,10 +404,7 @@ mod tests {
     fn a_torn_line_does_not_swallow_the_next() {
         let file = tempfile::tempfile().unwrap();
         let mut copy = file.try_clone().unwrap();
-        let mut output = Output {
-            torn: true,
-            ..Output::new(file)
-        };
+        let mut output = Output { torn: true, ..Output::new(file) };
         output.write(b"next\n", &LogStats::default());
         output.write(b"last\n", &LogStats::default());
         let mut text = String::new();

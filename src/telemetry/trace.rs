@@ -71,9 +71,7 @@ pub fn continue_or_begin(
 ) -> (TraceContext, Origin) {
     let (incoming, origin) = read(headers);
     let sampled = |random: &mut fastrand::Rng| {
-        incoming
-            .flags
-            .unwrap_or_else(|| u8::from(random.f64() < sample) * SAMPLED)
+        incoming.flags.unwrap_or_else(|| u8::from(random.f64() < sample) * SAMPLED)
     };
     let context = match incoming.ids {
         Some((trace_id, parent)) => TraceContext {
@@ -125,9 +123,7 @@ fn read(headers: &HeaderMap) -> (Incoming, Origin) {
     if let Some(incoming) = single(headers, &TRACEPARENT).and_then(parse_traceparent) {
         return (incoming, Origin::TraceParent);
     }
-    let b3 = single(headers, &B3)
-        .and_then(parse_b3)
-        .or_else(|| read_b3_headers(headers));
+    let b3 = single(headers, &B3).and_then(parse_b3).or_else(|| read_b3_headers(headers));
     if let Some(incoming @ Incoming { ids: Some(_), .. }) = b3 {
         return (incoming, Origin::B3);
     }
@@ -161,10 +157,7 @@ fn parse_traceparent(value: &[u8]) -> Option<Incoming> {
     }
     let ids = ids(lower_hex(&head[3..35])?, lower_hex(&head[36..52])?)?;
     let [flags] = lower_hex::<1>(&head[53..])?;
-    Some(Incoming {
-        ids: Some(ids),
-        flags: Some(flags & KNOWN_FLAGS),
-    })
+    Some(Incoming { ids: Some(ids), flags: Some(flags & KNOWN_FLAGS) })
 }
 
 /// `traceid-spanid[-sampling[-parentid]]`, or a sampling state alone.
@@ -172,23 +165,15 @@ fn parse_b3(value: &[u8]) -> Option<Incoming> {
     let mut parts = value.split(|byte| *byte == b'-');
     let first = parts.next()?;
     let Some(span_id) = parts.next() else {
-        return Some(Incoming {
-            ids: None,
-            flags: Some(b3_sampling(first)?),
-        });
+        return Some(Incoming { ids: None, flags: Some(b3_sampling(first)?) });
     };
     let ids = ids(b3_trace_id(first)?, padded_hex(span_id, 16)?)?;
     let flags = match parts.next() {
         Some(sampling) => Some(b3_sampling(sampling)?),
         None => None,
     };
-    let parent_is_valid = parts
-        .next()
-        .is_none_or(|parent| padded_hex::<8>(parent, 16).is_some());
-    (parent_is_valid && parts.next().is_none()).then_some(Incoming {
-        ids: Some(ids),
-        flags,
-    })
+    let parent_is_valid = parts.next().is_none_or(|parent| padded_hex::<8>(parent, 16).is_some());
+    (parent_is_valid && parts.next().is_none()).then_some(Incoming { ids: Some(ids), flags })
 }
 
 fn read_b3_headers(headers: &HeaderMap) -> Option<Incoming> {
@@ -237,15 +222,9 @@ fn parse_jaeger(value: &[u8]) -> Option<Incoming> {
     if !within(trace_id, 32) || !within(span_id, 16) || !within(flags, 2) {
         return None;
     }
-    let ids = ids(
-        padded_hex(trace_id, trace_id.len())?,
-        padded_hex(span_id, span_id.len())?,
-    )?;
+    let ids = ids(padded_hex(trace_id, trace_id.len())?, padded_hex(span_id, span_id.len())?)?;
     let [flags] = padded_hex::<1>(flags, flags.len())?;
-    Some(Incoming {
-        ids: Some(ids),
-        flags: Some(u8::from(flags & 0x03 != 0) * SAMPLED),
-    })
+    Some(Incoming { ids: Some(ids), flags: Some(u8::from(flags & 0x03 != 0) * SAMPLED) })
 }
 
 fn split_colon(value: &[u8]) -> (&[u8], Option<&[u8]>) {
@@ -254,10 +233,7 @@ fn split_colon(value: &[u8]) -> (&[u8], Option<&[u8]>) {
         Some(at) => {
             let (head, tail) = value.split_at(at);
             let separators: [&[u8]; 3] = [b":", b"%3A", b"%3a"];
-            match separators
-                .iter()
-                .find_map(|separator| tail.strip_prefix(*separator))
-            {
+            match separators.iter().find_map(|separator| tail.strip_prefix(*separator)) {
                 Some(tail) => (head, Some(tail)),
                 None => (value, None),
             }
@@ -349,12 +325,7 @@ mod tests {
             (format!("cc-{TRACE}-{SPAN}-01-"), 1),
         ];
         for (value, flags) in cases {
-            let expected = Some((
-                TRACE.to_owned(),
-                SPAN.to_owned(),
-                flags,
-                Origin::TraceParent,
-            ));
+            let expected = Some((TRACE.to_owned(), SPAN.to_owned(), flags, Origin::TraceParent));
             assert_eq!(continued(&[("traceparent", &value)]), expected, "{value}");
         }
     }
@@ -385,10 +356,7 @@ mod tests {
             assert!(context.sampled());
         }
         let value = format!("00-{TRACE}-{SPAN}-01");
-        assert_eq!(
-            continued(&[("traceparent", &value), ("traceparent", &value)]),
-            None
-        );
+        assert_eq!(continued(&[("traceparent", &value), ("traceparent", &value)]), None);
     }
 
     #[test]
@@ -408,10 +376,7 @@ mod tests {
                 vec![("b3", format!("{}-{SPAN}-1", &TRACE[16..]))],
                 Some((short, SPAN.to_owned(), 1, Origin::B3)),
             ),
-            (
-                vec![("x-b3-traceid", TRACE.into()), ("x-b3-spanid", SPAN.into())],
-                b3(0),
-            ),
+            (vec![("x-b3-traceid", TRACE.into()), ("x-b3-spanid", SPAN.into())], b3(0)),
             (
                 vec![
                     ("x-b3-traceid", TRACE.into()),
@@ -430,13 +395,7 @@ mod tests {
                 b3(1),
             ),
             (vec![("x-b3-traceid", TRACE.into())], None),
-            (
-                vec![
-                    ("b3", format!("{TRACE}-{SPAN}-1")),
-                    ("uber-trace-id", "1:2:0:0".into()),
-                ],
-                b3(1),
-            ),
+            (vec![("b3", format!("{TRACE}-{SPAN}-1")), ("uber-trace-id", "1:2:0:0".into())], b3(1)),
             (
                 vec![("uber-trace-id", format!("{TRACE}:{SPAN}:0:1"))],
                 Some((TRACE.to_owned(), SPAN.to_owned(), 1, Origin::Jaeger)),
@@ -447,26 +406,15 @@ mod tests {
             ),
             (
                 vec![("uber-trace-id", "a1:b2::3".into())],
-                Some((
-                    format!("{:0>32}", "a1"),
-                    format!("{:0>16}", "b2"),
-                    1,
-                    Origin::Jaeger,
-                )),
+                Some((format!("{:0>32}", "a1"), format!("{:0>16}", "b2"), 1, Origin::Jaeger)),
             ),
             (vec![("uber-trace-id", "0:b2:0:1".into())], None),
             (vec![("uber-trace-id", "a1:b2:0".into())], None),
             (vec![("uber-trace-id", "a1:b2:0:1:1".into())], None),
-            (
-                vec![("uber-trace-id", format!("1{TRACE}:{SPAN}:0:1"))],
-                None,
-            ),
+            (vec![("uber-trace-id", format!("1{TRACE}:{SPAN}:0:1"))], None),
         ];
         for (pairs, expected) in cases {
-            let pairs: Vec<_> = pairs
-                .iter()
-                .map(|(name, value)| (*name, value.as_str()))
-                .collect();
+            let pairs: Vec<_> = pairs.iter().map(|(name, value)| (*name, value.as_str())).collect();
             assert_eq!(continued(&pairs), expected, "{pairs:?}");
         }
     }
@@ -480,11 +428,7 @@ mod tests {
             ([("x-b3-flags", "1")], 0.0, true),
         ] {
             let (context, origin) = run(&pairs, sample);
-            assert_eq!(
-                (context.sampled(), origin),
-                (sampled, Origin::Begun),
-                "{pairs:?}"
-            );
+            assert_eq!((context.sampled(), origin), (sampled, Origin::Begun), "{pairs:?}");
         }
     }
 
@@ -513,10 +457,7 @@ mod tests {
         assert_eq!(lengths, [8, 4, 4, 4, 12]);
         assert_eq!(&text[14..15], "4");
         assert!(matches!(&text[19..20], "8" | "9" | "a" | "b"), "{text}");
-        assert!(
-            text.bytes()
-                .all(|byte| byte == b'-' || byte.is_ascii_hexdigit())
-        );
+        assert!(text.bytes().all(|byte| byte == b'-' || byte.is_ascii_hexdigit()));
         assert_ne!(first, request_id(&mut random));
     }
 

@@ -32,14 +32,8 @@ struct Inner {
 impl WorkerLog {
     /// With no output nothing is logged.
     pub fn new(output: Option<(LogSink, Format)>) -> Rc<WorkerLog> {
-        let inner = Inner {
-            output,
-            buffer: Vec::new(),
-            flush_due: false,
-        };
-        Rc::new(WorkerLog {
-            inner: RefCell::new(inner),
-        })
+        let inner = Inner { output, buffer: Vec::new(), flush_due: false };
+        Rc::new(WorkerLog { inner: RefCell::new(inner) })
     }
 
     /// Whether it is worth to make a record at all.
@@ -166,10 +160,7 @@ mod tests {
         let path = directory.path().join("access.log");
         let (writer, sink) = spawn(&path);
         let log = WorkerLog::new(Some((sink, Format::Json)));
-        assert!(
-            !log.log(&record(&"x".repeat(BATCH_BYTES))),
-            "nothing is left to flush"
-        );
+        assert!(!log.log(&record(&"x".repeat(BATCH_BYTES))), "nothing is left to flush");
         assert!(writer.flush(LONG));
         assert!(std::fs::metadata(&path).unwrap().len() > BATCH_BYTES as u64);
     }
@@ -177,10 +168,7 @@ mod tests {
     #[test]
     fn a_switch_parts_old_lines_from_new_ones() {
         let directory = tempfile::tempdir().unwrap();
-        let (old, new) = (
-            directory.path().join("old.log"),
-            directory.path().join("new.log"),
-        );
+        let (old, new) = (directory.path().join("old.log"), directory.path().join("new.log"));
         let (old_writer, old_sink) = spawn(&old);
         let (new_writer, new_sink) = spawn(&new);
         let log = WorkerLog::new(Some((old_sink, Format::Text)));

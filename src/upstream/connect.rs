@@ -42,11 +42,7 @@ pub struct ConnectError {
 
 impl ConnectError {
     pub fn new(kind: ConnectErrorKind, address: &Address, message: impl Into<Box<str>>) -> Self {
-        Self {
-            kind,
-            address: address.to_string().into(),
-            message: message.into(),
-        }
+        Self { kind, address: address.to_string().into(), message: message.into() }
     }
 
     fn io(address: &Address, error: &io::Error) -> Self {
@@ -87,10 +83,7 @@ async fn dial(address: &Address) -> Result<Stream, ConnectError> {
     let failed = |error: io::Error| ConnectError::io(address, &error);
     match address {
         Address::Socket(socket) => dial_tcp(*socket).await.map_err(failed),
-        Address::Unix(path) => UnixStream::connect(path)
-            .await
-            .map(Stream::Unix)
-            .map_err(failed),
+        Address::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix).map_err(failed),
         Address::Name { host, port } => {
             let unresolved =
                 |text: String| ConnectError::new(ConnectErrorKind::Unresolved, address, text);

@@ -111,10 +111,7 @@ pub struct Lease<B> {
 
 enum Sender<B> {
     Http1(http1::SendRequest<B>),
-    Http2(
-        http2::SendRequest<B>,
-        #[expect(dead_code, reason = "counts by its drop")] StreamCount,
-    ),
+    Http2(http2::SendRequest<B>, #[expect(dead_code, reason = "counts by its drop")] StreamCount),
 }
 
 struct StreamCount {
@@ -150,11 +147,7 @@ where
 
     /// HTTP/1 connections that wait for a request.
     pub fn idle(&self) -> usize {
-        self.hosts
-            .borrow()
-            .values()
-            .map(|host| host.idle.len())
-            .sum()
+        self.hosts.borrow().values().map(|host| host.idle.len()).sum()
     }
 
     /// A connection to `endpoint`: a live one of ours, or a new one.
@@ -195,13 +188,7 @@ where
 
     fn lease(self: &Rc<Self>, endpoint: &Endpoint, sender: Sender<B>, reused: bool) -> Lease<B> {
         let state = endpoint.state.clone();
-        Lease {
-            pool: self.clone(),
-            state,
-            sender,
-            reused,
-            keep_alive: None,
-        }
+        Lease { pool: self.clone(), state, sender, reused, keep_alive: None }
     }
 
     fn host<R>(&self, state: &Arc<State>, wire: Wire, run: impl FnOnce(&mut Host<B>) -> R) -> R {
@@ -229,10 +216,7 @@ where
             Wire::Http2 => {
                 host.streams.retain(|stream| !stream.sender.is_closed());
                 let limit = self.limits.get().max_streams;
-                let least = host
-                    .streams
-                    .iter()
-                    .min_by_key(|stream| stream.active.get())?;
+                let least = host.streams.iter().min_by_key(|stream| stream.active.get())?;
                 (least.active.get() < limit).then(|| least.borrow_stream())
             }
         }
@@ -250,11 +234,7 @@ where
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|error| {
-                ConnectError::new(
-                    ConnectErrorKind::Handshake,
-                    &endpoint.address,
-                    error.to_string(),
-                )
+                ConnectError::new(ConnectErrorKind::Handshake, &endpoint.address, error.to_string())
             })?;
         self.opened.set(self.opened.get() + 1);
         // The connection's own errors reach the request that is on it; without one nobody asks.
@@ -288,9 +268,7 @@ where
                     idle_since: Rc::new(Cell::new(clock::now())),
                 };
                 let sender = stream.borrow_stream();
-                self.host(&endpoint.state, Wire::Http2, |host| {
-                    host.streams.push(stream)
-                });
+                self.host(&endpoint.state, Wire::Http2, |host| host.streams.push(stream));
                 self.sweep_soon();
                 Ok(self.lease(endpoint, sender, false))
             }
@@ -371,8 +349,7 @@ where
         const HTTP2_IDLE: Duration = Duration::from_secs(300);
         let mut hosts = self.hosts.borrow_mut();
         for host in hosts.values_mut() {
-            host.idle
-                .retain(|idle| idle.expires > now && !idle.sender.is_closed());
+            host.idle.retain(|idle| idle.expires > now && !idle.sender.is_closed());
             host.streams.retain(|stream| {
                 let busy = stream.active.get() > 0;
                 let fresh = now.saturating_duration_since(stream.idle_since.get()) < HTTP2_IDLE;
@@ -390,10 +367,8 @@ where
 impl<B> Multiplexed<B> {
     fn borrow_stream(&self) -> Sender<B> {
         self.active.set(self.active.get() + 1);
-        let count = StreamCount {
-            active: self.active.clone(),
-            idle_since: self.idle_since.clone(),
-        };
+        let count =
+            StreamCount { active: self.active.clone(), idle_since: self.idle_since.clone() };
         Sender::Http2(self.sender.clone(), count)
     }
 }
@@ -424,23 +399,14 @@ where
         let told = headers
             .get("keep-alive")
             .and_then(|value| value.to_str().ok())
-            .and_then(|text| {
-                text.split(',')
-                    .find_map(|part| part.trim().strip_prefix("timeout="))
-            })
+            .and_then(|text| text.split(',').find_map(|part| part.trim().strip_prefix("timeout=")))
             .and_then(|seconds| seconds.trim().parse().ok());
         self.keep_alive = told.map(|seconds| Duration::from_secs(seconds).saturating_sub(MARGIN));
     }
 
     /// The response was read to its end: the connection may carry the next request.
     pub fn release(self) {
-        let Self {
-            pool,
-            state,
-            sender,
-            keep_alive,
-            ..
-        } = self;
+        let Self { pool, state, sender, keep_alive, .. } = self;
         let Sender::Http1(mut sender) = sender else {
             return;
         };

@@ -27,33 +27,16 @@ pub fn cases() -> Vec<Case> {
     };
     cases.extend([
         long("fields", many, 431, "too_many_fields"), // L16
-        long(
-            "fields",
-            format!("x: {}", "a".repeat(450_000)),
-            431,
-            "head_too_large",
-        ), // L17
-        long(
-            "target",
-            format!("/{}", "a".repeat(65_535)),
-            414,
-            "target_too_long",
-        ), // L18
-        long(
-            "raw",
-            "M".repeat(33) + " /bad HTTP/1.1\r\nHost: a\r\n\r\n",
-            501,
-            "method_too_long",
-        ),
+        long("fields", format!("x: {}", "a".repeat(450_000)), 431, "head_too_large"), // L17
+        long("target", format!("/{}", "a".repeat(65_535)), 414, "target_too_long"), // L18
+        long("raw", "M".repeat(33) + " /bad HTTP/1.1\r\nHost: a\r\n\r\n", 501, "method_too_long"),
     ]);
     cases
 }
 
 /// The lines of a table: each whole, the words before `|`, and the bytes behind it.
 pub fn lines(table: &str) -> impl Iterator<Item = (&str, Vec<&str>, Vec<u8>)> {
-    let lines = table
-        .lines()
-        .filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let lines = table.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
     lines.map(|line| {
         let (words, bytes) = line.split_once('|').expect("a bar");
         (line, words.split_whitespace().collect(), unescaped(bytes))

@@ -29,9 +29,7 @@ impl Answer {
     }
 
     pub fn header(&self, name: &str) -> &str {
-        self.headers
-            .get(name)
-            .map_or("", |value| value.to_str().expect("text"))
+        self.headers.get(name).map_or("", |value| value.to_str().expect("text"))
     }
 
     /// Why the proxy answered itself.
@@ -43,9 +41,7 @@ impl Answer {
 /// Writes `bytes`, then reads until the proxy closes.
 pub async fn exchange(address: SocketAddr, bytes: &[u8]) -> String {
     within(async {
-        let mut stream = TcpStream::connect(address)
-            .await
-            .expect("the proxy takes connections");
+        let mut stream = TcpStream::connect(address).await.expect("the proxy takes connections");
         stream.write_all(bytes).await.expect("the proxy reads");
         let mut answer = Vec::new();
         // A reset after the answer is as good as a close.
@@ -57,30 +53,18 @@ pub async fn exchange(address: SocketAddr, bytes: &[u8]) -> String {
 
 pub async fn get(address: SocketAddr, path: &str) -> Answer {
     let request = Request::get(path).header("host", "test.example");
-    send(
-        address,
-        request.body(Empty::<Bytes>::new()).expect("a request"),
-    )
-    .await
+    send(address, request.body(Empty::<Bytes>::new()).expect("a request")).await
 }
 
 /// By a service's name, through an outbound listener.
 pub async fn get_from(address: SocketAddr, host: &str, path: &str) -> Answer {
     let request = Request::get(path).header("host", host);
-    send(
-        address,
-        request.body(Empty::<Bytes>::new()).expect("a request"),
-    )
-    .await
+    send(address, request.body(Empty::<Bytes>::new()).expect("a request")).await
 }
 
 pub async fn post(address: SocketAddr, host: &str, path: &str, body: impl Into<Bytes>) -> Answer {
     let request = Request::post(path).header("host", host);
-    send(
-        address,
-        request.body(Full::new(body.into())).expect("a request"),
-    )
-    .await
+    send(address, request.body(Full::new(body.into())).expect("a request")).await
 }
 
 /// One request over a new HTTP/1.1 connection.
@@ -127,12 +111,8 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let stream = TcpStream::connect(address)
-        .await
-        .expect("the proxy takes connections");
-    let (sender, connection) = http1::handshake(TokioIo::new(stream))
-        .await
-        .expect("a handshake");
+    let stream = TcpStream::connect(address).await.expect("the proxy takes connections");
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.expect("a handshake");
     tokio::spawn(connection.with_upgrades());
     sender
 }
@@ -143,9 +123,7 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let stream = TcpStream::connect(address)
-        .await
-        .expect("the proxy takes connections");
+    let stream = TcpStream::connect(address).await.expect("the proxy takes connections");
     let handshake = http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
     let (sender, connection) = handshake.await.expect("a handshake");
     tokio::spawn(connection);
@@ -174,19 +152,12 @@ pub struct Raw {
 
 impl Raw {
     pub async fn connect(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address)
-            .await
-            .expect("the proxy takes connections");
-        Self {
-            stream,
-            read: Vec::new(),
-        }
+        let stream = TcpStream::connect(address).await.expect("the proxy takes connections");
+        Self { stream, read: Vec::new() }
     }
 
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        within(self.stream.write_all(bytes.as_ref()))
-            .await
-            .expect("the proxy reads");
+        within(self.stream.write_all(bytes.as_ref())).await.expect("the proxy reads");
     }
 
     /// Reads up to `end` and returns what came up to there, `end` included.

@@ -79,14 +79,9 @@ fn scripts() -> PathBuf {
 /// In the folder of the scripts, with no proxy but the one that a test names; ends with its handle.
 fn command(program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new(program);
-    command
-        .current_dir(scripts())
-        .kill_on_drop(true)
-        .stdin(Stdio::null());
+    command.current_dir(scripts()).kill_on_drop(true).stdin(Stdio::null());
     for name in ["http_proxy", "https_proxy", "all_proxy", "no_proxy"] {
-        command
-            .env_remove(name)
-            .env_remove(name.to_ascii_uppercase());
+        command.env_remove(name).env_remove(name.to_ascii_uppercase());
     }
     command
 }
@@ -150,10 +145,7 @@ impl Reader {
     }
 
     pub async fn succeeded(mut self) -> bool {
-        within(self.child.wait())
-            .await
-            .expect("its status")
-            .success()
+        within(self.child.wait()).await.expect("its status").success()
     }
 }
 
@@ -169,10 +161,7 @@ impl Server {
         let mut running = Reader::start(command.stdin(Stdio::piped()));
         let port = running.line().await.expect("a server says its port");
         let port: u16 = port.parse().expect("a port");
-        Self {
-            address: ([127, 0, 0, 1], port).into(),
-            _running: running,
-        }
+        Self { address: ([127, 0, 0, 1], port).into(), _running: running }
     }
 
     pub async fn python(script: &str, arguments: &[&str]) -> Self {

@@ -97,9 +97,7 @@ struct Answer {
 }
 
 async fn request(stream: &mut TcpStream) -> std::io::Result<Answer> {
-    stream
-        .write_all(b"GET /load HTTP/1.1\r\nhost: user-service\r\n\r\n")
-        .await?;
+    stream.write_all(b"GET /load HTTP/1.1\r\nhost: user-service\r\n\r\n").await?;
     let mut bytes = Vec::new();
     loop {
         if stream.read_buf(&mut bytes).await? == 0 {
@@ -119,9 +117,6 @@ async fn request(stream: &mut TcpStream) -> std::io::Result<Answer> {
             }
         }
         let good = head.starts_with("http/1.1 200") && bytes.len() == end + 4 + length;
-        return Ok(Answer {
-            good,
-            close: head.contains("connection: close"),
-        });
+        return Ok(Answer { good, close: head.contains("connection: close") });
     }
 }

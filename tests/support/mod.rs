@@ -40,9 +40,7 @@ impl Proxy {
     /// Starts with `yaml`, to which is added what is not in it of: ports of 0 for `inbound`, `outbound`
     /// and `admin`; `drain`; two workers; a JSON access log that [`Proxy::log`] reads.
     pub async fn start(yaml: &str) -> Self {
-        Self::try_start(yaml)
-            .await
-            .unwrap_or_else(|error| panic!("{error}"))
+        Self::try_start(yaml).await.unwrap_or_else(|error| panic!("{error}"))
     }
 
     pub async fn try_start(yaml: &str) -> Result<Self, app::StartError> {
@@ -50,15 +48,10 @@ impl Proxy {
         let mut proxy = Self { running: None, dir };
         std::fs::write(proxy.config_path(), proxy.complete(yaml)).expect("its configuration");
         let origin = Origin::File(proxy.config_path());
-        let options = Options {
-            origin,
-            signals: false,
-            log_level: None,
-        };
+        let options = Options { origin, signals: false, log_level: None };
         // It waits for its threads.
-        let running = tokio::task::spawn_blocking(move || app::start(options))
-            .await
-            .expect("start");
+        let running =
+            tokio::task::spawn_blocking(move || app::start(options)).await.expect("start");
         proxy.running = Some(running?);
         Ok(proxy)
     }
@@ -119,22 +112,16 @@ impl Proxy {
     }
 
     pub fn inbound(&self) -> SocketAddr {
-        self.running()
-            .address(ListenerKind::Inbound)
-            .expect("inbound is on")
+        self.running().address(ListenerKind::Inbound).expect("inbound is on")
     }
 
     pub fn outbound(&self) -> SocketAddr {
-        self.running()
-            .address(ListenerKind::Outbound)
-            .expect("outbound is on")
+        self.running().address(ListenerKind::Outbound).expect("outbound is on")
     }
 
     /// Of `outbound.ports`, by what the configuration says.
     pub fn port(&self) -> SocketAddr {
-        self.running()
-            .address(ListenerKind::Port)
-            .expect("a port is configured")
+        self.running().address(ListenerKind::Port).expect("a port is configured")
     }
 
     pub fn admin(&self) -> SocketAddr {
@@ -153,19 +140,15 @@ impl Proxy {
     /// Waits until it has ended.
     pub async fn ended(mut self) {
         let running = self.running.take().expect("not waited for yet");
-        within(tokio::task::spawn_blocking(move || running.wait()))
-            .await
-            .expect("its end");
+        within(tokio::task::spawn_blocking(move || running.wait())).await.expect("its end");
     }
 
     /// The lines of the access log once there are at least `count`.
     pub async fn log(&self, count: usize) -> Vec<serde_json::Value> {
         eventually(|| async {
             let text = std::fs::read_to_string(self.log_path()).unwrap_or_default();
-            let lines: Vec<_> = text
-                .lines()
-                .filter_map(|line| serde_json::from_str(line).ok())
-                .collect();
+            let lines: Vec<_> =
+                text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
             (lines.len() >= count).then_some(lines)
         })
         .await
@@ -188,15 +171,11 @@ fn section_listens(yaml: &str, key: &str) -> bool {
     };
     let section = &yaml[start + 1..];
     let first = section.lines().next().unwrap_or_default();
-    let rest = section
-        .lines()
-        .skip(1)
-        .take_while(|line| line.starts_with([' ', '#']) || line.is_empty());
+    let rest =
+        section.lines().skip(1).take_while(|line| line.starts_with([' ', '#']) || line.is_empty());
     first.contains("listen:")
         || first.contains("off")
-        || rest
-            .into_iter()
-            .any(|line| line.trim_start().starts_with("listen:"))
+        || rest.into_iter().any(|line| line.trim_start().starts_with("listen:"))
 }
 
 impl Drop for Proxy {
@@ -212,9 +191,7 @@ impl Drop for Proxy {
 
 /// Fails the test where `future` takes longer than [`PATIENCE`].
 pub async fn within<F: Future>(future: F) -> F::Output {
-    tokio::time::timeout(PATIENCE, future)
-        .await
-        .expect("it takes too long")
+    tokio::time::timeout(PATIENCE, future).await.expect("it takes too long")
 }
 
 /// Asks again until there is an answer, for what becomes true without telling.

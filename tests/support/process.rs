@@ -45,34 +45,16 @@ impl Process {
             None => Command::new(binary),
             Some(limit) => {
                 let mut shell = Command::new("sh");
-                shell
-                    .arg("-c")
-                    .arg(format!("ulimit -n {limit}; exec \"$0\" \"$@\""))
-                    .arg(binary);
+                shell.arg("-c").arg(format!("ulimit -n {limit}; exec \"$0\" \"$@\"")).arg(binary);
                 shell
             }
         };
-        command
-            .arg("run")
-            .arg("-c")
-            .arg(&path)
-            .stdout(Stdio::null())
-            .stderr(log);
+        command.arg("run").arg("-c").arg(&path).stdout(Stdio::null()).stderr(log);
         let child = command.spawn().expect("the binary starts");
-        let process = Self {
-            child,
-            dir,
-            inbound,
-            outbound,
-            admin,
-        };
+        let process = Self { child, dir, inbound, outbound, admin };
         eventually(|| async {
             let answered = tokio::net::TcpStream::connect(process.admin).await.is_ok();
-            (answered
-                && client::get_from(process.admin, "localhost", "/ready")
-                    .await
-                    .status
-                    == 200)
+            (answered && client::get_from(process.admin, "localhost", "/ready").await.status == 200)
                 .then_some(())
         })
         .await;
@@ -109,29 +91,17 @@ impl Process {
     pub fn memory(&self, key: &str) -> u64 {
         let status =
             std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
-        let line = status
-            .lines()
-            .find(|line| line.starts_with(key))
-            .expect("the line");
-        line.split_whitespace()
-            .nth(1)
-            .and_then(|kib| kib.parse().ok())
-            .expect("a number")
+        let line = status.lines().find(|line| line.starts_with(key)).expect("the line");
+        line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number")
     }
 
     /// Processor time so far.
     pub fn cpu(&self) -> Duration {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("it runs");
-        let fields: Vec<&str> = stat
-            .rsplit(") ")
-            .next()
-            .expect("fields")
-            .split_whitespace()
-            .collect();
-        let ticks: u64 = fields[11..13]
-            .iter()
-            .map(|ticks| ticks.parse::<u64>().expect("ticks"))
-            .sum();
+        let fields: Vec<&str> =
+            stat.rsplit(") ").next().expect("fields").split_whitespace().collect();
+        let ticks: u64 =
+            fields[11..13].iter().map(|ticks| ticks.parse::<u64>().expect("ticks")).sum();
         // The unit of this file is 1/100 s on Linux whatever the kernel's own clock.
         Duration::from_millis(ticks * 10)
     }

@@ -44,11 +44,7 @@ impl Recording {
             }
         })
         .await;
-        Self {
-            upstream,
-            bytes,
-            messages,
-        }
+        Self { upstream, bytes, messages }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -72,17 +68,11 @@ pub fn message_length(bytes: &[u8]) -> Option<usize> {
     let text = String::from_utf8_lossy(&bytes[..head]).to_ascii_lowercase();
     let body = &bytes[head..];
     if text.contains("\r\ntransfer-encoding: chunked\r\n") {
-        let end = if body.starts_with(b"0\r\n") {
-            0
-        } else {
-            find(body, b"\r\n0\r\n")? + 2
-        };
+        let end = if body.starts_with(b"0\r\n") { 0 } else { find(body, b"\r\n0\r\n")? + 2 };
         // The trailers, if there are any, end with an empty line.
         return find(&body[end..], b"\r\n\r\n").map(|after| head + end + after + 4);
     }
-    let length = text
-        .lines()
-        .find_map(|line| line.strip_prefix("content-length: "));
+    let length = text.lines().find_map(|line| line.strip_prefix("content-length: "));
     let length = length.map_or(0, |length| length.trim().parse().expect("a length"));
     (body.len() >= length).then_some(head + length)
 }
@@ -186,12 +176,7 @@ fn huffman_digits(bytes: &[u8]) -> u16 {
             break;
         }
         let value = u16::from_str_radix(code, 2).expect("bits");
-        number = number * 10
-            + if width == 5 {
-                value
-            } else {
-                value - 0b011001 + base
-            };
+        number = number * 10 + if width == 5 { value } else { value - 0b011001 + base };
         rest = &rest[width..];
     }
     number

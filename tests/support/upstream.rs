@@ -33,9 +33,7 @@ pub struct Seen {
 
 impl Seen {
     pub fn header(&self, name: &str) -> &str {
-        self.headers
-            .get(name)
-            .map_or("", |value| value.to_str().unwrap_or("not text"))
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap_or("not text"))
     }
 }
 
@@ -60,10 +58,7 @@ pub fn body(text: impl Into<Bytes>) -> Body {
 
 /// A body of unknown length with trailers.
 pub fn with_trailers(text: &'static str, trailers: HeaderMap) -> Body {
-    frames([
-        Frame::data(Bytes::from_static(text.as_bytes())),
-        Frame::trailers(trailers),
-    ])
+    frames([Frame::data(Bytes::from_static(text.as_bytes())), Frame::trailers(trailers)])
 }
 
 /// A body of unknown length, frame by frame.
@@ -156,9 +151,7 @@ impl Upstream {
             async move {
                 let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
                 let service = service_fn(serve);
-                let _ = builder
-                    .serve_connection_with_upgrades(TokioIo::new(stream), service)
-                    .await;
+                let _ = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
             }
         })
         .await
@@ -201,12 +194,7 @@ impl Upstream {
                 while open.try_join_next().is_some() {}
             }
         });
-        Self {
-            address,
-            seen,
-            connections,
-            task,
-        }
+        Self { address, seen, connections, task }
     }
 
     pub fn seen(&self) -> Vec<Seen> {

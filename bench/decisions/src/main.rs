@@ -23,10 +23,7 @@ fn main() {
         "nanoseconds a call (median of {ROUNDS} rounds), and the ratio to {} entries\n",
         SIZES[0]
     );
-    println!(
-        "| decision | {} |",
-        SIZES.map(|size| format!("{size}")).join(" | ")
-    );
+    println!("| decision | {} |", SIZES.map(|size| format!("{size}")).join(" | "));
     println!("|---|---|---|---|");
     type Pattern = fn(usize) -> (PathPattern, String);
     let patterns: [(&str, Pattern); 3] = [
@@ -36,32 +33,18 @@ fn main() {
         }),
         ("route by prefix", |i| {
             let path = format!("/service-{i}");
-            (
-                PathPattern::prefix(&path).expect("a path"),
-                format!("{path}/items/7"),
-            )
+            (PathPattern::prefix(&path).expect("a path"), format!("{path}/items/7"))
         }),
         ("route by template", |i| {
             let path = format!("/service-{i}/items/{{id}}");
-            (
-                PathPattern::template(&path).expect("a path"),
-                format!("/service-{i}/items/7"),
-            )
+            (PathPattern::template(&path).expect("a path"), format!("/service-{i}/items/7"))
         }),
     ];
     for (name, pattern) in patterns {
         row(name, SIZES.map(|size| routing(size, pattern)));
     }
-    for kind in [
-        Kind::PeakEwma,
-        Kind::LeastRequest,
-        Kind::RoundRobin,
-        Kind::Random,
-    ] {
-        row(
-            &format!("pick by {kind:?}"),
-            SIZES.map(|size| picking(size, kind)),
-        );
+    for kind in [Kind::PeakEwma, Kind::LeastRequest, Kind::RoundRobin, Kind::Random] {
+        row(&format!("pick by {kind:?}"), SIZES.map(|size| picking(size, kind)));
     }
 }
 
@@ -94,10 +77,7 @@ fn time(call: &mut Call) -> f64 {
 
 fn routing(size: usize, pattern: fn(usize) -> (PathPattern, String)) -> Call {
     let (patterns, paths): (Vec<_>, Vec<_>) = (0..size).map(pattern).unzip();
-    let routes = patterns
-        .into_iter()
-        .enumerate()
-        .map(|(i, path)| (Matcher::path(path), i));
+    let routes = patterns.into_iter().enumerate().map(|(i, path)| (Matcher::path(path), i));
     let router = Router::new(routes.collect());
     let headers = HeaderMap::new();
     let mut random = fastrand::Rng::with_seed(1);
@@ -117,10 +97,7 @@ fn routing(size: usize, pattern: fn(usize) -> (PathPattern, String)) -> Call {
 fn picking(size: usize, kind: Kind) -> Call {
     let endpoints: Vec<_> = (0..size)
         .map(|i| {
-            let address = Address::Name {
-                host: format!("host-{i}").into(),
-                port: 80,
-            };
+            let address = Address::Name { host: format!("host-{i}").into(), port: 80 };
             Arc::new(Endpoint::new(address, Arc::default()))
         })
         .collect();

@@ -40,11 +40,7 @@ impl Compiler<'_> {
             for address in addresses {
                 data.push(Listener { kind, address });
                 let path = path.clone();
-                used.push(Used {
-                    address,
-                    path,
-                    typed,
-                });
+                used.push(Used { address, path, typed });
             }
         };
         listen(
@@ -74,11 +70,7 @@ impl Compiler<'_> {
                 None => default,
                 Some(typed) => typed.on()?.0,
             };
-            used.push(Used {
-                address,
-                path: path_to!["admin", key],
-                typed: typed.is_some(),
-            });
+            used.push(Used { address, path: path_to!["admin", key], typed: typed.is_some() });
             Some(address)
         };
         let admin = server(
@@ -93,11 +85,7 @@ impl Compiler<'_> {
         );
         self.check_twice(&used);
         self.check_app(&used);
-        Listeners {
-            data,
-            admin,
-            metrics,
-        }
+        Listeners { data, admin, metrics }
     }
 
     fn inbound_addresses(&mut self) -> Vec<SocketAddr> {
@@ -118,9 +106,7 @@ impl Compiler<'_> {
             }
             _ => {}
         }
-        let listen = self
-            .inbound_config()
-            .and_then(|inbound| inbound.listen.as_ref());
+        let listen = self.inbound_config().and_then(|inbound| inbound.listen.as_ref());
         vec![listen.map_or(SocketAddr::new(ALL, INBOUND_PORT), |listen| listen.0)]
     }
 
@@ -128,10 +114,7 @@ impl Compiler<'_> {
         if matches!(self.config.outbound, Some(OrOff::Off)) {
             return Vec::new();
         }
-        match self
-            .outbound_config()
-            .and_then(|outbound| outbound.listen.as_ref())
-        {
+        match self.outbound_config().and_then(|outbound| outbound.listen.as_ref()) {
             Some(listen) => vec![listen.0],
             None => LOCAL.map(|ip| SocketAddr::new(ip, OUTBOUND_PORT)).into(),
         }

@@ -36,10 +36,7 @@ impl Compiler<'_> {
             .flatten()
             .filter_map(|(name, value): (&units::HeaderName, _)| {
                 let condition = self.condition(value, &at.join("headers").join(name))?;
-                Some(FieldMatch {
-                    name: name.0.clone(),
-                    condition,
-                })
+                Some(FieldMatch { name: name.0.clone(), condition })
             })
             .collect();
         let query: Vec<_> = typed
@@ -48,26 +45,12 @@ impl Compiler<'_> {
             .flatten()
             .filter_map(|(name, value): (&String, _)| {
                 let condition = self.condition(value, &at.join("query").join(name))?;
-                Some(FieldMatch {
-                    name: name.clone(),
-                    condition,
-                })
+                Some(FieldMatch { name: name.clone(), condition })
             })
             .collect();
-        let methods = typed
-            .methods
-            .iter()
-            .flatten()
-            .map(|method| method.0.clone())
-            .collect();
+        let methods = typed.methods.iter().flatten().map(|method| method.0.clone()).collect();
         let path = path?;
-        (self.mistakes.len() == before).then_some(Matcher {
-            hosts,
-            path,
-            methods,
-            headers,
-            query,
-        })
+        (self.mistakes.len() == before).then_some(Matcher { hosts, path, methods, headers, query })
     }
 
     fn path_pattern(&mut self, typed: &Match, at: &Path) -> Option<PathPattern> {
@@ -80,9 +63,7 @@ impl Compiler<'_> {
             return Some(PathPattern::Any);
         };
         let text = |path: &Option<units::UrlPath>| {
-            path.as_ref()
-                .map(|path| path.as_str().to_owned())
-                .unwrap_or_default()
+            path.as_ref().map(|path| path.as_str().to_owned()).unwrap_or_default()
         };
         let pattern = match key {
             "path" => {
@@ -100,9 +81,7 @@ impl Compiler<'_> {
     }
 
     pub(super) fn pattern<T>(&mut self, pattern: Result<T, PatternError>, at: Path) -> Option<T> {
-        pattern
-            .map_err(|error| self.mistake(Mistake::at(at, error.to_string())))
-            .ok()
+        pattern.map_err(|error| self.mistake(Mistake::at(at, error.to_string()))).ok()
     }
 
     fn condition(&mut self, typed: &ValueMatch, at: &Path) -> Option<Condition> {

@@ -31,9 +31,8 @@ use routes::{Scope, path_sensitive};
 
 /// Protocols in which the server speaks first, or that are no HTTP for certain: SMTP, MySQL, SQL Server,
 /// NATS, submission, PostgreSQL, AMQP, Redis, Kafka, Elasticsearch's and memcached's own, MongoDB.
-const OPAQUE_PORTS: [u16; 12] = [
-    25, 587, 3306, 4222, 4444, 5432, 5672, 6379, 9092, 9300, 11211, 27017,
-];
+const OPAQUE_PORTS: [u16; 12] =
+    [25, 587, 3306, 4222, 4444, 5432, 5672, 6379, 9092, 9300, 11211, 27017];
 
 /// The name of the cluster of hosts that the configuration does not have, in logs and metrics.
 pub const PASSTHROUGH: &str = "passthrough";
@@ -54,13 +53,7 @@ pub fn compile(
     let listeners = compiler.listeners();
     let outbound = compiler.outbound(passthrough);
     let inbound = compiler.inbound();
-    let Compiler {
-        mistakes,
-        clusters,
-        routes,
-        groups,
-        ..
-    } = compiler;
+    let Compiler { mistakes, clusters, routes, groups, .. } = compiler;
     if !mistakes.is_empty() {
         return Err(mistakes);
     }
@@ -175,9 +168,7 @@ impl<'a> Compiler<'a> {
 
     /// The cluster of hosts that are not in the configuration; its endpoints are made by workers.
     fn passthrough(&mut self) -> Destination {
-        let typed = self
-            .outbound_config()
-            .and_then(|outbound| outbound.policy.as_ref());
+        let typed = self.outbound_config().and_then(|outbound| outbound.policy.as_ref());
         self.check_policy(typed, &path_to!["outbound", "policy"]);
         let policy = overlay(Policy::default(), typed);
         let group = self.group(None, Vec::new(), Kind::PeakEwma);
@@ -192,17 +183,11 @@ impl<'a> Compiler<'a> {
     }
 
     fn outbound_config(&self) -> Option<&'a schema::Outbound> {
-        self.config
-            .outbound
-            .as_ref()
-            .and_then(|outbound| outbound.on())
+        self.config.outbound.as_ref().and_then(|outbound| outbound.on())
     }
 
     fn inbound_config(&self) -> Option<&'a schema::Inbound> {
-        self.config
-            .inbound
-            .as_ref()
-            .and_then(|inbound| inbound.on())
+        self.config.inbound.as_ref().and_then(|inbound| inbound.on())
     }
 
     fn inbound(&mut self) -> Inbound {
@@ -215,15 +200,8 @@ impl<'a> Compiler<'a> {
         );
         let policy = typed.and_then(|typed| typed.policy.as_ref());
         self.check_policy(policy, &at.join("policy"));
-        let scope = Scope {
-            own: self.app,
-            own_name: None,
-            policy,
-            ops,
-        };
-        let routes = typed
-            .and_then(|typed| typed.routes.as_deref())
-            .unwrap_or_default();
+        let scope = Scope { own: self.app, own_name: None, policy, ops };
+        let routes = typed.and_then(|typed| typed.routes.as_deref()).unwrap_or_default();
         let compiled = self.routes(routes, &at.join("routes"), &scope);
         let protocol = self.inbound_detect(typed);
         Inbound {
@@ -296,10 +274,7 @@ impl<'a> Compiler<'a> {
             groups,
         });
         self.policies.push(policy);
-        Destination {
-            cluster: (self.clusters.len() - 1) as u32,
-            group: 0,
-        }
+        Destination { cluster: (self.clusters.len() - 1) as u32, group: 0 }
     }
 
     fn group(
@@ -310,12 +285,7 @@ impl<'a> Compiler<'a> {
     ) -> Group {
         self.groups += 1;
         let balancer = Balancer::new(kind, &endpoints);
-        Group {
-            slot: self.groups - 1,
-            version,
-            endpoints: endpoints.into(),
-            balancer,
-        }
+        Group { slot: self.groups - 1, version, endpoints: endpoints.into(), balancer }
     }
 
     /// Tells that `name` is no service, with the one that was probably meant.
@@ -328,18 +298,14 @@ impl<'a> Compiler<'a> {
         let names = self.by_name.keys().copied();
         self.mistake(match closest(name, names) {
             Some(near) => mistake.help(format!("did you mean `{near}`?")),
-            None => mistake.help(format!(
-                "add it under `services`, as `{name}: {{ endpoints: [...] }}`"
-            )),
+            None => mistake
+                .help(format!("add it under `services`, as `{name}: {{ endpoints: [...] }}`")),
         });
     }
 }
 
 fn has_routes(inbound: &schema::Inbound) -> bool {
-    inbound
-        .routes
-        .as_ref()
-        .is_some_and(|routes| !routes.is_empty())
+    inbound.routes.as_ref().is_some_and(|routes| !routes.is_empty())
 }
 
 /// What may be spoken to reach `cluster`: what its protocol says, or else what its ports suggest.
@@ -350,10 +316,7 @@ fn detect(cluster: &Cluster, has_routes: bool) -> Detect {
         Address::Name { port, .. } => OPAQUE_PORTS.contains(port),
         Address::Unix(_) => false,
     };
-    let mut endpoints = cluster
-        .groups
-        .iter()
-        .flat_map(|group| group.endpoints.iter());
+    let mut endpoints = cluster.groups.iter().flat_map(|group| group.endpoints.iter());
     match cluster.protocol {
         Protocol::Tcp if !has_routes => Detect::Tcp,
         Protocol::Auto if !has_routes && endpoints.clone().next().is_some() => {

@@ -45,10 +45,7 @@ pub(super) fn overlay(mut outer: Policy, inner: Option<&schema::Policy>) -> Poli
 impl Compiler<'_> {
     /// Tells what is wrong in a policy that is not a service's.
     pub(super) fn check_policy(&mut self, typed: Option<&schema::Policy>, at: &Path) {
-        if let Some(schema::Policy {
-            retry: Some(OrOff::On(retry)),
-            ..
-        }) = typed
+        if let Some(schema::Policy { retry: Some(OrOff::On(retry)), .. }) = typed
             && retry.budget.is_some()
         {
             let mistake = Mistake::at_key(
@@ -81,12 +78,10 @@ impl Compiler<'_> {
             let map = map.as_ref();
             map.into_iter()
                 .flatten()
-                .map(
-                    |(name, value): (&HeaderName, &super::super::units::HeaderValue)| {
-                        self.framing_field(name, at.join(key).join(name));
-                        (name.0.clone(), value.0.clone())
-                    },
-                )
+                .map(|(name, value): (&HeaderName, &super::super::units::HeaderValue)| {
+                    self.framing_field(name, at.join(key).join(name));
+                    (name.0.clone(), value.0.clone())
+                })
                 .collect::<Vec<_>>()
         };
         let (set, add) = (pairs(&typed.set, "set"), pairs(&typed.add, "add"));
@@ -94,11 +89,7 @@ impl Compiler<'_> {
         for (index, name) in remove.iter().enumerate() {
             self.framing_field(name, at.join("remove").join(index));
         }
-        HeaderOps {
-            remove: remove.iter().map(|name| name.0.clone()).collect(),
-            set,
-            add,
-        }
+        HeaderOps { remove: remove.iter().map(|name| name.0.clone()).collect(), set, add }
     }
 
     /// Fields that frame or address a message are not for routes to change.

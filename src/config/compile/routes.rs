@@ -32,9 +32,7 @@ pub(super) struct Scope<'a> {
 
 /// Whether one of `routes` looks at the path.
 pub(super) fn path_sensitive(routes: &[(Matcher, Arc<Route>)]) -> bool {
-    routes
-        .iter()
-        .any(|(matcher, _)| !matches!(matcher.path, PathPattern::Any))
+    routes.iter().any(|(matcher, _)| !matches!(matcher.path, PathPattern::Any))
 }
 
 impl<'a> Compiler<'a> {
@@ -105,9 +103,8 @@ impl<'a> Compiler<'a> {
 
     /// A call to a service has the policy of that service, wherever it comes from.
     fn policy_towards(&self, to: Option<Destination>, scope: &Scope<'a>) -> Policy {
-        let policy = to.map_or_else(Policy::default, |to| {
-            self.policies[to.cluster as usize].clone()
-        });
+        let policy =
+            to.map_or_else(Policy::default, |to| self.policies[to.cluster as usize].clone());
         overlay(policy, scope.policy)
     }
 
@@ -146,9 +143,7 @@ impl<'a> Compiler<'a> {
             split,
             to,
             prefix: prefix?,
-            host: rewrite
-                .host
-                .and_then(|host| HeaderValue::from_str(host.as_str()).ok()),
+            host: rewrite.host.and_then(|host| HeaderValue::from_str(host.as_str()).ok()),
         }))
     }
 
@@ -198,11 +193,7 @@ impl<'a> Compiler<'a> {
                 at.join("rewrite").join("path_prefix"),
                 "there is no matched prefix to replace",
             );
-            self.mistake(
-                mistake
-                    .help("match by `path_prefix`")
-                    .unless_wrong(at.join("match")),
-            );
+            self.mistake(mistake.help("match by `path_prefix`").unless_wrong(at.join("match")));
             return None;
         }
         // What is wrong in `match` has been told.
@@ -239,11 +230,7 @@ impl<'a> Compiler<'a> {
                         "give one of them a weight of at least 1",
                     ),
                 };
-                self.mistake(
-                    Mistake::at(at.clone(), message)
-                        .help(help)
-                        .unless_wrong(at.clone()),
-                );
+                self.mistake(Mistake::at(at.clone(), message).help(help).unless_wrong(at.clone()));
                 None
             }
         }
@@ -262,11 +249,7 @@ impl<'a> Compiler<'a> {
             (None, Some(own)) => own,
             (None, None) => {
                 let mistake = Mistake::at(at.clone(), "`service` is missing");
-                self.mistake(
-                    mistake
-                        .help("name one of `services`")
-                        .unless_wrong(to.clone()),
-                );
+                self.mistake(mistake.help("name one of `services`").unless_wrong(to.clone()));
                 return None;
             }
         };
@@ -301,11 +284,11 @@ impl<'a> Compiler<'a> {
             format!("its endpoints have {}", known.join(", "))
         };
         let message = format!("no endpoint of `{name}` has version {}", quote(version));
-        self.mistake(
-            Mistake::at(at.clone(), message)
-                .help(help)
-                .unless_wrong(path_to!["services", name, "endpoints"]),
-        );
+        self.mistake(Mistake::at(at.clone(), message).help(help).unless_wrong(path_to![
+            "services",
+            name,
+            "endpoints"
+        ]));
         None
     }
 
@@ -328,9 +311,7 @@ impl<'a> Compiler<'a> {
         if same_path && same_host && typed.scheme.is_none() {
             let mistake = Mistake::at(at.clone(), "the redirect leads back to the same place");
             self.mistake(
-                mistake
-                    .help("give another `scheme`, `host` or `path`")
-                    .unless_wrong(at.clone()),
+                mistake.help("give another `scheme`, `host` or `path`").unless_wrong(at.clone()),
             );
             return None;
         }
@@ -348,10 +329,7 @@ impl<'a> Compiler<'a> {
     }
 
     fn respond(&mut self, typed: &schema::Respond, at: &Path) -> Option<Action> {
-        let given = [
-            ("body", typed.body.is_some()),
-            ("json", typed.json.is_some()),
-        ];
+        let given = [("body", typed.body.is_some()), ("json", typed.json.is_some())];
         let body = self.at_most_one(&given, at, "keep one of them")?;
         let status = typed.status.map(StatusCode::from_u16);
         let status = status.and_then(Result::ok).unwrap_or(StatusCode::OK);
@@ -370,11 +348,7 @@ impl<'a> Compiler<'a> {
                 Bytes::from(text.clone())
             }
             (_, Some(json)) => {
-                set(
-                    &mut headers,
-                    CONTENT_TYPE,
-                    HeaderValue::from_static("application/json"),
-                );
+                set(&mut headers, CONTENT_TYPE, HeaderValue::from_static("application/json"));
                 Bytes::from(json.to_string())
             }
             (None, None) => Bytes::new(),
@@ -384,11 +358,7 @@ impl<'a> Compiler<'a> {
             self.framing_field(name, at.join("headers").join(name));
             set(&mut headers, name.0.clone(), value.0.clone());
         }
-        Some(Action::Respond(Respond {
-            status,
-            body,
-            headers,
-        }))
+        Some(Action::Respond(Respond { status, body, headers }))
     }
 
     fn no_rewrite(&mut self, route: &schema::Route, at: &Path) {

@@ -18,10 +18,8 @@ use crate::policy::{BudgetLimits, Policy};
 use crate::route::Router;
 
 /// Where only this host reaches us.
-pub(super) const LOCAL: [IpAddr; 2] = [
-    IpAddr::V4(Ipv4Addr::LOCALHOST),
-    IpAddr::V6(Ipv6Addr::LOCALHOST),
-];
+pub(super) const LOCAL: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
 type Hosts = HashMap<Box<str>, Arc<OutboundService>, foldhash::fast::RandomState>;
 
@@ -41,24 +39,14 @@ impl<'a> Compiler<'a> {
             }
             let owner = Owner::Service(name.as_str().into());
             let endpoints = self.endpoints(&owner, service, &at);
-            let layers = [
-                defaults.and_then(|defaults| defaults.policy.as_ref()),
-                service.policy.as_ref(),
-            ];
-            let outbound = self
-                .outbound_config()
-                .and_then(|outbound| outbound.policy.as_ref());
-            let policy = [outbound, layers[0], layers[1]]
-                .into_iter()
-                .fold(Policy::default(), overlay);
-            let protocol = service
-                .protocol
-                .or_else(|| defaults.and_then(|d| d.protocol));
-            let kind = kind(
-                service
-                    .load_balancer
-                    .or_else(|| defaults.and_then(|d| d.load_balancer)),
-            );
+            let layers =
+                [defaults.and_then(|defaults| defaults.policy.as_ref()), service.policy.as_ref()];
+            let outbound = self.outbound_config().and_then(|outbound| outbound.policy.as_ref());
+            let policy =
+                [outbound, layers[0], layers[1]].into_iter().fold(Policy::default(), overlay);
+            let protocol = service.protocol.or_else(|| defaults.and_then(|d| d.protocol));
+            let kind =
+                kind(service.load_balancer.or_else(|| defaults.and_then(|d| d.load_balancer)));
             let mut versions: Vec<_> = endpoints.iter().filter_map(|e| e.version.clone()).collect();
             versions.sort();
             versions.dedup();
@@ -131,10 +119,7 @@ impl<'a> Compiler<'a> {
         typed: &schema::Endpoint,
     ) -> Arc<Endpoint> {
         let label = address.to_string();
-        let state = self
-            .kept
-            .get(owner)
-            .and_then(|kept| kept.states.get(&*label));
+        let state = self.kept.get(owner).and_then(|kept| kept.states.get(&*label));
         Arc::new(Endpoint {
             weight,
             zone: typed.zone.as_deref().map(Into::into),
@@ -202,11 +187,7 @@ impl<'a> Compiler<'a> {
             let name = name.as_str();
             let cluster = self.by_name[name];
             let own = Destination { cluster, group: 0 };
-            let scope = Scope {
-                own: Some(own),
-                own_name: Some(name),
-                ..Scope::default()
-            };
+            let scope = Scope { own: Some(own), own_name: Some(name), ..Scope::default() };
             let at = path_to!["services", name, "routes"];
             let routes = service.routes.as_deref().unwrap_or_default();
             let compiled = self.routes(routes, &at, &scope);
@@ -254,9 +235,7 @@ impl<'a> Compiler<'a> {
         services: &HashMap<&'a str, Arc<OutboundService>>,
     ) -> HashMap<SocketAddr, PortTarget> {
         let mut ports = HashMap::new();
-        let typed = self
-            .outbound_config()
-            .and_then(|outbound| outbound.ports.as_ref());
+        let typed = self.outbound_config().and_then(|outbound| outbound.ports.as_ref());
         for (port, target) in typed.into_iter().flatten() {
             let at = path_to!["outbound", "ports", port];
             let name = target.service.as_str();
@@ -276,15 +255,8 @@ impl<'a> Compiler<'a> {
                 self.mistake(mistake.help("give both the same protocol"));
             }
             for address in port_addresses(*port, target) {
-                let destination = Destination {
-                    cluster: service.cluster,
-                    group: 0,
-                };
-                let target = PortTarget {
-                    service: service.clone(),
-                    destination,
-                    detect,
-                };
+                let destination = Destination { cluster: service.cluster, group: 0 };
+                let target = PortTarget { service: service.clone(), destination, detect };
                 ports.insert(address, target);
             }
         }
@@ -303,10 +275,9 @@ pub(super) fn port_addresses(port: units::Port, typed: &schema::OutboundPort) ->
 fn address(typed: &units::Address) -> Address {
     match typed {
         units::Address::Socket(address) => Address::Socket(*address),
-        units::Address::Name { host, port } => Address::Name {
-            host: host.as_str().into(),
-            port: *port,
-        },
+        units::Address::Name { host, port } => {
+            Address::Name { host: host.as_str().into(), port: *port }
+        }
         units::Address::Unix(path) => Address::Unix(path.clone()),
     }
 }

@@ -18,11 +18,7 @@ type Wrong = Box<(Vec<Mistake>, Source)>;
 /// As [`load`](super::super::load) does it.
 fn compiled(text: &str, previous: Option<&Snapshot>) -> Result<Snapshot, Wrong> {
     let parsed = parse(text);
-    let result = if parsed.readable {
-        compile(&parsed.schema, previous, 1)
-    } else {
-        Err(vec![])
-    };
+    let result = if parsed.readable { compile(&parsed.schema, previous, 1) } else { Err(vec![]) };
     match result {
         Ok(snapshot) if parsed.mistakes.is_empty() => Ok(snapshot),
         result => {
@@ -42,10 +38,8 @@ fn right(text: &str, previous: Option<&Snapshot>) -> Snapshot {
 
 fn golden(folder: &str, shown: impl Fn(&str) -> String) {
     let files = PathBuf::from(file!()).with_file_name("golden").join(folder);
-    let mut files: Vec<PathBuf> = fs::read_dir(&files)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(&files).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     assert!(files.len() > 5, "the golden files are gone");
     let mut settings = insta::Settings::clone_current();
@@ -81,10 +75,7 @@ fn bad() {
             let _ = writeln!(shown, "{line}");
         }
         for mistake in &mistakes {
-            assert!(
-                mistake.help.is_some() || mistake.message.contains(['`', ':']),
-                "{mistake:?}"
-            );
+            assert!(mistake.help.is_some() || mistake.message.contains(['`', ':']), "{mistake:?}");
         }
         shown
     });

@@ -36,10 +36,9 @@ impl Timeout {
     /// The long form.
     pub fn each(&self) -> Timeouts {
         match self {
-            Self::Request(duration) => Timeouts {
-                request: Some(OrOff::On(*duration)),
-                ..Timeouts::default()
-            },
+            Self::Request(duration) => {
+                Timeouts { request: Some(OrOff::On(*duration)), ..Timeouts::default() }
+            }
             Self::Each(timeouts) => timeouts.clone(),
         }
     }

@@ -128,10 +128,7 @@ enum OneTarget {
 impl From<OneTarget> for Target {
     fn from(one: OneTarget) -> Self {
         match one {
-            OneTarget::Service(name) => Self {
-                service: Some(name),
-                ..Self::default()
-            },
+            OneTarget::Service(name) => Self { service: Some(name), ..Self::default() },
             OneTarget::Target(target) => target,
         }
     }

@@ -62,10 +62,7 @@ impl JsonSchema for Services {
     fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
         let mut schema = Map::<Name, Service>::json_schema(generator);
         let defaults = generator.subschema_for::<Option<ServiceDefaults>>();
-        schema.insert(
-            "properties".to_owned(),
-            serde_json::json!({ DEFAULTS: defaults }),
-        );
+        schema.insert("properties".to_owned(), serde_json::json!({ DEFAULTS: defaults }));
         schema
     }
 }
@@ -142,12 +139,7 @@ pub struct Endpoint {
 
 impl From<Address> for Endpoint {
     fn from(address: Address) -> Self {
-        Self {
-            address,
-            weight: None,
-            zone: None,
-            version: None,
-        }
+        Self { address, weight: None, zone: None, version: None }
     }
 }
 

@@ -40,11 +40,8 @@ impl FromStr for Duration {
         let mut allowed = &TIME_UNITS[..];
         loop {
             let (number, after) = split_number(rest);
-            let (unit, after) = after.split_at(
-                after
-                    .find(|c: char| c.is_ascii_digit())
-                    .unwrap_or(after.len()),
-            );
+            let (unit, after) =
+                after.split_at(after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len()));
             if number.is_empty() {
                 return Err(not_a_duration(text));
             }
@@ -53,10 +50,7 @@ impl FromStr for Duration {
             };
             let Some(place) = allowed.iter().position(|(name, _)| *name == unit) else {
                 return Err(Invalid::new(
-                    format!(
-                        "{} is not a duration: its units are out of order",
-                        quote(text)
-                    ),
+                    format!("{} is not a duration: its units are out of order", quote(text)),
                     "write each unit once, the longest first: `1h30m`",
                 ));
             };
@@ -98,21 +92,13 @@ fn unknown_time_unit(text: &str, number: &str, unit: &str) -> Invalid {
     let message = if unit.is_empty() {
         format!("{} is not a duration: it has no unit", quote(text))
     } else {
-        format!(
-            "{} is not a duration: {} is not a unit",
-            quote(text),
-            quote(unit.trim())
-        )
+        format!("{} is not a duration: {} is not a unit", quote(text), quote(unit.trim()))
     };
     match meant {
-        Some(meant) if text.len() == number.len() + unit.len() => Invalid::new(
-            message,
-            format!("write `{number}{meant}`; units are us, ms, s, m, h, d"),
-        ),
-        _ => Invalid::new(
-            message,
-            "units are us, ms, s, m, h, d: `250ms`, `10s`, `1m30s`",
-        ),
+        Some(meant) if text.len() == number.len() + unit.len() => {
+            Invalid::new(message, format!("write `{number}{meant}`; units are us, ms, s, m, h, d"))
+        }
+        _ => Invalid::new(message, "units are us, ms, s, m, h, d: `250ms`, `10s`, `1m30s`"),
     }
 }
 
@@ -189,27 +175,17 @@ impl FromStr for Size {
         let digits = text.bytes().take_while(u8::is_ascii_digit).count();
         let (number, unit) = text.split_at(digits);
         if number.is_empty() {
-            return Err(Invalid::new(
-                format!("{} is not a size", quote(text)),
-                UNITS,
-            ));
+            return Err(Invalid::new(format!("{} is not a size", quote(text)), UNITS));
         }
         let scale = match unit {
             "" => Some(1),
-            _ => SIZE_UNITS
-                .iter()
-                .find(|(name, _)| *name == unit)
-                .map(|(_, scale)| *scale),
+            _ => SIZE_UNITS.iter().find(|(name, _)| *name == unit).map(|(_, scale)| *scale),
         };
         let Some(scale) = scale else {
             let message = if unit.starts_with('.') {
                 format!("{} is not a size: it is no whole number", quote(text))
             } else {
-                format!(
-                    "{} is not a size: {} is not a unit",
-                    quote(text),
-                    quote(unit.trim())
-                )
+                format!("{} is not a size: {} is not a unit", quote(text), quote(unit.trim()))
             };
             let bare: String = unit.trim().to_lowercase();
             let meant = SIZE_UNITS.iter().map(|(name, _)| *name).find(|name| {
@@ -221,25 +197,16 @@ impl FromStr for Size {
                 None => Invalid::new(message, UNITS),
             });
         };
-        number
-            .parse::<u64>()
-            .ok()
-            .and_then(|n| n.checked_mul(scale))
-            .map(Self)
-            .ok_or_else(|| {
-                Invalid::new(
-                    format!("{} is too big a size", quote(text)),
-                    "write `off` or less",
-                )
-            })
+        number.parse::<u64>().ok().and_then(|n| n.checked_mul(scale)).map(Self).ok_or_else(|| {
+            Invalid::new(format!("{} is too big a size", quote(text)), "write `off` or less")
+        })
     }
 }
 
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let fits = SIZE_UNITS
-            .iter()
-            .find(|(_, scale)| self.0 != 0 && self.0.is_multiple_of(*scale));
+        let fits =
+            SIZE_UNITS.iter().find(|(_, scale)| self.0 != 0 && self.0.is_multiple_of(*scale));
         match fits {
             Some((name, scale)) if *scale > 1 => write!(f, "{}{name}", self.0 / scale),
             _ => write!(f, "{}", self.0),
@@ -282,10 +249,7 @@ impl FromStr for Ratio {
             } else {
                 "write a share from 0% to 100%".to_owned()
             };
-            return Err(Invalid::new(
-                format!("{} is more than the whole", quote(text)),
-                help,
-            ));
+            return Err(Invalid::new(format!("{} is more than the whole", quote(text)), help));
         }
         Ok(Self(ratio))
     }

@@ -35,17 +35,15 @@ impl FromStr for HeaderName {
     type Err = Invalid;
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
-        ::http::HeaderName::from_bytes(text.as_bytes())
-            .map(Self)
-            .map_err(|_| {
-                let help = match text.trim_matches(':').to_lowercase().as_str() {
-                    "authority" => "to match a host, write `host: …` in `match`".to_owned(),
-                    "path" => "to match a path, write `path: …` in `match`".to_owned(),
-                    "method" => "to match a method, write `methods: […]` in `match`".to_owned(),
-                    _ => "use letters, digits and `-`: `x-env`".to_owned(),
-                };
-                Invalid::new(format!("{} is not the name of a header", quote(text)), help)
-            })
+        ::http::HeaderName::from_bytes(text.as_bytes()).map(Self).map_err(|_| {
+            let help = match text.trim_matches(':').to_lowercase().as_str() {
+                "authority" => "to match a host, write `host: …` in `match`".to_owned(),
+                "path" => "to match a path, write `path: …` in `match`".to_owned(),
+                "method" => "to match a method, write `methods: […]` in `match`".to_owned(),
+                _ => "use letters, digits and `-`: `x-env`".to_owned(),
+            };
+            Invalid::new(format!("{} is not the name of a header", quote(text)), help)
+        })
     }
 }
 
@@ -150,35 +148,22 @@ impl FromStr for Host {
             let host = rest.split('/').next().unwrap_or_default();
             return Err(Invalid::new(
                 not(),
-                format!(
-                    "leave out the {}: {}",
-                    quote(&format!("{scheme}://")),
-                    quote(host)
-                ),
+                format!("leave out the {}: {}", quote(&format!("{scheme}://")), quote(host)),
             ));
         }
         if let Some((host, path)) = text.split_once('/') {
-            let help = format!(
-                "write {}, and {} as a path",
-                quote(host),
-                quote(&["/", path].concat())
-            );
+            let help =
+                format!("write {}, and {} as a path", quote(host), quote(&["/", path].concat()));
             return Err(Invalid::new(not(), help));
         }
         if text.contains('*') {
-            return Err(Invalid::new(
-                not(),
-                "no `*` can stand here: write the whole host",
-            ));
+            return Err(Invalid::new(not(), "no `*` can stand here: write the whole host"));
         }
         let (host, port) = split_port(text);
         if let Some(port) = port {
-            port.parse::<Port>()
-                .map_err(|error| Invalid::new(not(), error.help))?;
+            port.parse::<Port>().map_err(|error| Invalid::new(not(), error.help))?;
         }
-        let bracketed = host
-            .strip_prefix('[')
-            .and_then(|host| host.strip_suffix(']'));
+        let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
         let good = match bracketed {
             Some(ip) => ip.parse::<std::net::Ipv6Addr>().is_ok(),
             None => host.parse::<std::net::Ipv4Addr>().is_ok() || is_host_name(host),
@@ -284,10 +269,7 @@ impl FromStr for UrlPath {
             };
             return Err(Invalid::new(not(), help));
         }
-        match text
-            .chars()
-            .find(|c| !c.is_ascii_graphic() || matches!(c, '?' | '#'))
-        {
+        match text.chars().find(|c| !c.is_ascii_graphic() || matches!(c, '?' | '#')) {
             None => Ok(Self(text.to_owned())),
             Some(c @ ('?' | '#')) => Err(Invalid::new(
                 not(),

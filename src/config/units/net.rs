@@ -45,11 +45,7 @@ impl FromStr for Address {
             let rest = rest.trim_end_matches('/');
             return Err(Invalid::new(
                 format!("{} is a URL, not an address", quote(text)),
-                format!(
-                    "leave out the {}: {}",
-                    quote(&format!("{scheme}://")),
-                    quote(rest)
-                ),
+                format!("leave out the {}: {}", quote(&format!("{scheme}://")), quote(rest)),
             ));
         }
         if let Some(ip) = unbracketed(text) {
@@ -68,10 +64,7 @@ impl FromStr for Address {
         if !is_host_name(host) {
             return Err(not_an_address(text));
         }
-        Ok(Self::Name {
-            host: host.to_ascii_lowercase(),
-            port,
-        })
+        Ok(Self::Name { host: host.to_ascii_lowercase(), port })
     }
 }
 
@@ -80,10 +73,7 @@ fn unix_address(text: &str, path: &str) -> Result<Address, Invalid> {
         let path = path.trim_start_matches("./");
         return Err(Invalid::new(
             format!("{} is not an absolute path", quote(text)),
-            format!(
-                "write the path from the root: {}",
-                quote(&format!("unix:/{path}"))
-            ),
+            format!("write the path from the root: {}", quote(&format!("unix:/{path}"))),
         ));
     }
     if path.len() > LONGEST_SOCKET_PATH || path.contains('\0') {
@@ -114,38 +104,28 @@ fn unbracketed(text: &str) -> Option<Invalid> {
 
 fn host_and_port(text: &str) -> Result<(&str, u16), Invalid> {
     let Some((host, port)) = text.rsplit_once(':') else {
-        return Err(
-            if text.bytes().all(|b| b.is_ascii_digit()) && !text.is_empty() {
-                Invalid::new(
-                    format!("{} is only a port", quote(text)),
-                    format!("write `127.0.0.1:{text}`"),
-                )
-            } else if is_host_name(text) {
-                Invalid::new(
-                    format!("{} has no port", quote(text)),
-                    format!("write {}", quote(&format!("{text}:80"))),
-                )
-            } else {
-                not_an_address(text)
-            },
-        );
+        return Err(if text.bytes().all(|b| b.is_ascii_digit()) && !text.is_empty() {
+            Invalid::new(
+                format!("{} is only a port", quote(text)),
+                format!("write `127.0.0.1:{text}`"),
+            )
+        } else if is_host_name(text) {
+            Invalid::new(
+                format!("{} has no port", quote(text)),
+                format!("write {}", quote(&format!("{text}:80"))),
+            )
+        } else {
+            not_an_address(text)
+        });
     };
     if host.is_empty() {
         return Err(not_an_address(text));
     }
-    Ok((
-        host,
-        port.parse::<Port>()
-            .map_err(|error| bad_port(text, &error))?
-            .0,
-    ))
+    Ok((host, port.parse::<Port>().map_err(|error| bad_port(text, &error))?.0))
 }
 
 fn bad_port(text: &str, error: &Invalid) -> Invalid {
-    Invalid::new(
-        format!("{}: {}", quote(text), error.message),
-        error.help.clone(),
-    )
+    Invalid::new(format!("{}: {}", quote(text), error.message), error.help.clone())
 }
 
 /// Letters, digits, `-`, `_` in labels, as resolvers take them (RFC 1123 and the underscore that
@@ -210,10 +190,7 @@ impl FromStr for Listen {
             ("localhost", Ok(port)) => format!("write `127.0.0.1:{port}` or `[::1]:{port}`"),
             _ => "write an IP address and a port, `127.0.0.1:15001`, or a port alone".to_owned(),
         };
-        Err(Invalid::new(
-            format!("{} is not an address to listen on", quote(text)),
-            help,
-        ))
+        Err(Invalid::new(format!("{} is not an address to listen on", quote(text)), help))
     }
 }
 
@@ -244,18 +221,12 @@ impl FromStr for Cidr {
         if let Ok(ip) = text.parse::<IpAddr>() {
             return Ok(Self(ip.into()));
         }
-        let help = match text
-            .split_once('/')
-            .and_then(|(ip, _)| ip.parse::<IpAddr>().ok())
-        {
+        let help = match text.split_once('/').and_then(|(ip, _)| ip.parse::<IpAddr>().ok()) {
             Some(IpAddr::V4(_)) => "the length of an IPv4 prefix is 0 to 32: `10.0.0.0/8`",
             Some(IpAddr::V6(_)) => "the length of an IPv6 prefix is 0 to 128: `fd00::/8`",
             None => "write `10.0.0.0/8`, `fd00::/8` or one address",
         };
-        Err(Invalid::new(
-            format!("{} is not a range of addresses", quote(text)),
-            help,
-        ))
+        Err(Invalid::new(format!("{} is not a range of addresses", quote(text)), help))
     }
 }
 
@@ -325,10 +296,7 @@ impl Unit for Port {
 }
 
 fn out_of_range(text: &str) -> Invalid {
-    Invalid::new(
-        format!("{} is not a port", quote(text)),
-        "a port is a number from 1 to 65535",
-    )
+    Invalid::new(format!("{} is not a port", quote(text)), "a port is a number from 1 to 65535")
 }
 
 impl FromStr for Port {

@@ -6,9 +6,7 @@ use super::amount::LONGEST_MICROS;
 use super::*;
 
 fn duration(text: &str) -> Result<u64, String> {
-    let parsed = text
-        .parse::<Duration>()
-        .map_err(|error| error.to_string())?;
+    let parsed = text.parse::<Duration>().map_err(|error| error.to_string())?;
     Ok(u64::try_from(parsed.0.as_micros()).unwrap_or(u64::MAX))
 }
 
@@ -28,18 +26,9 @@ fn durations() {
     ] {
         assert_eq!(duration(text), Ok(micros), "{text}");
     }
-    for text in [
-        "",
-        "10",
-        "s",
-        "1.s",
-        "1s1s",
-        "1s1m",
-        "1 s",
-        "-1s",
-        "1e3s",
-        "99999999999999999999s",
-    ] {
+    for text in
+        ["", "10", "s", "1.s", "1s1s", "1s1m", "1 s", "-1s", "1e3s", "99999999999999999999s"]
+    {
         assert!(duration(text).is_err(), "{text}");
     }
     let error = "10".parse::<Duration>().unwrap_err();
@@ -75,14 +64,9 @@ fn sizes() {
 
 #[test]
 fn ratios() {
-    for (text, ratio) in [
-        ("20%", 0.2),
-        ("0.2", 0.2),
-        (".2", 0.2),
-        ("100%", 1.0),
-        ("1", 1.0),
-        ("0", 0.0),
-    ] {
+    for (text, ratio) in
+        [("20%", 0.2), ("0.2", 0.2), (".2", 0.2), ("100%", 1.0), ("1", 1.0), ("0", 0.0)]
+    {
         assert_eq!(text.parse::<Ratio>(), Ok(Ratio(ratio)), "{text}");
     }
     for text in ["", "%", "20", "101%", "-1%", "1e-1", "nan", "inf", "20 %"] {
@@ -92,16 +76,10 @@ fn ratios() {
 
 #[test]
 fn addresses() {
-    let name = |host: &str, port| Address::Name {
-        host: host.to_owned(),
-        port,
-    };
+    let name = |host: &str, port| Address::Name { host: host.to_owned(), port };
     for (text, address) in [
         ("127.0.0.1:80", Address::Socket(([127, 0, 0, 1], 80).into())),
-        (
-            "[::1]:80",
-            Address::Socket((std::net::Ipv6Addr::LOCALHOST, 80).into()),
-        ),
+        ("[::1]:80", Address::Socket((std::net::Ipv6Addr::LOCALHOST, 80).into())),
         ("Users.local:80", name("users.local", 80)),
         ("my_db:3306", name("my_db", 3306)),
         ("unix:/run/app.sock", Address::Unix("/run/app.sock".into())),
@@ -148,27 +126,16 @@ fn listens() {
     ] {
         assert_eq!(text.parse::<Listen>(), Ok(Listen(address)), "{text}");
     }
-    for text in [
-        "",
-        ":15006",
-        "*:15006",
-        "localhost:80",
-        "::1:80",
-        "70000",
-        "+80",
-        "127.0.0.1",
-    ] {
+    for text in ["", ":15006", "*:15006", "localhost:80", "::1:80", "70000", "+80", "127.0.0.1"] {
         assert!(text.parse::<Listen>().is_err(), "{text}");
     }
 }
 
 #[test]
 fn networks_are_truncated() {
-    for (text, expected) in [
-        ("10.1.2.3/8", "10.0.0.0/8"),
-        ("10.0.0.1", "10.0.0.1/32"),
-        ("fd00::1/8", "fd00::/8"),
-    ] {
+    for (text, expected) in
+        [("10.1.2.3/8", "10.0.0.0/8"), ("10.0.0.1", "10.0.0.1/32"), ("fd00::1/8", "fd00::/8")]
+    {
         assert_eq!(text.parse::<Cidr>().unwrap().to_string(), expected);
     }
     assert!("10.0.0.0/33".parse::<Cidr>().is_err());
@@ -176,10 +143,7 @@ fn networks_are_truncated() {
 
 #[test]
 fn names_ignore_case() {
-    assert_eq!(
-        "User-Service".parse::<Name>().unwrap().as_str(),
-        "user-service"
-    );
+    assert_eq!("User-Service".parse::<Name>().unwrap().as_str(), "user-service");
     assert_eq!("a".parse::<Name>().unwrap().as_str(), "a");
     for text in ["", "-a", "a-", "a b", "a/b", "é", ".", &"a".repeat(254)] {
         assert!(text.parse::<Name>().is_err(), "{text}");
@@ -188,30 +152,18 @@ fn names_ignore_case() {
 
 #[test]
 fn hosts() {
-    for text in [
-        "api.example.com",
-        "localhost:8080",
-        "[::1]:80",
-        "[::1]",
-        "10.0.0.1:80",
-    ] {
+    for text in ["api.example.com", "localhost:8080", "[::1]:80", "[::1]", "10.0.0.1:80"] {
         assert_eq!(text.parse::<Host>().unwrap().as_str(), text);
         assert_eq!(text.parse::<HostPattern>().unwrap().as_str(), text);
     }
-    assert_eq!(
-        "API.Example.com".parse::<Host>().unwrap().as_str(),
-        "api.example.com"
-    );
+    assert_eq!("API.Example.com".parse::<Host>().unwrap().as_str(), "api.example.com");
     for text in ["*", "*.Example.com"] {
-        assert_eq!(
-            text.parse::<HostPattern>().unwrap().as_str(),
-            text.to_lowercase()
-        );
+        assert_eq!(text.parse::<HostPattern>().unwrap().as_str(), text.to_lowercase());
         assert!(text.parse::<Host>().is_err());
     }
-    for text in [
-        "", "a b", "http://a", "a/b", "a:0", "a:x", "[a]", "::1", "a..b", "*a.com", "a.*", "*.*",
-    ] {
+    for text in
+        ["", "a b", "http://a", "a/b", "a:0", "a:x", "[a]", "::1", "a..b", "*a.com", "a.*", "*.*"]
+    {
         assert!(text.parse::<Host>().is_err(), "{text}");
         assert!(text.parse::<HostPattern>().is_err(), "{text}");
     }
@@ -255,13 +207,7 @@ fn patterns_take_what_the_parsers_take() {
     holds::<Duration>(&["250ms", "1m30s", "1.5s", "0s", "100us", "1d"]);
     holds::<Size>(&["1", "64KiB", "1kB", "1KB", "1B", "1GiB"]);
     holds::<Ratio>(&["20%", "0.2", ".2", "1", "12.5%"]);
-    holds::<Address>(&[
-        "1.2.3.4:5",
-        "[::1]:5",
-        "[::ffff:1.2.3.4]:5",
-        "a_b.c-d:5",
-        "unix:/a",
-    ]);
+    holds::<Address>(&["1.2.3.4:5", "[::1]:5", "[::ffff:1.2.3.4]:5", "a_b.c-d:5", "unix:/a"]);
     holds::<Listen>(&["1", "1.2.3.4:5", "[::]:5"]);
     holds::<Cidr>(&["1.2.3.4", "10.0.0.0/8", "fd00::/8"]);
     holds::<Name>(&["a", "A.b_c-9"]);

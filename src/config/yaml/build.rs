@@ -27,20 +27,13 @@ pub(in crate::config) fn read(text: &str) -> Read {
         flow_nesting_limit: MAX_DEPTH,
         block_nesting_limit: MAX_DEPTH,
     };
-    let mut builder = Builder {
-        text,
-        ..Builder::default()
-    };
+    let mut builder = Builder { text, ..Builder::default() };
     for event in Parser::new_from_str_with_options(text, options) {
         let taken = match event {
             Ok((event, span)) => builder.take(event, &span),
             Err(error) => {
                 let bracket = builder.open.iter().rev().find(|open| open.flow);
-                Err(syntax::mistake(
-                    &error,
-                    text,
-                    bracket.map(|open| open.start),
-                ))
+                Err(syntax::mistake(&error, text, bracket.map(|open| open.start)))
             }
         };
         match taken {
@@ -48,37 +41,17 @@ pub(in crate::config) fn read(text: &str) -> Read {
             Ok(false) => break,
             Err(fatal) => {
                 builder.mistakes.push(fatal);
-                let root = Node {
-                    span: 0..0,
-                    kind: Kind::Map(Vec::new()),
-                };
-                return Read {
-                    root,
-                    mistakes: builder.mistakes,
-                    complete: false,
-                };
+                let root = Node { span: 0..0, kind: Kind::Map(Vec::new()) };
+                return Read { root, mistakes: builder.mistakes, complete: false };
             }
         }
     }
     let root = match builder.root {
-        Some(Node {
-            span,
-            kind: Kind::Null,
-        }) => Node {
-            span,
-            kind: Kind::Map(Vec::new()),
-        },
+        Some(Node { span, kind: Kind::Null }) => Node { span, kind: Kind::Map(Vec::new()) },
         Some(root) => root,
-        None => Node {
-            span: 0..0,
-            kind: Kind::Map(Vec::new()),
-        },
+        None => Node { span: 0..0, kind: Kind::Map(Vec::new()) },
     };
-    Read {
-        root,
-        mistakes: builder.mistakes,
-        complete: true,
-    }
+    Read { root, mistakes: builder.mistakes, complete: true }
 }
 
 /// An anchor's node, with what copying it costs.
@@ -98,10 +71,7 @@ struct Open {
 
 enum Content {
     Seq(Vec<Node>),
-    Map {
-        entries: Vec<(Role, Node)>,
-        key: Option<Role>,
-    },
+    Map { entries: Vec<(Role, Node)>, key: Option<Role> },
 }
 
 /// What a key of a map asks for.
@@ -157,10 +127,7 @@ impl Builder<'_> {
             }
             Event::MappingStart(style, anchor, tag) => {
                 self.refuse_tag(tag.as_deref(), "map", span);
-                let content = Content::Map {
-                    entries: Vec::new(),
-                    key: None,
-                };
+                let content = Content::Map { entries: Vec::new(), key: None };
                 self.begin(bytes, anchor, style, content)?;
             }
             Event::SequenceEnd | Event::MappingEnd => self.end(bytes.end),
@@ -168,22 +135,11 @@ impl Builder<'_> {
             Event::UnresolvedAlias(name) => {
                 let text = format!("*{name}");
                 self.mistakes.push(
-                    Mistake::at(
-                        Path::root(),
-                        format!("no anchor is called {}", quote(&name)),
-                    )
-                    .help(format!(
-                        "if you mean the text, put it in quotes: `\"{text}\"`"
-                    ))
-                    .span(bytes.clone()),
+                    Mistake::at(Path::root(), format!("no anchor is called {}", quote(&name)))
+                        .help(format!("if you mean the text, put it in quotes: `\"{text}\"`"))
+                        .span(bytes.clone()),
                 );
-                self.finished(
-                    Node {
-                        span: bytes,
-                        kind: Kind::Invalid,
-                    },
-                    0,
-                );
+                self.finished(Node { span: bytes, kind: Kind::Invalid }, 0);
             }
             _ => {}
         }
@@ -201,12 +157,7 @@ impl Builder<'_> {
             return Err(too_deep().span(bytes));
         }
         let flow = style == StructureStyle::Flow;
-        self.open.push(Open {
-            start: bytes.start,
-            anchor,
-            content,
-            flow,
-        });
+        self.open.push(Open { start: bytes.start, anchor, content, flow });
         Ok(())
     }
 
@@ -217,52 +168,25 @@ impl Builder<'_> {
             Content::Map { entries, .. } => entries.last().map(|(_, value)| value.span.end),
         };
         // A block ends for the parser where the next token begins, maybe many lines below.
-        let end = if open.flow {
-            end
-        } else {
-            last.unwrap_or(open.start)
-        };
+        let end = if open.flow { end } else { last.unwrap_or(open.start) };
         let kind = match open.content {
             Content::Seq(items) => Kind::Seq(items),
             Content::Map { entries, .. } => Kind::Map(self.map(entries)),
         };
-        self.finished(
-            Node {
-                span: open.start..end.max(open.start),
-                kind,
-            },
-            open.anchor,
-        );
+        self.finished(Node { span: open.start..end.max(open.start), kind }, open.anchor);
     }
 
     fn wants_key(&self) -> bool {
-        matches!(
-            self.open.last(),
-            Some(Open {
-                content: Content::Map { key: None, .. },
-                ..
-            })
-        )
+        matches!(self.open.last(), Some(Open { content: Content::Map { key: None, .. }, .. }))
     }
 
     /// Hangs a whole node where it belongs.
     fn finished(&mut self, node: Node, anchor: usize) {
         if anchor != 0 {
             let (nodes, height) = measure(&node);
-            self.anchors.insert(
-                anchor,
-                Anchored {
-                    node: node.clone(),
-                    nodes,
-                    height,
-                },
-            );
+            self.anchors.insert(anchor, Anchored { node: node.clone(), nodes, height });
         }
-        let role = if self.wants_key() {
-            Some(self.role(&node))
-        } else {
-            None
-        };
+        let role = if self.wants_key() { Some(self.role(&node)) } else { None };
         match self.open.last_mut().map(|open| &mut open.content) {
             None => self.root = Some(node),
             Some(Content::Seq(items)) => items.push(node),
@@ -277,10 +201,7 @@ impl Builder<'_> {
         let spelled = self.text.get(node.span.clone()).unwrap_or_default();
         let name = match &node.kind {
             Kind::String(name) if name == "<<" && spelled == "<<" => {
-                return Role::Merge(Key {
-                    name: name.clone(),
-                    span: node.span.clone(),
-                });
+                return Role::Merge(Key { name: name.clone(), span: node.span.clone() });
             }
             Kind::String(name) => name.clone(),
             Kind::Invalid => return Role::Invalid,
@@ -288,10 +209,7 @@ impl Builder<'_> {
             Kind::Seq(_) | Kind::Map(_) => return self.no_text(node),
             Kind::Null | Kind::Bool(_) | Kind::Int(_) | Kind::Float(_) => spelled.to_owned(),
         };
-        Role::Entry(Key {
-            name,
-            span: node.span.clone(),
-        })
+        Role::Entry(Key { name, span: node.span.clone() })
     }
 
     fn no_text(&mut self, node: &Node) -> Role {
@@ -334,10 +252,7 @@ impl Builder<'_> {
     fn merged(&mut self, key: &Key, value: Node) -> Vec<(Key, Node)> {
         match value.kind {
             Kind::Map(entries) => entries,
-            Kind::Seq(items) => items
-                .into_iter()
-                .flat_map(|item| self.merged(key, item))
-                .collect(),
+            Kind::Seq(items) => items.into_iter().flat_map(|item| self.merged(key, item)).collect(),
             Kind::Invalid => Vec::new(),
             _ => {
                 let mistake = Mistake::at_key(Path::root(), "`<<` merges a map, and this is none")
@@ -351,24 +266,15 @@ impl Builder<'_> {
     fn alias(&mut self, id: usize, bytes: Range<usize>) -> Result<(), Mistake> {
         let Some(anchored) = self.anchors.get(&id) else {
             let mistake = Mistake::at(Path::root(), "this alias stands inside of its own anchor");
-            self.mistakes
-                .push(mistake.help("write the value out").span(bytes.clone()));
-            self.finished(
-                Node {
-                    span: bytes,
-                    kind: Kind::Invalid,
-                },
-                0,
-            );
+            self.mistakes.push(mistake.help("write the value out").span(bytes.clone()));
+            self.finished(Node { span: bytes, kind: Kind::Invalid }, 0);
             return Ok(());
         };
         self.aliased += anchored.nodes;
         if self.aliased > MAX_ALIASED_NODES {
             let message = format!("the aliases stand for more than {MAX_ALIASED_NODES} values");
             let mistake = Mistake::at(Path::root(), message);
-            return Err(mistake
-                .help("write the values out, or generate the file")
-                .span(bytes));
+            return Err(mistake.help("write the values out, or generate the file").span(bytes));
         }
         if self.open.len() + anchored.height > MAX_DEPTH {
             return Err(too_deep().span(bytes));
@@ -389,11 +295,7 @@ impl Builder<'_> {
     }
 
     fn unknown_tag(&mut self, tag: &str, span: &Span) -> Kind {
-        let place = span
-            .tag_span()
-            .unwrap_or(*span)
-            .byte_range()
-            .unwrap_or(0..0);
+        let place = span.tag_span().unwrap_or(*span).byte_range().unwrap_or(0..0);
         let mistake = Mistake::at(Path::root(), format!("the tag {} is not known", quote(tag)))
             .help("remove it; to make a text of a number, put it in quotes");
         self.mistakes.push(mistake.span(place));
@@ -404,22 +306,14 @@ impl Builder<'_> {
 /// That `again` is the same key as `first`.
 pub(in crate::config) fn twice(text: &str, first: &Key, again: &Key) -> Mistake {
     let line = text[..first.span.start].matches('\n').count() + 1;
-    Mistake::at_key(
-        Path::root(),
-        format!("the key {} is there twice", quote(&again.name)),
-    )
-    .help(format!(
-        "the first is on line {line}: merge the two, or remove one"
-    ))
-    .span(again.span.clone())
+    Mistake::at_key(Path::root(), format!("the key {} is there twice", quote(&again.name)))
+        .help(format!("the first is on line {line}: merge the two, or remove one"))
+        .span(again.span.clone())
 }
 
 pub(super) fn too_deep() -> Mistake {
-    Mistake::at(
-        Path::root(),
-        format!("more than {MAX_DEPTH} levels of nesting"),
-    )
-    .help("no configuration is that deep: is a bracket or an indentation wrong above?")
+    Mistake::at(Path::root(), format!("more than {MAX_DEPTH} levels of nesting"))
+        .help("no configuration is that deep: is a bracket or an indentation wrong above?")
 }
 
 /// How many nodes, and how many levels of lists and maps.
@@ -429,8 +323,7 @@ fn measure(node: &Node) -> (usize, usize) {
         Kind::Map(entries) => Box::new(entries.iter().map(|(_, value)| value)),
         _ => return (1, 0),
     };
-    let (nodes, height) = children
-        .map(measure)
-        .fold((0, 0), |(nodes, height), (n, h)| (nodes + n, height.max(h)));
+    let (nodes, height) =
+        children.map(measure).fold((0, 0), |(nodes, height), (n, h)| (nodes + n, height.max(h)));
     (nodes + 1, height + 1)
 }

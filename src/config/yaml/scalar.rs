@@ -23,11 +23,7 @@ fn number(text: &str) -> Option<Kind> {
     }
     let unsigned = text.strip_prefix(['-', '+']).unwrap_or(text);
     if matches!(unsigned, ".inf" | ".Inf" | ".INF") {
-        let infinity = if text.starts_with('-') {
-            f64::NEG_INFINITY
-        } else {
-            f64::INFINITY
-        };
+        let infinity = if text.starts_with('-') { f64::NEG_INFINITY } else { f64::INFINITY };
         return Some(Kind::Float(infinity));
     }
     let (mantissa, exponent) = match unsigned.split_once(['e', 'E']) {

@@ -8,18 +8,12 @@ use super::build::too_deep;
 /// The mistake that a parser's error is, where the parser met it. `bracket`: where the innermost
 /// bracket is that was open then.
 pub(super) fn mistake(error: &ScanError, text: &str, bracket: Option<usize>) -> Mistake {
-    let mark = error
-        .marker()
-        .byte_offset()
-        .unwrap_or(text.len())
-        .min(text.len());
+    let mark = error.marker().byte_offset().unwrap_or(text.len()).min(text.len());
     let mut at = visible(text, mark);
     if is_tab(error.kind()) {
         // The parser notices the tab before or after it.
         let near = text[..at].ends_with('\t').then(|| at - 1);
-        at = near
-            .or_else(|| text[at..].find('\t').map(|next| at + next))
-            .unwrap_or(at);
+        at = near.or_else(|| text[at..].find('\t').map(|next| at + next)).unwrap_or(at);
     }
     let line_start = text[..at].rfind(['\n', '\r']).map_or(0, |end| end + 1);
     let line = text[line_start..].lines().next().unwrap_or_default();
@@ -39,25 +33,14 @@ pub(super) fn mistake(error: &ScanError, text: &str, bracket: Option<usize>) -> 
             }
         }
     };
-    let width = text[at..]
-        .chars()
-        .next()
-        .filter(|c| !c.is_control())
-        .map_or(0, char::len_utf8);
+    let width = text[at..].chars().next().filter(|c| !c.is_control()).map_or(0, char::len_utf8);
     mistake.span(at..at + width)
 }
 
 /// An end of file is shown where the text ends, not on an empty line below it.
 fn visible(text: &str, mark: usize) -> usize {
-    let mark = (0..=mark)
-        .rev()
-        .find(|at| text.is_char_boundary(*at))
-        .unwrap_or(0);
-    if text[mark..].trim().is_empty() {
-        mark.min(text.trim_end().len())
-    } else {
-        mark
-    }
+    let mark = (0..=mark).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    if text[mark..].trim().is_empty() { mark.min(text.trim_end().len()) } else { mark }
 }
 
 fn is_tab(kind: &ErrorKind) -> bool {

@@ -96,11 +96,7 @@ impl Chunked {
             At::Extension => return self.extension_byte(byte),
             At::SizeLf => {
                 expect_lf(byte)?;
-                self.at = if self.size == 0 {
-                    At::TrailerLine
-                } else {
-                    At::Data
-                };
+                self.at = if self.size == 0 { At::TrailerLine } else { At::Data };
             }
             At::DataCr => match byte {
                 b'\r' => self.at = At::DataLf,
@@ -193,9 +189,5 @@ impl Chunked {
 }
 
 fn expect_lf(byte: u8) -> Result<(), Rejection> {
-    if byte == b'\n' {
-        Ok(())
-    } else {
-        Err(Rejection::BARE_CR)
-    }
+    if byte == b'\n' { Ok(()) } else { Err(Rejection::BARE_CR) }
 }

@@ -49,11 +49,7 @@ enum State {
 
 impl Default for Messages {
     fn default() -> Self {
-        Self {
-            state: State::Head(HeadParser::default()),
-            heads: 0,
-            upgrade: false,
-        }
+        Self { state: State::Head(HeadParser::default()), heads: 0, upgrade: false }
     }
 }
 
@@ -74,9 +70,7 @@ impl Messages {
                     Err(rejection) => break self.refuse_head(rejection),
                 },
                 State::Length(remaining) => {
-                    let body = usize::try_from(*remaining)
-                        .unwrap_or(usize::MAX)
-                        .min(rest.len());
+                    let body = usize::try_from(*remaining).unwrap_or(usize::MAX).min(rest.len());
                     pass += body;
                     *remaining -= body as u64;
                     if *remaining > 0 {
@@ -124,11 +118,7 @@ impl Messages {
     pub fn decide(&mut self, accepted: bool) {
         if self.is_held() {
             self.upgrade = false;
-            self.state = if accepted {
-                State::Opaque
-            } else {
-                State::Head(HeadParser::default())
-            };
+            self.state = if accepted { State::Opaque } else { State::Head(HeadParser::default()) };
         }
     }
 
@@ -153,10 +143,7 @@ impl Messages {
 
     /// Whether the body of the last head has not come to its end.
     pub fn in_body(&self) -> bool {
-        matches!(
-            self.state,
-            State::Length(_) | State::Chunked(_) | State::Broken(Stop::BadBody(_))
-        )
+        matches!(self.state, State::Length(_) | State::Chunked(_) | State::Broken(Stop::BadBody(_)))
     }
 
     /// Whether the bytes that had to stay, `held` of them, are the beginning of a head.
@@ -175,10 +162,6 @@ impl Messages {
     }
 
     fn end_message(&mut self) {
-        self.state = if self.upgrade {
-            State::Hold
-        } else {
-            State::Head(HeadParser::default())
-        };
+        self.state = if self.upgrade { State::Hold } else { State::Head(HeadParser::default()) };
     }
 }

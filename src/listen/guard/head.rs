@@ -66,9 +66,7 @@ pub struct Head {
 
 /// Checks one whole head. What follows its empty line is not looked at.
 pub fn check(head: &[u8], limits: &HeadLimits) -> Result<Head, Rejection> {
-    HeadParser::default()
-        .feed(head, limits)?
-        .ok_or(Rejection::INCOMPLETE_HEAD)
+    HeadParser::default().feed(head, limits)?.ok_or(Rejection::INCOMPLETE_HEAD)
 }
 
 /// Takes a head as it arrives. Each complete line is judged once, and what is wrong is seen as soon
@@ -174,10 +172,7 @@ impl HeadParser {
         let Some((version10, next)) = take_version(input, target_stop + 1)? else {
             return Ok(Line::Partial);
         };
-        self.request_line = Some(RequestLine {
-            connect: method == b"CONNECT",
-            version10,
-        });
+        self.request_line = Some(RequestLine { connect: method == b"CONNECT", version10 });
         self.line = next;
         Ok(Line::Taken)
     }
@@ -226,11 +221,7 @@ impl HeadParser {
             self.clean = value_stop;
             return Ok(Line::Partial);
         };
-        self.field(
-            &input[begin..name_end],
-            trim_ows(&input[value_begin..value_stop]),
-            request,
-        )?;
+        self.field(&input[begin..name_end], trim_ows(&input[value_begin..value_stop]), request)?;
         self.fields += 1;
         self.line = next;
         self.clean = 0;
@@ -373,9 +364,7 @@ fn take_version(input: &[u8], at: usize) -> Result<Option<(bool, usize)>, Reject
 /// Method and target of a head that may be broken, for the log: `None` unless both are clean.
 pub fn request_line(head: &[u8]) -> Option<(&str, &str)> {
     const LOGGED: usize = 2048;
-    let begin = head
-        .iter()
-        .position(|byte| !matches!(byte, b'\r' | b'\n'))?;
+    let begin = head.iter().position(|byte| !matches!(byte, b'\r' | b'\n'))?;
     let head = &head[begin..head.len().min(begin + LOGGED)];
     let line = head.split(|byte| matches!(byte, b'\r' | b'\n')).next()?;
     let mut parts = line.split(|&byte| byte == b' ');
@@ -384,8 +373,5 @@ pub fn request_line(head: &[u8]) -> Option<(&str, &str)> {
     if !method_is_token || !target.iter().all(u8::is_ascii_graphic) {
         return None;
     }
-    Some((
-        std::str::from_utf8(method).ok()?,
-        std::str::from_utf8(target).ok()?,
-    ))
+    Some((std::str::from_utf8(method).ok()?, std::str::from_utf8(target).ok()?))
 }

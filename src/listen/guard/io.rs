@@ -143,8 +143,7 @@ impl<T> GuardedIo<T> {
 
     fn refuse_head(&mut self, rejection: Rejection, line: Option<RequestLine>) {
         self.held.truncate(self.ready);
-        self.shared
-            .refuse_head(self.messages.heads(), rejection, line);
+        self.shared.refuse_head(self.messages.heads(), rejection, line);
         self.mode = Mode::StandIn(0);
     }
 
@@ -158,8 +157,7 @@ impl<T> GuardedIo<T> {
         let messages = &self.messages;
         let in_head = messages.in_head(self.held.len() - self.ready);
         let mid_message = in_head || messages.in_body() || messages.is_held();
-        self.shared
-            .note_progress(messages.heads(), mid_message, messages.is_opaque());
+        self.shared.note_progress(messages.heads(), mid_message, messages.is_opaque());
         if messages.wants_upgrade() {
             self.shared.await_upgrade(messages.heads());
         }
@@ -180,11 +178,7 @@ impl<T> GuardedIo<T> {
         let len = (STAND_IN.len() - offset).min(cursor.remaining());
         cursor.put_slice(&STAND_IN[offset..offset + len]);
         let offset = offset + len;
-        self.mode = if offset == STAND_IN.len() {
-            Mode::Discard
-        } else {
-            Mode::StandIn(offset)
-        };
+        self.mode = if offset == STAND_IN.len() { Mode::Discard } else { Mode::StandIn(offset) };
     }
 
     fn apply_decision(&mut self) {
@@ -223,11 +217,7 @@ impl<T> GuardedIo<T> {
     }
 
     fn note_waker(&mut self, cx: &Context<'_>) {
-        if !self
-            .waker
-            .as_ref()
-            .is_some_and(|waker| waker.will_wake(cx.waker()))
-        {
+        if !self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             self.waker = Some(cx.waker().clone());
             self.shared.set_waker(cx);
         }
@@ -235,20 +225,15 @@ impl<T> GuardedIo<T> {
 
     /// Whether the client may still be sending what nobody will read.
     fn must_linger(&self) -> bool {
-        matches!(
-            self.mode,
-            Mode::StandIn(_) | Mode::Discard | Mode::BrokenBody(_)
-        ) || self.messages.in_body()
+        matches!(self.mode, Mode::StandIn(_) | Mode::Discard | Mode::BrokenBody(_))
+            || self.messages.in_body()
             || !self.held.is_empty()
     }
 }
 
 fn line_of(head: &[u8]) -> Option<RequestLine> {
     let (method, target) = request_line(head)?;
-    Some(RequestLine {
-        method: method.to_owned(),
-        target: target.to_owned(),
-    })
+    Some(RequestLine { method: method.to_owned(), target: target.to_owned() })
 }
 
 impl<T: AsyncRead + Unpin> GuardedIo<T> {
@@ -355,16 +340,14 @@ impl<T: AsyncWrite + Unpin> GuardedIo<T> {
         while self.shared.has_injected() {
             let io = Pin::new(&mut self.io);
             let mut pending = false;
-            let written = self
-                .shared
-                .with_injected(|bytes| match io.poll_write(cx, bytes) {
-                    Poll::Ready(Ok(0)) => Err(io::Error::from(io::ErrorKind::WriteZero)),
-                    Poll::Ready(written) => written,
-                    Poll::Pending => {
-                        pending = true;
-                        Ok(0)
-                    }
-                })?;
+            let written = self.shared.with_injected(|bytes| match io.poll_write(cx, bytes) {
+                Poll::Ready(Ok(0)) => Err(io::Error::from(io::ErrorKind::WriteZero)),
+                Poll::Ready(written) => written,
+                Poll::Pending => {
+                    pending = true;
+                    Ok(0)
+                }
+            })?;
             self.shared.add_injected(written);
             if pending {
                 self.shared.set_flushed(false);

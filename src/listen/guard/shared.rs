@@ -94,8 +94,7 @@ impl Shared {
     /// at nothing else of it. hyper closes the connection after that answer.
     pub fn next_request(&self) -> Option<Rejection> {
         let number = increment(&self.started, 1);
-        self.written_before
-            .store(self.written.load(Relaxed), Relaxed);
+        self.written_before.store(self.written.load(Relaxed), Relaxed);
         if self.refused.load(Relaxed) != number {
             return None;
         }
@@ -108,8 +107,7 @@ impl Shared {
     pub fn response_done(&self, now: Instant) {
         let done = increment(&self.done, 1);
         let nanos = now.saturating_duration_since(self.opened).as_nanos();
-        self.last_done
-            .store(u64::try_from(nanos).unwrap_or(u64::MAX), Relaxed);
+        self.last_done.store(u64::try_from(nanos).unwrap_or(u64::MAX), Relaxed);
         let upgrade = self.upgrade.load(Relaxed);
         if upgrade != 0 && upgrade <= done {
             self.decide(false);
@@ -274,8 +272,7 @@ impl Shared {
         if self.decision.load(Relaxed) != UNDECIDED {
             return;
         }
-        self.decision
-            .store(if accepted { ACCEPTED } else { REFUSED }, Relaxed);
+        self.decision.store(if accepted { ACCEPTED } else { REFUSED }, Relaxed);
         if let Some(waker) = &self.rare().waker {
             waker.wake_by_ref();
         }

@@ -68,10 +68,7 @@ pub fn target_end(bytes: &[u8], at: usize) -> usize {
 
 /// Index of the first byte from `at` on that cannot belong to a field name.
 pub fn token_end(bytes: &[u8], at: usize) -> usize {
-    bytes[at..]
-        .iter()
-        .position(|&byte| !is_tchar(byte))
-        .map_or(bytes.len(), |offset| at + offset)
+    bytes[at..].iter().position(|&byte| !is_tchar(byte)).map_or(bytes.len(), |offset| at + offset)
 }
 
 /// Index of the first byte from `at` on that cannot belong to a field value; eight bytes a step.
@@ -95,10 +92,7 @@ pub fn value_end(bytes: &[u8], mut at: usize) -> usize {
         }
         at += 1;
     }
-    bytes[at..]
-        .iter()
-        .position(|&b| !is_value_byte(b))
-        .map_or(bytes.len(), |offset| at + offset)
+    bytes[at..].iter().position(|&b| !is_value_byte(b)).map_or(bytes.len(), |offset| at + offset)
 }
 
 /// Cuts optional white space (SP, HTAB) off both ends.
@@ -137,11 +131,7 @@ pub fn content_length(value: &[u8]) -> Option<u64> {
 pub fn is_twin(name: &[u8], wanted: &[u8]) -> bool {
     name.len() == wanted.len()
         && name.iter().zip(wanted).all(|(&a, &b)| {
-            let folded = if a == b'_' {
-                b'-'
-            } else {
-                a.to_ascii_lowercase()
-            };
+            let folded = if a == b'_' { b'-' } else { a.to_ascii_lowercase() };
             folded == b
         })
 }
@@ -159,16 +149,10 @@ pub enum Port {
 pub fn authority(bytes: &[u8]) -> Option<Port> {
     let rest = if let [b'[', inner @ ..] = bytes {
         let close = inner.iter().position(|&byte| byte == b']')?;
-        std::str::from_utf8(&inner[..close])
-            .ok()?
-            .parse::<Ipv6Addr>()
-            .ok()?;
+        std::str::from_utf8(&inner[..close]).ok()?.parse::<Ipv6Addr>().ok()?;
         &inner[close + 1..]
     } else {
-        let end = bytes
-            .iter()
-            .position(|&byte| byte == b':')
-            .unwrap_or(bytes.len());
+        let end = bytes.iter().position(|&byte| byte == b':').unwrap_or(bytes.len());
         let host = &bytes[..end];
         let valid = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
         if host.len() > 255
@@ -205,31 +189,19 @@ pub fn target_form(method: &[u8], target: &[u8]) -> Result<(), Rejection> {
 }
 
 fn absolute_form(target: &[u8]) -> Result<(), Rejection> {
-    let colon = target
-        .windows(3)
-        .position(|part| part == b"://")
-        .ok_or(Rejection::BAD_TARGET)?;
+    let colon = target.windows(3).position(|part| part == b"://").ok_or(Rejection::BAD_TARGET)?;
     let (scheme, rest) = (&target[..colon], &target[colon + 3..]);
     if !scheme.eq_ignore_ascii_case(b"http") {
         let alphabet = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.');
         let is_scheme = !scheme.is_empty() && scheme.iter().all(alphabet);
-        return Err(if is_scheme {
-            Rejection::BAD_SCHEME
-        } else {
-            Rejection::BAD_TARGET
-        });
+        return Err(if is_scheme { Rejection::BAD_SCHEME } else { Rejection::BAD_TARGET });
     }
     // A query right after the authority is refused: written in origin-form it would lack its slash.
-    let end = rest
-        .iter()
-        .position(|&byte| byte == b'/')
-        .unwrap_or(rest.len());
+    let end = rest.iter().position(|&byte| byte == b'/').unwrap_or(rest.len());
     if rest[..end].contains(&b'@') {
         return Err(Rejection::USERINFO);
     }
-    authority(&rest[..end])
-        .map(|_| ())
-        .ok_or(Rejection::BAD_TARGET)
+    authority(&rest[..end]).map(|_| ()).ok_or(Rejection::BAD_TARGET)
 }
 
 /// Judges a `Transfer-Encoding` that stands in an HTTP/1.1 request.
@@ -237,13 +209,7 @@ pub fn transfer_encoding(value: &[u8]) -> Result<(), Rejection> {
     if value.eq_ignore_ascii_case(b"chunked") {
         return Ok(());
     }
-    let known = [
-        &b"gzip"[..],
-        b"x-gzip",
-        b"deflate",
-        b"compress",
-        b"x-compress",
-    ];
+    let known = [&b"gzip"[..], b"x-gzip", b"deflate", b"compress", b"x-compress"];
     let is_known = |coding: &[u8]| known.iter().any(|name| coding.eq_ignore_ascii_case(name));
     let mut codings = 0;
     let mut last_is_chunked = false;

@@ -44,12 +44,7 @@ impl Timer {
     /// For a connection that was accepted at `opened`.
     pub fn new(opened: Instant, limits: &HeadLimits) -> Self {
         let head = Some(opened + limits.header_timeout);
-        Self {
-            sleep: None,
-            waker: None,
-            head,
-            busy: opened,
-        }
+        Self { sleep: None, waker: None, head, busy: opened }
     }
 
     /// Says what is due; otherwise the task is woken when that may have changed. To be called when
@@ -101,10 +96,7 @@ impl Timer {
             });
         }
         let sleep = self.sleep.as_mut()?;
-        let registered = self
-            .waker
-            .as_ref()
-            .is_some_and(|waker| waker.will_wake(cx.waker()));
+        let registered = self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
         if registered && !sleep.is_elapsed() {
             return None;
         }

@@ -17,8 +17,7 @@ impl Counter {
     }
 
     pub fn add(&self, count: u64) {
-        self.0
-            .store(self.0.load(Relaxed).wrapping_add(count), Relaxed);
+        self.0.store(self.0.load(Relaxed).wrapping_add(count), Relaxed);
     }
 
     pub fn get(&self) -> u64 {
@@ -40,8 +39,7 @@ impl Gauge {
     }
 
     pub fn add(&self, count: i64) {
-        self.0
-            .store(self.0.load(Relaxed).wrapping_add(count), Relaxed);
+        self.0.store(self.0.load(Relaxed).wrapping_add(count), Relaxed);
     }
 
     pub fn get(&self) -> i64 {
@@ -80,8 +78,7 @@ impl Histogram {
         let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         let bucket = &self.buckets[BOUNDS_NANOS.partition_point(|bound| *bound < nanos)];
         bucket.store(bucket.load(Relaxed).wrapping_add(1), Relaxed);
-        self.sum_nanos
-            .store(self.sum_nanos.load(Relaxed).wrapping_add(nanos), Relaxed);
+        self.sum_nanos.store(self.sum_nanos.load(Relaxed).wrapping_add(nanos), Relaxed);
     }
 
     pub(super) fn read(&self) -> Observed {

@@ -54,10 +54,7 @@ impl Deref for Handle {
 
 impl<const N: usize> Family<N> {
     pub(super) fn new(names: [&'static str; N]) -> Family<N> {
-        Family {
-            names,
-            table: Mutex::default(),
-        }
+        Family { names, table: Mutex::default() }
     }
 
     /// Counts one event; the values are in the order of the names.
@@ -72,10 +69,7 @@ impl<const N: usize> Family<N> {
     /// The series itself, at zero if it is new.
     pub fn handle(&self, values: [&str; N]) -> Handle {
         let counter = self.lock().find_or_create(values).clone();
-        Handle {
-            counter,
-            _single_writer: PhantomData,
-        }
+        Handle { counter, _single_writer: PhantomData }
     }
 
     pub(super) const fn names(&self) -> &[&'static str; N] {
@@ -112,9 +106,7 @@ impl<const N: usize> Table<N> {
     fn find_or_create(&mut self, values: [&str; N]) -> &Arc<Counter> {
         let hash = self.hasher.hash_one(values);
         let position = self.series.get(&hash).and_then(|bucket| {
-            bucket
-                .iter()
-                .position(|series| series.values.iter().map(|value| &**value).eq(values))
+            bucket.iter().position(|series| series.values.iter().map(|value| &**value).eq(values))
         });
         if let Some(position) = position {
             return &self.series[&hash][position].counter;
@@ -126,10 +118,7 @@ impl<const N: usize> Table<N> {
         self.len += 1;
         let bucket = self.series.entry(hash).or_default();
         let position = bucket.len();
-        bucket.push(Series {
-            values: values.map(Box::from),
-            counter: Arc::default(),
-        });
+        bucket.push(Series { values: values.map(Box::from), counter: Arc::default() });
         &bucket[position].counter
     }
 }
@@ -141,10 +130,7 @@ mod tests {
     fn counts<const N: usize>(family: &Family<N>) -> Vec<(Vec<String>, u64)> {
         let mut all = Vec::new();
         family.for_each(|values, count| {
-            all.push((
-                values.iter().map(|value| value.to_string()).collect(),
-                count,
-            ));
+            all.push((values.iter().map(|value| value.to_string()).collect(), count));
         });
         all.sort();
         all
@@ -152,10 +138,7 @@ mod tests {
 
     fn expected(series: &[(&[&str], u64)]) -> Vec<(Vec<String>, u64)> {
         let owned = |(values, count): &(&[&str], u64)| {
-            (
-                values.iter().map(|value| value.to_string()).collect(),
-                *count,
-            )
+            (values.iter().map(|value| value.to_string()).collect(), *count)
         };
         series.iter().map(owned).collect()
     }
@@ -189,10 +172,7 @@ mod tests {
             family.inc([service, "any"]);
         }
         let handle = family.handle(["held", "any"]);
-        let live = Live {
-            services: ["kept".into()].into(),
-            ..Live::default()
-        };
+        let live = Live { services: ["kept".into()].into(), ..Live::default() };
         family.retain(&live);
         handle.inc();
         let series: [(&[&str], u64); 2] = [(&["held", "any"], 2), (&["kept", "any"], 1)];

@@ -25,11 +25,7 @@ impl Collector for WorkerCollector {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let shards = self
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let shards = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut families = request_families(&shards);
         families.extend(fixed_families(&shards));
         families.extend(labelled_families(&shards));
@@ -41,12 +37,7 @@ impl Collector for WorkerCollector {
 type Sums = BTreeMap<Vec<Box<str>>, Observed>;
 
 fn request_families(shards: &[Arc<Shard>]) -> Vec<MetricFamily> {
-    let http = [
-        "http_request_method",
-        "http_response_status_code",
-        "http_route",
-        "error_type",
-    ];
+    let http = ["http_request_method", "http_response_status_code", "http_route", "error_type"];
     let rpc = ["rpc_system", "rpc_grpc_status_code"];
     let with_peer = |names: &[&'static str]| [names, &["peer_service"]].concat();
     let mut http_sums: [Sums; 2] = Default::default();
@@ -55,10 +46,7 @@ fn request_families(shards: &[Arc<Shard>]) -> Vec<MetricFamily> {
     for series in shards.iter().flat_map(|shard| shard.requests.all()) {
         let (key, observed) = (&*series.key, series.duration.read());
         let side = key.direction.index();
-        http_sums[side]
-            .entry(http_values(key))
-            .or_default()
-            .add(&observed);
+        http_sums[side].entry(http_values(key)).or_default().add(&observed);
         if let Some(values) = rpc_values(key) {
             rpc_sums[side].entry(values).or_default().add(&observed);
         }
@@ -124,13 +112,7 @@ fn fixed_families(shards: &[Arc<Shard>]) -> Vec<MetricFamily> {
     let by_direction = |read: &dyn Fn(&Shard, usize) -> f64| {
         Direction::ALL.map(|direction| {
             let labels = labels(&["direction"], &[direction.as_str().into()]);
-            (
-                labels,
-                shards
-                    .iter()
-                    .map(|shard| read(shard, direction.index()))
-                    .sum::<f64>(),
-            )
+            (labels, shards.iter().map(|shard| read(shard, direction.index())).sum::<f64>())
         })
     };
     let gauges = |name, help, read: &dyn Fn(&Shard, usize) -> f64| {
@@ -139,10 +121,7 @@ fn fixed_families(shards: &[Arc<Shard>]) -> Vec<MetricFamily> {
     };
     let connections_total = by_direction(&|shard, side| shard.connections_total[side].get() as f64)
         .map(|(labels, value)| counter(labels, value as u64));
-    let pool_idle = shards
-        .iter()
-        .map(|shard| shard.pool_idle.get() as f64)
-        .sum();
+    let pool_idle = shards.iter().map(|shard| shard.pool_idle.get() as f64).sum();
     let panics = shards.iter().map(|shard| shard.panics.get()).sum();
     vec![
         gauges(
@@ -150,11 +129,9 @@ fn fixed_families(shards: &[Arc<Shard>]) -> Vec<MetricFamily> {
             "Connections that clients have open.",
             &|shard, side| shard.connections_open[side].get() as f64,
         ),
-        gauges(
-            "pilotfish_requests_in_flight",
-            "Requests without their end.",
-            &|shard, side| shard.requests_in_flight[side].get() as f64,
-        ),
+        gauges("pilotfish_requests_in_flight", "Requests without their end.", &|shard, side| {
+            shard.requests_in_flight[side].get() as f64
+        }),
         family(
             "pilotfish_connections_total",
             "Connections accepted from clients.",
@@ -178,54 +155,37 @@ fn fixed_families(shards: &[Arc<Shard>]) -> Vec<MetricFamily> {
 
 fn labelled_families(shards: &[Arc<Shard>]) -> Vec<MetricFamily> {
     vec![
-        sum(
-            "pilotfish_retries_total",
-            "Requests sent again.",
-            shards,
-            |shard| &shard.retries,
-        ),
+        sum("pilotfish_retries_total", "Requests sent again.", shards, |shard| &shard.retries),
         sum(
             "pilotfish_retry_skipped_total",
             "Retries that were wanted and not allowed.",
             shards,
             |shard| &shard.retry_skipped,
         ),
-        sum(
-            "pilotfish_rejected_total",
-            "Requests refused by the proxy.",
-            shards,
-            |shard| &shard.rejected,
-        ),
+        sum("pilotfish_rejected_total", "Requests refused by the proxy.", shards, |shard| {
+            &shard.rejected
+        }),
         sum(
             "pilotfish_upstream_connections_total",
             "Upstream connections by how they were come by.",
             shards,
             |shard| &shard.upstream_connections,
         ),
-        sum(
-            "pilotfish_tcp_connections_total",
-            "Connections tunnelled.",
-            shards,
-            |shard| &shard.tcp_connections,
-        ),
-        sum(
-            "pilotfish_tcp_sent_bytes_total",
-            "Bytes tunnelled to servers.",
-            shards,
-            |shard| &shard.tcp_sent_bytes,
-        ),
+        sum("pilotfish_tcp_connections_total", "Connections tunnelled.", shards, |shard| {
+            &shard.tcp_connections
+        }),
+        sum("pilotfish_tcp_sent_bytes_total", "Bytes tunnelled to servers.", shards, |shard| {
+            &shard.tcp_sent_bytes
+        }),
         sum(
             "pilotfish_tcp_received_bytes_total",
             "Bytes tunnelled from servers.",
             shards,
             |shard| &shard.tcp_received_bytes,
         ),
-        sum(
-            "pilotfish_accept_errors_total",
-            "Failures to accept.",
-            shards,
-            |shard| &shard.accept_errors,
-        ),
+        sum("pilotfish_accept_errors_total", "Failures to accept.", shards, |shard| {
+            &shard.accept_errors
+        }),
     ]
 }
 
@@ -292,11 +252,7 @@ pub(super) fn labels(names: &[&str], values: &[Box<str>]) -> Vec<LabelPair> {
         pair.set_value(value.to_string());
         pair
     };
-    names
-        .iter()
-        .zip(values.iter().map(|value| &**value))
-        .map(pair)
-        .collect()
+    names.iter().zip(values.iter().map(|value| &**value)).map(pair).collect()
 }
 
 pub(super) fn counter(labels: Vec<LabelPair>, value: u64) -> Metric {
@@ -345,12 +301,7 @@ impl Collector for SampledCollector {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let names: Vec<&str> = self
-            .desc
-            .variable_labels
-            .iter()
-            .map(String::as_str)
-            .collect();
+        let names: Vec<&str> = self.desc.variable_labels.iter().map(String::as_str).collect();
         // By label values, because two samples of one series would break the whole scrape.
         let mut values_seen: BTreeMap<Vec<Box<str>>, f64> = BTreeMap::new();
         (self.read)(&mut |values, value| {
@@ -358,18 +309,11 @@ impl Collector for SampledCollector {
                 .entry(values.iter().map(|text| Box::from(*text)).collect())
                 .or_default() += value;
         });
-        let metrics = values_seen
-            .into_iter()
-            .map(|(values, value)| match self.kind {
-                MetricType::COUNTER => counter(labels(&names, &values), value as u64),
-                _ => gauge(labels(&names, &values), value),
-            });
+        let metrics = values_seen.into_iter().map(|(values, value)| match self.kind {
+            MetricType::COUNTER => counter(labels(&names, &values), value as u64),
+            _ => gauge(labels(&names, &values), value),
+        });
         let metrics = metrics.collect();
-        vec![family(
-            &self.desc.fq_name,
-            &self.desc.help,
-            self.kind,
-            metrics,
-        )]
+        vec![family(&self.desc.fq_name, &self.desc.help, self.kind, metrics)]
     }
 }

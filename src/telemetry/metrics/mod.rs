@@ -79,15 +79,10 @@ impl Metrics {
         let shards = Shards::default();
         registry.register(Box::new(WorkerCollector(shards.clone())))?;
         #[cfg(target_os = "linux")]
-        registry.register(Box::new(
-            prometheus::process_collector::ProcessCollector::for_self(),
-        ))?;
+        registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
 
-        let build_info = int_gauges(
-            "pilotfish_build_info",
-            "The version that runs.",
-            &["version"],
-        )?;
+        let build_info =
+            int_gauges("pilotfish_build_info", "The version that runs.", &["version"])?;
         build_info.with_label_values(&[version]).set(1);
         registry.register(Box::new(build_info))?;
 
@@ -98,10 +93,7 @@ impl Metrics {
         )?;
         registry.register(Box::new(service_info.clone()))?;
 
-        let opts = Opts::new(
-            "pilotfish_config_reload_total",
-            "Configurations read, by result.",
-        );
+        let opts = Opts::new("pilotfish_config_reload_total", "Configurations read, by result.");
         let reloads = IntCounterVec::new(opts, &["result"])?;
         for result in [RELOADED, REFUSED] {
             reloads.with_label_values(&[result]);
@@ -135,19 +127,14 @@ impl Metrics {
     /// A new shard, for a worker's [`Recorder`].
     pub fn worker(&self) -> WorkerShard {
         let shard = Arc::new(Shard::new());
-        self.shards
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(shard.clone());
+        self.shards.lock().unwrap_or_else(PoisonError::into_inner).push(shard.clone());
         WorkerShard(shard)
     }
 
     /// Says which service this is; what was said before is forgotten.
     pub fn set_service_info(&self, name: &str, version: &str, zone: &str) {
         self.service_info.reset();
-        self.service_info
-            .with_label_values(&[name, version, zone])
-            .set(1);
+        self.service_info.with_label_values(&[name, version, zone]).set(1);
     }
 
     /// Counts a configuration that was read at `now`, the first one too. One that was refused does
@@ -158,8 +145,7 @@ impl Metrics {
         self.last_reload_successful.set(accepted.into());
         if accepted {
             let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-            self.last_reload_timestamp
-                .set(since.as_secs().try_into().unwrap_or(i64::MAX));
+            self.last_reload_timestamp.set(since.as_secs().try_into().unwrap_or(i64::MAX));
         }
     }
 

@@ -147,11 +147,7 @@ impl SeriesKey {
         SeriesKey {
             direction: self.direction,
             method: MethodLabel::Other,
-            status: if (100..600).contains(&self.status) {
-                self.status
-            } else {
-                0
-            },
+            status: if (100..600).contains(&self.status) { self.status } else { 0 },
             error: if self.error.is_empty() { "" } else { OVERFLOW },
             grpc_status: None,
             route: OVERFLOW.into(),
@@ -189,19 +185,11 @@ impl RequestTable {
         if let Some(series) = table.get(&key) {
             return series.clone();
         }
-        let key = if table.len() >= MAX_SERIES {
-            key.collapsed()
-        } else {
-            key
-        };
+        let key = if table.len() >= MAX_SERIES { key.collapsed() } else { key };
         let key = Arc::new(key);
         let new = || {
             let removed = AtomicBool::new(false);
-            Arc::new(RequestSeries {
-                duration: Histogram::default(),
-                key: key.clone(),
-                removed,
-            })
+            Arc::new(RequestSeries { duration: Histogram::default(), key: key.clone(), removed })
         };
         table.entry(key.clone()).or_insert_with(new).clone()
     }

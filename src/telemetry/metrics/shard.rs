@@ -95,10 +95,7 @@ struct Cache {
 
 impl Recorder {
     pub fn new(shard: WorkerShard) -> Rc<Recorder> {
-        Rc::new(Recorder {
-            shard: shard.0,
-            cache: RefCell::default(),
-        })
+        Rc::new(Recorder { shard: shard.0, cache: RefCell::default() })
     }
 
     /// Counts a finished request. `labels` is asked only when this combination is new to the cache.
@@ -123,10 +120,7 @@ impl Recorder {
         {
             return series.duration.observe(duration);
         }
-        let series = self
-            .shard
-            .requests
-            .find_or_create(SeriesKey::new(&key, labels()));
+        let series = self.shard.requests.find_or_create(SeriesKey::new(&key, labels()));
         series.duration.observe(duration);
         if is_current {
             cache.series.insert(key, series);
@@ -156,9 +150,7 @@ impl Deref for Recorder {
 
 impl fmt::Debug for Recorder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Recorder")
-            .field("shard", &self.shard)
-            .finish_non_exhaustive()
+        f.debug_struct("Recorder").field("shard", &self.shard).finish_non_exhaustive()
     }
 }
 
@@ -177,11 +169,7 @@ impl OpenGuard {
         gauges: fn(&Shard) -> &[Gauge; 2],
     ) -> OpenGuard {
         gauges(&recorder.shard)[direction.index()].inc();
-        OpenGuard {
-            recorder: recorder.clone(),
-            direction,
-            gauges,
-        }
+        OpenGuard { recorder: recorder.clone(), direction, gauges }
     }
 }
 

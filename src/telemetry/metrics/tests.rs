@@ -18,10 +18,7 @@ fn key() -> RequestKey {
     }
 }
 
-const LABELS: RequestLabels<'static> = RequestLabels {
-    route: "/users",
-    service: "user-service",
-};
+const LABELS: RequestLabels<'static> = RequestLabels { route: "/users", service: "user-service" };
 
 /// Samples by name and labels as they stand in the text. Fails on what is not the text format:
 /// a family without HELP or TYPE, a family twice, a sample outside of its family, a sample twice,
@@ -51,10 +48,7 @@ fn samples(text: &str) -> BTreeMap<String, f64> {
             };
             assert!(suffixes.contains(&suffix), "{line}");
             let value = value.parse().unwrap();
-            assert!(
-                samples.insert(series.to_owned(), value).is_none(),
-                "twice: {line}"
-            );
+            assert!(samples.insert(series.to_owned(), value).is_none(), "twice: {line}");
         }
     }
     samples
@@ -68,15 +62,8 @@ fn one_call_feeds_the_http_families() {
     for duration in millis {
         recorder.record(key(), || LABELS, duration);
     }
-    let out = RequestKey {
-        direction: Direction::Outbound,
-        status: 503,
-        ..key()
-    };
-    let out = RequestKey {
-        error: ErrorType("connect_failure"),
-        ..out
-    };
+    let out = RequestKey { direction: Direction::Outbound, status: 503, ..key() };
+    let out = RequestKey { error: ErrorType("connect_failure"), ..out };
     recorder.record(out, || LABELS, MILLISECOND);
 
     let samples = samples(&metrics.encode());
@@ -90,16 +77,11 @@ fn one_call_feeds_the_http_families() {
     assert_eq!(bucket("+Inf"), 4.0);
     assert_eq!(samples[&format!("{server}_count{{{labels}}}")], 4.0);
     assert!((samples[&format!("{server}_sum{{{labels}}}")] - 20.0039).abs() < 1e-9);
-    assert_eq!(
-        samples[r#"http_requests_total{method="GET",path="/users",status="200"}"#],
-        4.0
-    );
+    assert_eq!(samples[r#"http_requests_total{method="GET",path="/users",status="200"}"#], 4.0);
     let client = r#"http_client_request_duration_seconds_count{http_request_method="GET",http_response_status_code="503",http_route="/users",error_type="connect_failure",peer_service="user-service"}"#;
     assert_eq!(samples[client], 1.0);
     // Outbound requests are not counted in the compatibility set.
-    let totals = samples
-        .keys()
-        .filter(|name| name.starts_with("http_requests_total"));
+    let totals = samples.keys().filter(|name| name.starts_with("http_requests_total"));
     assert_eq!(totals.count(), 1);
 }
 
@@ -113,11 +95,7 @@ fn grpc_calls_are_counted_by_their_status_and_as_http() {
         (Direction::Outbound, 14),
         (Direction::Outbound, 99),
     ] {
-        let key = RequestKey {
-            direction,
-            grpc_status: Some(code),
-            ..key()
-        };
+        let key = RequestKey { direction, grpc_status: Some(code), ..key() };
         recorder.record(key, || LABELS, MILLISECOND);
     }
     let samples = samples(&metrics.encode());
@@ -133,10 +111,7 @@ fn grpc_calls_are_counted_by_their_status_and_as_http() {
         )]
     };
     assert_eq!((client(14), client(2)), (1.0, 1.0));
-    assert_eq!(
-        samples[r#"http_requests_total{method="GET",path="/users",status="200"}"#],
-        2.0
-    );
+    assert_eq!(samples[r#"http_requests_total{method="GET",path="/users",status="200"}"#], 2.0);
 }
 
 #[test]
@@ -163,10 +138,7 @@ fn workers_add_up_while_control_reads() {
             })
             .collect();
         let mut last = 0.0;
-        while !workers
-            .iter()
-            .all(std::thread::ScopedJoinHandle::is_finished)
-        {
+        while !workers.iter().all(std::thread::ScopedJoinHandle::is_finished) {
             let now = count(&metrics);
             assert!(now >= last, "a count went from {last} to {now}");
             last = now;
@@ -187,25 +159,14 @@ fn labels_are_asked_once_a_snapshot() {
             asked.set(asked.get() + 1);
             LABELS
         };
-        recorder.record(
-            RequestKey {
-                generation,
-                ..key()
-            },
-            labels,
-            MILLISECOND,
-        );
+        recorder.record(RequestKey { generation, ..key() }, labels, MILLISECOND);
     };
     for (generation, expected) in [(1, 1), (1, 1), (2, 2), (2, 2), (1, 3), (2, 3)] {
         record(generation);
         assert_eq!(asked.get(), expected);
     }
     let name = r#"http_requests_total{method="GET",path="/users",status="200"}"#;
-    assert_eq!(
-        samples(&metrics.encode())[name],
-        6.0,
-        "the series goes on across snapshots"
-    );
+    assert_eq!(samples(&metrics.encode())[name], 6.0, "the series goes on across snapshots");
 }
 
 #[test]
@@ -213,32 +174,12 @@ fn numbers_of_an_older_snapshot_do_not_mean_the_new_ones() {
     let metrics = Metrics::new("0.1.0");
     let recorder = Recorder::new(metrics.worker());
     let label = |route| move || RequestLabels { route, service: "" };
-    recorder.record(
-        RequestKey {
-            generation: 2,
-            ..key()
-        },
-        label("/new"),
-        MILLISECOND,
-    );
+    recorder.record(RequestKey { generation: 2, ..key() }, label("/new"), MILLISECOND);
     recorder.record(key(), label("/old"), MILLISECOND);
-    recorder.record(
-        RequestKey {
-            generation: 2,
-            ..key()
-        },
-        label("/new"),
-        MILLISECOND,
-    );
+    recorder.record(RequestKey { generation: 2, ..key() }, label("/new"), MILLISECOND);
     let samples = samples(&metrics.encode());
-    assert_eq!(
-        samples[r#"http_requests_total{method="GET",path="/new",status="200"}"#],
-        2.0
-    );
-    assert_eq!(
-        samples[r#"http_requests_total{method="GET",path="/old",status="200"}"#],
-        1.0
-    );
+    assert_eq!(samples[r#"http_requests_total{method="GET",path="/new",status="200"}"#], 2.0);
+    assert_eq!(samples[r#"http_requests_total{method="GET",path="/old",status="200"}"#], 1.0);
 }
 
 #[test]
@@ -249,30 +190,14 @@ fn the_number_of_request_series_has_an_end() {
     for route in 0..requests {
         let status = 200 + (route % 2) as u16;
         let name = route.to_string();
-        let labels = || RequestLabels {
-            route: &name,
-            service: "",
-        };
-        recorder.record(
-            RequestKey {
-                route,
-                status,
-                ..key()
-            },
-            labels,
-            MILLISECOND,
-        );
+        let labels = || RequestLabels { route: &name, service: "" };
+        recorder.record(RequestKey { route, status, ..key() }, labels, MILLISECOND);
     }
     let samples = samples(&metrics.encode());
-    let totals: Vec<_> = samples
-        .iter()
-        .filter(|(name, _)| name.starts_with("http_requests_total"))
-        .collect();
+    let totals: Vec<_> =
+        samples.iter().filter(|(name, _)| name.starts_with("http_requests_total")).collect();
     assert_eq!(totals.len(), request::MAX_SERIES + 2);
-    assert_eq!(
-        totals.iter().map(|(_, count)| **count).sum::<f64>(),
-        f64::from(requests)
-    );
+    assert_eq!(totals.iter().map(|(_, count)| **count).sum::<f64>(), f64::from(requests));
     let overflow = r#"http_requests_total{method="_OTHER",path="_overflow",status="201"}"#;
     assert_eq!(samples[overflow], request::MAX_SERIES as f64);
 }
@@ -313,10 +238,7 @@ fn what_a_reload_removed_is_gone_and_may_return() {
     metrics.retain(live(&["/kept", "/gone"]));
     record(1);
     record(2);
-    assert_eq!(
-        paths(),
-        [("/gone".to_owned(), 1.0), ("/kept".to_owned(), 2.0)]
-    );
+    assert_eq!(paths(), [("/gone".to_owned(), 1.0), ("/kept".to_owned(), 2.0)]);
 }
 
 #[test]
@@ -358,31 +280,20 @@ fn control_has_its_own_families() {
     let samples = samples(&metrics.encode());
     for (name, value) in [
         (r#"pilotfish_build_info{version="0.1.0"}"#, 1.0),
-        (
-            r#"pilotfish_service_info{name="order-service",version="1.4.2",zone="a\"b"}"#,
-            1.0,
-        ),
+        (r#"pilotfish_service_info{name="order-service",version="1.4.2",zone="a\"b"}"#, 1.0),
         (r#"pilotfish_config_reload_total{result="success"}"#, 1.0),
         (r#"pilotfish_config_reload_total{result="failure"}"#, 1.0),
         ("pilotfish_config_last_reload_successful", 0.0),
         ("pilotfish_config_last_reload_timestamp_seconds", 1000.0),
-        (
-            r#"pilotfish_endpoints{service="user-service",state="healthy"}"#,
-            3.0,
-        ),
-        (
-            r#"pilotfish_endpoints{service="user-service",state="ejected"}"#,
-            1.0,
-        ),
+        (r#"pilotfish_endpoints{service="user-service",state="healthy"}"#, 3.0),
+        (r#"pilotfish_endpoints{service="user-service",state="ejected"}"#, 1.0),
         ("pilotfish_access_log_dropped_total", 0.0),
         ("pilotfish_panics_total", 0.0),
         ("pilotfish_upstream_pool_idle", 0.0),
     ] {
         assert_eq!(samples.get(name), Some(&value), "{name}");
     }
-    let infos = samples
-        .keys()
-        .filter(|name| name.starts_with("pilotfish_service_info"));
+    let infos = samples.keys().filter(|name| name.starts_with("pilotfish_service_info"));
     assert_eq!(infos.count(), 1);
     #[cfg(target_os = "linux")]
     assert!(samples["process_resident_memory_bytes"] > 0.0);

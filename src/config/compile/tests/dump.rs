@@ -12,46 +12,23 @@ use crate::route::{Condition, FieldMatch, HostPattern, Matcher, PathPattern};
 pub fn dump(snapshot: &Snapshot) -> String {
     let mut out = String::new();
     let own = &snapshot.service;
-    line(
-        &mut out,
-        format!(
-            "service {} version {:?} zone {:?}",
-            own.name, own.version, own.zone
-        ),
-    );
+    line(&mut out, format!("service {} version {:?} zone {:?}", own.name, own.version, own.zone));
     for listener in &snapshot.listeners {
-        line(
-            &mut out,
-            format!("listen {:?} {}", listener.kind, listener.address),
-        );
+        line(&mut out, format!("listen {:?} {}", listener.kind, listener.address));
     }
-    line(
-        &mut out,
-        format!("admin {:?} metrics {:?}", snapshot.admin, snapshot.metrics),
-    );
+    line(&mut out, format!("admin {:?} metrics {:?}", snapshot.admin, snapshot.metrics));
     line(&mut out, format!("{:?}", snapshot.limits));
     line(&mut out, format!("{:?}", snapshot.drain));
     line(&mut out, format!("{:?}", snapshot.access_log));
     line(&mut out, format!("trace_sample {}", snapshot.trace_sample));
     clusters(&mut out, snapshot);
     let inbound = &snapshot.inbound;
-    if snapshot
-        .listeners
-        .iter()
-        .any(|l| l.kind == ListenerKind::Inbound)
-    {
+    if snapshot.listeners.iter().any(|l| l.kind == ListenerKind::Inbound) {
         line(
             &mut out,
-            format!(
-                "\ninbound {:?} app {:?}",
-                inbound.protocol,
-                place(snapshot, inbound.app)
-            ),
+            format!("\ninbound {:?} app {:?}", inbound.protocol, place(snapshot, inbound.app)),
         );
-        line(
-            &mut out,
-            format!("  trusted_proxies {:?}", inbound.trusted_proxies),
-        );
+        line(&mut out, format!("  trusted_proxies {:?}", inbound.trusted_proxies));
         for (matcher, target) in inbound.router.iter() {
             route(&mut out, snapshot, Some(matcher), target);
         }
@@ -59,10 +36,7 @@ pub fn dump(snapshot: &Snapshot) -> String {
             route(&mut out, snapshot, None, fallback);
         }
     }
-    line(
-        &mut out,
-        format!("\noutbound unknown {:?}", snapshot.outbound.unknown),
-    );
+    line(&mut out, format!("\noutbound unknown {:?}", snapshot.outbound.unknown));
     outbound(&mut out, snapshot);
     route(&mut out, snapshot, None, &snapshot.outbound.unknown_route);
     out
@@ -85,18 +59,12 @@ fn clusters(out: &mut String, snapshot: &Snapshot) {
             let version = group.version.as_deref().unwrap_or("*");
             line(
                 out,
-                format!(
-                    "  group {} version {version} {:?}",
-                    group.slot,
-                    group.balancer.kind()
-                ),
+                format!("  group {} version {version} {:?}", group.slot, group.balancer.kind()),
             );
             for endpoint in &group.endpoints {
                 let _ = write!(out, "    {} weight {}", endpoint.label, endpoint.weight);
                 for (key, value) in [("zone", &endpoint.zone), ("version", &endpoint.version)] {
-                    let _ = value
-                        .iter()
-                        .try_for_each(|value| write!(out, " {key} {value}"));
+                    let _ = value.iter().try_for_each(|value| write!(out, " {key} {value}"));
                 }
                 out.push('\n');
             }
@@ -128,22 +96,12 @@ fn outbound(out: &mut String, snapshot: &Snapshot) {
 fn place(snapshot: &Snapshot, to: Option<Destination>) -> Option<String> {
     let to = to?;
     let version = snapshot.group(to).version.as_deref().unwrap_or("*");
-    Some(format!(
-        "{}:{}@{version}",
-        to.cluster,
-        snapshot.cluster(to).name
-    ))
+    Some(format!("{}:{}@{version}", to.cluster, snapshot.cluster(to).name))
 }
 
 fn route(out: &mut String, snapshot: &Snapshot, matcher: Option<&Matcher>, route: &Route) {
     let matched = matcher.map_or("else".to_owned(), matched);
-    line(
-        out,
-        format!(
-            "  route {} {} [{}]: {matched}",
-            route.slot, route.name, route.pattern
-        ),
-    );
+    line(out, format!("  route {} {} [{}]: {matched}", route.slot, route.name, route.pattern));
     match &route.action {
         Action::Forward(forward) => {
             let shares = shares(forward);
@@ -166,10 +124,8 @@ fn route(out: &mut String, snapshot: &Snapshot, matcher: Option<&Matcher>, route
             ),
         );
     }
-    for (name, ops) in [
-        ("request", &route.request_headers),
-        ("response", &route.response_headers),
-    ] {
+    for (name, ops) in [("request", &route.request_headers), ("response", &route.response_headers)]
+    {
         if *ops != HeaderOps::default() {
             line(out, format!("    {name} {ops:?}"));
         }
@@ -211,14 +167,8 @@ fn matched(matcher: &Matcher) -> String {
     for method in &matcher.methods {
         let _ = write!(text, ", {method}");
     }
-    matcher
-        .headers
-        .iter()
-        .for_each(|field| condition(&mut text, "header", field));
-    matcher
-        .query
-        .iter()
-        .for_each(|field| condition(&mut text, "query", field));
+    matcher.headers.iter().for_each(|field| condition(&mut text, "header", field));
+    matcher.query.iter().for_each(|field| condition(&mut text, "query", field));
     text
 }
 

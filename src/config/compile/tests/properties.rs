@@ -61,11 +61,7 @@ fn states(snapshot: &Snapshot) -> BTreeMap<(String, String), usize> {
     clusters
         .flat_map(|(index, cluster)| {
             let owner = owner(snapshot, index);
-            let endpoints = cluster
-                .groups
-                .iter()
-                .take(1)
-                .flat_map(|group| &group.endpoints);
+            let endpoints = cluster.groups.iter().take(1).flat_map(|group| &group.endpoints);
             endpoints.map(move |endpoint| {
                 let state = Arc::as_ptr(&endpoint.state) as usize;
                 ((owner.clone(), endpoint.label.to_string()), state)
@@ -77,23 +73,14 @@ fn states(snapshot: &Snapshot) -> BTreeMap<(String, String), usize> {
 fn budgets(snapshot: &Snapshot) -> BTreeMap<String, usize> {
     let clusters = snapshot.clusters.iter().enumerate();
     clusters
-        .map(|(index, cluster)| {
-            (
-                owner(snapshot, index),
-                Arc::as_ptr(&cluster.budget) as usize,
-            )
-        })
+        .map(|(index, cluster)| (owner(snapshot, index), Arc::as_ptr(&cluster.budget) as usize))
         .collect()
 }
 
 fn owner(snapshot: &Snapshot, index: usize) -> String {
     let app = snapshot.inbound.app.map(|app| app.cluster as usize);
     let name = &snapshot.clusters[index].name;
-    if Some(index) == app {
-        "the app".to_owned()
-    } else {
-        format!("service {name}")
-    }
+    if Some(index) == app { "the app".to_owned() } else { format!("service {name}") }
 }
 
 type Setup = (u8, BTreeMap<&'static str, BTreeSet<u8>>);
@@ -108,16 +95,11 @@ fn setup() -> impl Strategy<Value = Setup> {
 
 fn yaml((app, services): &Setup) -> String {
     let service = |addresses: &BTreeSet<u8>| {
-        let endpoints: Vec<_> = addresses
-            .iter()
-            .map(|last| format!("10.0.0.{last}:80"))
-            .collect();
+        let endpoints: Vec<_> = addresses.iter().map(|last| format!("10.0.0.{last}:80")).collect();
         json!({ "endpoints": endpoints })
     };
-    let services: Map<_, _> = services
-        .iter()
-        .map(|(name, of)| ((*name).to_owned(), service(of)))
-        .collect();
+    let services: Map<_, _> =
+        services.iter().map(|(name, of)| ((*name).to_owned(), service(of))).collect();
     json!({ "service": { "name": "users", "address": format!("10.0.0.{app}:80") }, "services": services })
         .to_string()
 }
@@ -140,11 +122,7 @@ impl Writer<'_> {
         for key in ["anyOf", "oneOf", "enum"] {
             if let Some(choices) = schema.get(key).and_then(Value::as_array) {
                 let choice = self.any(choices);
-                return if key == "enum" {
-                    choice
-                } else {
-                    self.value(&choice, depth)
-                };
+                return if key == "enum" { choice } else { self.value(&choice, depth) };
             }
         }
         let kinds = match schema.get("type") {
@@ -156,13 +134,9 @@ impl Writer<'_> {
             Some("object") => self.object(schema, depth),
             Some("array") => {
                 let items = self.random.usize(0..4);
-                (0..items)
-                    .map(|_| self.value(&schema["items"], depth + 1))
-                    .collect()
+                (0..items).map(|_| self.value(&schema["items"], depth + 1)).collect()
             }
-            Some("string") => self
-                .text(schema.get("format").and_then(Value::as_str))
-                .into(),
+            Some("string") => self.text(schema.get("format").and_then(Value::as_str)).into(),
             Some("integer" | "number") => match self.random.u8(0..4) {
                 0 => schema.get("minimum").cloned().unwrap_or(0.into()),
                 1 => schema.get("maximum").cloned().unwrap_or(1.into()),
@@ -176,22 +150,14 @@ impl Writer<'_> {
     fn object(&mut self, schema: &Value, depth: usize) -> Value {
         let mut object = Map::new();
         let required = schema.get("required").and_then(Value::as_array);
-        for (key, of) in schema
-            .get("properties")
-            .and_then(Value::as_object)
-            .into_iter()
-            .flatten()
-        {
+        for (key, of) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
             let needed = required.is_some_and(|keys| keys.iter().any(|k| k == key));
             // Of the sections at the top most, of what is deep in them less.
             if needed || self.random.usize(0..4 + depth) < 3 {
                 object.insert(key.clone(), self.value(of, depth + 1));
             }
         }
-        if let Some(of) = schema
-            .get("additionalProperties")
-            .filter(|of| of.is_object())
-        {
+        if let Some(of) = schema.get("additionalProperties").filter(|of| of.is_object()) {
             for _ in 0..self.random.usize(0..4) {
                 let key = match schema.get("propertyNames") {
                     Some(names) => self.value(names, depth),
@@ -207,13 +173,9 @@ impl Writer<'_> {
     fn text(&mut self, format: Option<&str>) -> String {
         let words: &[&str] = match format {
             Some("pilotfish-name") => &["users", "orders", "a", PASSTHROUGH],
-            Some("pilotfish-address") => &[
-                "10.0.0.1:80",
-                "[::1]:80",
-                "users:3306",
-                "unix:/a",
-                "localhost:15001",
-            ],
+            Some("pilotfish-address") => {
+                &["10.0.0.1:80", "[::1]:80", "users:3306", "unix:/a", "localhost:15001"]
+            }
             Some("pilotfish-listen") => &["1", "0", "127.0.0.1:15001", "[::]:80", "0.0.0.0:80"],
             Some("pilotfish-port") => &["1", "80", "15001"],
             Some("pilotfish-duration") => &["0s", "1ms", "1m30s", "365d"],

@@ -15,14 +15,7 @@ fn body_taken(body: &str) {
     let input = format!("{CHUNKED}{body}{PLAIN}");
     let mut messages = Messages::default();
     let found = messages.scan(input.as_bytes(), &HeadLimits::default());
-    assert_eq!(
-        found,
-        Scan {
-            pass: input.len(),
-            stop: Stop::More
-        },
-        "{body:?}"
-    );
+    assert_eq!(found, Scan { pass: input.len(), stop: Stop::More }, "{body:?}");
     assert_eq!(messages.heads(), 2, "{body:?}");
 }
 
@@ -30,10 +23,7 @@ fn body_taken(body: &str) {
 #[track_caller]
 fn body_broken(body: &str, good: usize, rejection: Rejection) {
     let found = scan(&format!("{CHUNKED}{body}"));
-    let wanted = Scan {
-        pass: CHUNKED.len() + good,
-        stop: Stop::BadBody(rejection),
-    };
+    let wanted = Scan { pass: CHUNKED.len() + good, stop: Stop::BadBody(rejection) };
     assert_eq!(found, wanted, "{body:?}");
 }
 
@@ -76,10 +66,7 @@ fn broken_chunk_sizes() {
     body_broken(&long, 2 + 4096, Rejection::CHUNK_EXTENSION_TOO_LONG);
     let many = format!("1;{}\r\nx\r\n", "e".repeat(1000)).repeat(20);
     let found = scan(&format!("{CHUNKED}{many}"));
-    assert_eq!(
-        found.stop,
-        Stop::BadBody(Rejection::CHUNK_EXTENSION_TOO_LONG)
-    );
+    assert_eq!(found.stop, Stop::BadBody(Rejection::CHUNK_EXTENSION_TOO_LONG));
 }
 
 #[test]
@@ -128,24 +115,12 @@ fn messages_follow_each_other() {
     let mut messages = Messages::default();
     let limits = HeadLimits::default();
     let found = messages.scan(good.as_bytes(), &limits);
-    assert_eq!(
-        found,
-        Scan {
-            pass: good.len(),
-            stop: Stop::More
-        }
-    );
+    assert_eq!(found, Scan { pass: good.len(), stop: Stop::More });
     assert_eq!(messages.heads(), 4);
 
     let bad = format!("{good}GET / HTTP/1.1\r\n\r\n{PLAIN}");
     let found = scan(&bad);
-    assert_eq!(
-        found,
-        Scan {
-            pass: good.len(),
-            stop: Stop::BadHead(Rejection::NO_HOST)
-        }
-    );
+    assert_eq!(found, Scan { pass: good.len(), stop: Stop::BadHead(Rejection::NO_HOST) });
 }
 
 #[test]
@@ -155,13 +130,7 @@ fn nothing_passes_after_a_refused_head() {
     let refused = Stop::BadHead(Rejection::BARE_LF);
     assert_eq!(messages.scan(b"\n", &limits).stop, refused);
     let again = messages.scan(PLAIN.as_bytes(), &limits);
-    assert_eq!(
-        again,
-        Scan {
-            pass: 0,
-            stop: refused
-        }
-    );
+    assert_eq!(again, Scan { pass: 0, stop: refused });
     assert_eq!(messages.heads(), 1);
 }
 
@@ -174,30 +143,12 @@ fn an_upgrade_holds_what_follows() {
     for accepted in [true, false] {
         let mut messages = Messages::default();
         let found = messages.scan(input.as_bytes(), &limits);
-        assert_eq!(
-            found,
-            Scan {
-                pass: upgrade.len(),
-                stop: Stop::Hold
-            }
-        );
-        assert_eq!(
-            messages.scan(b"\x01\x02", &limits),
-            Scan {
-                pass: 0,
-                stop: Stop::Hold
-            }
-        );
+        assert_eq!(found, Scan { pass: upgrade.len(), stop: Stop::Hold });
+        assert_eq!(messages.scan(b"\x01\x02", &limits), Scan { pass: 0, stop: Stop::Hold });
         messages.decide(accepted);
         let found = messages.scan(b"\x01\x02", &limits);
         if accepted {
-            assert_eq!(
-                found,
-                Scan {
-                    pass: 2,
-                    stop: Stop::More
-                }
-            );
+            assert_eq!(found, Scan { pass: 2, stop: Stop::More });
         } else {
             let stop = Stop::BadHead(Rejection::BAD_METHOD);
             assert_eq!(found, Scan { pass: 0, stop });
@@ -210,30 +161,15 @@ fn a_decision_needs_a_hold() {
     let limits = HeadLimits::default();
     let mut messages = Messages::default();
     messages.decide(true);
-    assert_eq!(
-        messages.scan(b"\x01", &limits).stop,
-        Stop::BadHead(Rejection::BAD_METHOD)
-    );
+    assert_eq!(messages.scan(b"\x01", &limits).stop, Stop::BadHead(Rejection::BAD_METHOD));
 }
 
 #[test]
 fn empty_lines_are_not_a_head() {
     let limits = HeadLimits::default();
     let mut messages = Messages::default();
-    assert_eq!(
-        messages.scan(b"\r\n", &limits),
-        Scan {
-            pass: 0,
-            stop: Stop::More
-        }
-    );
+    assert_eq!(messages.scan(b"\r\n", &limits), Scan { pass: 0, stop: Stop::More });
     assert!(!messages.in_head(2));
-    assert_eq!(
-        messages.scan(b"\r\nG", &limits),
-        Scan {
-            pass: 0,
-            stop: Stop::More
-        }
-    );
+    assert_eq!(messages.scan(b"\r\nG", &limits), Scan { pass: 0, stop: Stop::More });
     assert!(messages.in_head(3));
 }

@@ -74,10 +74,7 @@ impl Script {
             Ok(body) => format!("{line} {}", body.to_bytes().escape_ascii()),
             Err(_) => {
                 *response.status_mut() = http::StatusCode::BAD_REQUEST;
-                let reason = self
-                    .shared
-                    .body_rejection()
-                    .map_or("none", |found| found.reason);
+                let reason = self.shared.body_rejection().map_or("none", |found| found.reason);
                 format!("{line} broken: {reason}")
             }
         };
@@ -89,9 +86,7 @@ impl Script {
 
 /// Sends back what comes over an upgraded connection, without hyper.
 async fn echo(upgraded: hyper::upgrade::Upgraded) {
-    let parts = upgraded
-        .downcast::<GuardedIo<DuplexStream>>()
-        .expect("the guard");
+    let parts = upgraded.downcast::<GuardedIo<DuplexStream>>().expect("the guard");
     let (mut io, rest) = parts.io.into_inner();
     io.write_all(&parts.read_buf).await.expect("write");
     io.write_all(&rest).await.expect("write");
@@ -124,11 +119,7 @@ where
 fn script() -> Rc<Script> {
     let shared = Shared::new(now());
     let delay = Duration::from_secs(30);
-    Rc::new(Script {
-        shared,
-        seen: RefCell::default(),
-        delay,
-    })
+    Rc::new(Script { shared, seen: RefCell::default(), delay })
 }
 
 /// Runs `client` against a server; returns what the client returns and what the service saw.
@@ -169,13 +160,8 @@ async fn read_until(io: &mut DuplexStream, end: &str) -> String {
 }
 
 fn statuses(output: &str) -> Vec<&str> {
-    let codes = output
-        .split("HTTP/1.1 ")
-        .skip(1)
-        .map(|response| &response[..3]);
-    codes
-        .filter(|code| code.bytes().all(|byte| byte.is_ascii_digit()))
-        .collect()
+    let codes = output.split("HTTP/1.1 ").skip(1).map(|response| &response[..3]);
+    codes.filter(|code| code.bytes().all(|byte| byte.is_ascii_digit())).collect()
 }
 
 #[test]
@@ -186,9 +172,8 @@ fn the_guard_can_be_upgraded_by_hyper() {
 
 #[tokio::test]
 async fn requests_one_after_the_other() {
-    let (counts, seen) = with_client(
-        HeadLimits::default(),
-        async |mut io: DuplexStream, shared: Arc<Shared>| {
+    let (counts, seen) =
+        with_client(HeadLimits::default(), async |mut io: DuplexStream, shared: Arc<Shared>| {
             assert!(shared.is_idle());
             for _ in 0..3 {
                 io.write_all(PLAIN.as_bytes()).await.expect("write");
@@ -200,14 +185,10 @@ async fn requests_one_after_the_other() {
             let output = read_to_end(&mut io).await;
             assert!(output.ends_with("GET /last"), "{output}");
             (shared.bytes_read(), shared.requests())
-        },
-    )
-    .await;
+        })
+        .await;
     assert_eq!(counts, ((3 * PLAIN.len() + LAST.len()) as u64, 4));
-    assert_eq!(
-        seen,
-        ["GET /plain ", "GET /plain ", "GET /plain ", "GET /last "]
-    );
+    assert_eq!(seen, ["GET /plain ", "GET /plain ", "GET /plain ", "GET /last "]);
 }
 
 #[tokio::test]
@@ -221,30 +202,21 @@ async fn pipelined_requests_are_answered_in_order_up_to_the_bad_one() {
 
 #[tokio::test]
 async fn a_refused_head_is_told_with_its_request_line() {
-    let (line, seen) = with_client(
-        HeadLimits::default(),
-        async |mut io: DuplexStream, shared: Arc<Shared>| {
-            io.write_all(b"PUT /x?y HTTP/1.1\r\n\r\n")
-                .await
-                .expect("write");
+    let (line, seen) =
+        with_client(HeadLimits::default(), async |mut io: DuplexStream, shared: Arc<Shared>| {
+            io.write_all(b"PUT /x?y HTTP/1.1\r\n\r\n").await.expect("write");
             assert_eq!(statuses(&read_to_end(&mut io).await), ["400"]);
             shared.rejected_line().expect("a line")
-        },
-    )
-    .await;
-    assert_eq!(
-        (line.method.as_str(), line.target.as_str()),
-        ("PUT", "/x?y")
-    );
+        })
+        .await;
+    assert_eq!((line.method.as_str(), line.target.as_str()), ("PUT", "/x?y"));
     assert_eq!(seen, ["no_host"]);
 }
 
 #[tokio::test]
 async fn a_half_closed_client_still_gets_its_rejection() {
     let (output, _) = with_client(HeadLimits::default(), async |mut io: DuplexStream, _| {
-        io.write_all(b"GET / HTTP/1.1\r\n\r\n")
-            .await
-            .expect("write");
+        io.write_all(b"GET / HTTP/1.1\r\n\r\n").await.expect("write");
         io.shutdown().await.expect("shutdown");
         read_to_end(&mut io).await
     })
@@ -254,32 +226,17 @@ async fn a_half_closed_client_still_gets_its_rejection() {
 
 #[tokio::test]
 async fn limits_are_answered() {
-    let head = format!(
-        "GET / HTTP/1.1\r\nHost: a\r\nx: {}\r\n\r\n",
-        "y".repeat(500_000)
-    );
+    let head = format!("GET / HTTP/1.1\r\nHost: a\r\nx: {}\r\n\r\n", "y".repeat(500_000));
     let (output, seen) = exchange(head.as_bytes()).await;
-    assert_eq!(
-        (statuses(&output), seen[0].as_str()),
-        (vec!["431"], "head_too_large")
-    );
+    assert_eq!((statuses(&output), seen[0].as_str()), (vec!["431"], "head_too_large"));
 
     let head = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "y".repeat(65_535));
     let (output, seen) = exchange(head.as_bytes()).await;
-    assert_eq!(
-        (statuses(&output), seen[0].as_str()),
-        (vec!["414"], "target_too_long")
-    );
+    assert_eq!((statuses(&output), seen[0].as_str()), (vec!["414"], "target_too_long"));
 
-    let head = format!(
-        "GET / HTTP/1.1\r\nHost: a\r\n{}\r\n",
-        "x: y\r\n".repeat(100)
-    );
+    let head = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "x: y\r\n".repeat(100));
     let (output, seen) = exchange(head.as_bytes()).await;
-    assert_eq!(
-        (statuses(&output), seen[0].as_str()),
-        (vec!["431"], "too_many_fields")
-    );
+    assert_eq!((statuses(&output), seen[0].as_str()), (vec!["431"], "too_many_fields"));
 
     let head = format!(
         "GET /most HTTP/1.1\r\nHost: a\r\n{}Connection: close\r\n\r\n",
@@ -293,14 +250,10 @@ async fn limits_are_answered() {
 #[tokio::test]
 async fn a_client_that_still_sends_gets_to_read_the_answer() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
-    let mut ours = TcpStream::connect(listener.local_addr().expect("address"))
-        .await
-        .expect("connect");
+    let mut ours =
+        TcpStream::connect(listener.local_addr().expect("address")).await.expect("connect");
     let (theirs, _) = listener.accept().await.expect("accept");
-    let head = format!(
-        "GET / HTTP/1.1\r\nHost: a\r\nx: {}\r\n\r\n",
-        "y".repeat(500_000)
-    );
+    let head = format!("GET / HTTP/1.1\r\nHost: a\r\nx: {}\r\n\r\n", "y".repeat(500_000));
     let client = async {
         ours.write_all(head.as_bytes()).await.expect("write");
         let mut output = String::new();
@@ -320,14 +273,7 @@ async fn bodies_pass() {
          493e0;x\r\n{body}\r\n1\r\nc\r\n0\r\nt: x\r\n\r\n{LAST}"
     );
     let (_, seen) = exchange(input.as_bytes()).await;
-    assert_eq!(
-        seen,
-        [
-            format!("POST /l {body}"),
-            format!("POST /c {body}c"),
-            "GET /last ".into()
-        ]
-    );
+    assert_eq!(seen, [format!("POST /l {body}"), format!("POST /c {body}c"), "GET /last ".into()]);
 }
 
 #[tokio::test]
@@ -365,12 +311,7 @@ async fn a_head_may_come_byte_by_byte_and_begin_in_the_prefix() {
             }
             read_to_end(&mut ours).await
         };
-        let server = serve(
-            theirs,
-            &LAST[..split],
-            HeadLimits::default(),
-            script.clone(),
-        );
+        let server = serve(theirs, &LAST[..split], HeadLimits::default(), script.clone());
         let (_, output) = tokio::join!(server, client);
         assert!(output.ends_with("GET /last"), "{output}");
         assert_eq!(script.shared.bytes_read(), LAST.len() as u64);
@@ -381,9 +322,7 @@ async fn a_head_may_come_byte_by_byte_and_begin_in_the_prefix() {
 async fn an_accepted_upgrade_passes_everything() {
     let (output, _) = with_client(HeadLimits::default(), async |mut io: DuplexStream, _| {
         // The first bytes come together with the request, the others after the answer.
-        io.write_all(format!("{UPGRADE}\x01\n").as_bytes())
-            .await
-            .expect("write");
+        io.write_all(format!("{UPGRADE}\x01\n").as_bytes()).await.expect("write");
         let mut output = read_until(&mut io, "\x01\n").await;
         io.write_all(b"GET \n\0").await.expect("write");
         output += &read_until(&mut io, "GET \n\0").await;
@@ -462,10 +401,7 @@ async fn time_to_close(input: &str) -> (Duration, String, Vec<String>) {
 #[track_caller]
 fn assert_about(found: Duration, seconds: u64) {
     let wanted = Duration::from_secs(seconds);
-    assert!(
-        found >= wanted && found < wanted + Duration::from_secs(2),
-        "{found:?}"
-    );
+    assert!(found >= wanted && found < wanted + Duration::from_secs(2), "{found:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -526,10 +462,7 @@ async fn silent_connections_are_closed_without_an_answer() {
 
 #[tokio::test(start_paused = true)]
 async fn the_idle_time_begins_with_the_last_answer() {
-    let limits = HeadLimits {
-        idle_timeout: Duration::from_secs(60),
-        ..HeadLimits::default()
-    };
+    let limits = HeadLimits { idle_timeout: Duration::from_secs(60), ..HeadLimits::default() };
     let begin = now();
     with_client(limits, async |mut io: DuplexStream, _| {
         for _ in 0..3 {
@@ -601,9 +534,7 @@ async fn serve_stream(stream: Vec<u8>, piece: usize) -> (u64, Vec<String>, Optio
     let mut answers = Vec::new();
     let receive = from_server.read_to_end(&mut answers);
     let (ended, (), _) = tokio::join!(connection, send, receive);
-    let parse_error = ended
-        .err()
-        .map(|error| error.is_parse() || error.is_parse_too_large());
+    let parse_error = ended.err().map(|error| error.is_parse() || error.is_parse_too_large());
     let seen = script.seen.take();
     (script.shared.requests(), seen, parse_error)
 }

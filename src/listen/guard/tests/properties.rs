@@ -8,12 +8,7 @@ use crate::listen::guard::{HeadLimits, Messages, Stop, check};
 
 /// Small limits, so that they are met.
 fn limits() -> HeadLimits {
-    HeadLimits {
-        max_head: 300,
-        max_target: 60,
-        max_fields: 6,
-        ..HeadLimits::default()
-    }
+    HeadLimits { max_head: 300, max_target: 60, max_fields: 6, ..HeadLimits::default() }
 }
 
 const SEEDS: &[&str] = &[
@@ -132,12 +127,7 @@ fn follow<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<u8>, Stop, u64) {
 
 fn assert_splits_agree(stream: &[u8], piece: usize) {
     let whole = follow(std::iter::once(stream));
-    assert_eq!(
-        follow(stream.chunks(piece)),
-        whole,
-        "{} by {piece}",
-        stream.escape_ascii()
-    );
+    assert_eq!(follow(stream.chunks(piece)), whole, "{} by {piece}", stream.escape_ascii());
 }
 
 proptest! {
