@@ -1,6 +1,7 @@
 //! The control thread: it owns the configuration, the listeners, the log and the workers' threads, and
 //! runs the admin server. Nothing here is on the path of a request.
 
+mod reload;
 mod signals;
 mod sockets;
 mod surface;
@@ -21,12 +22,12 @@ use crate::app::{Ask, LogLevel, Options, StartError};
 use crate::clock;
 use crate::config::live::Live;
 use crate::config::load::{Loaded, Origin};
-use crate::config::snapshot::{AccessLog, Listener, ListenerKind, Snapshot};
+use crate::config::snapshot::{AccessLog, Listener, ListenerKind};
 use crate::config::watch::Watch;
 use crate::drain::Phase;
 use crate::telemetry::Direction;
 use crate::telemetry::log_writer::{LogSink, LogStats, LogWriter};
-use crate::telemetry::metrics::{self, Metrics};
+use crate::telemetry::metrics::Metrics;
 use crate::worker::{self, Command, Loads, Start};
 use signals::Signals;
 use sockets::{bind_all, bind_one, cannot_bind, without_ipv6};
@@ -239,96 +240,6 @@ impl Control {
         Ok(sink)
     }
 
-    /// Reads the configuration again: all of it or nothing.
-    ///
-    /// # Errors
-    /// Why the old one stays.
-    pub fn reload(&self) -> Result<String, String> {
-        let result = self.try_reload();
-        self.metrics.config_read(result.is_ok(), clock::wall());
-        match &result {
-            Ok(text) => {
-                tracing::info!("{text}");
-                *self.refused.borrow_mut() = None;
-            }
-            Err(text) => {
-                for line in text.lines() {
-                    tracing::error!("configuration refused: {line}");
-                }
-                *self.refused.borrow_mut() = Some(text.clone());
-            }
-        }
-        result
-    }
-
-    fn try_reload(&self) -> Result<String, String> {
-        if *self.phase.borrow() != Phase::Running {
-            return Err("the proxy is draining; it ends with the configuration it has".to_owned());
-        }
-        let before = self.live.current();
-        let generation = self.generation.get() + 1;
-        let loaded = self
-            .origin
-            .load(Some(&before), generation, false)
-            .map_err(|refused| refused.lines.join("\n"))?;
-        let snapshot = Arc::new(loaded.snapshot);
-        let known: HashSet<Listener> = before.listeners.iter().copied().collect();
-        let added: Vec<_> =
-            snapshot.listeners.iter().filter(|l| !known.contains(l)).copied().collect();
-        let sockets = self.bind(&added).map_err(|error| error.to_string())?;
-        let new_log = self.log.borrow().settings != snapshot.access_log;
-        let sink = if new_log {
-            Some(self.open_log(snapshot.access_log.as_ref()).map_err(|error| error.to_string())?)
-        } else {
-            None
-        };
-
-        // From here on nothing can fail.
-        self.generation.set(generation);
-        self.live.publish(snapshot.clone());
-        if let Some(sink) = sink {
-            for worker in &self.workers {
-                let _ = worker.send(Command::Log(sink.clone()));
-            }
-        }
-        self.listen(sockets);
-        let wanted: HashSet<Listener> = snapshot.listeners.iter().copied().collect();
-        self.unlisten(|listener| !wanted.contains(listener));
-        retire(&before, &snapshot);
-        self.published(&snapshot);
-        *self.read.borrow_mut() = loaded.text;
-        Ok(format!("configuration {generation} in force{}", self.needs_restart(&before, &snapshot)))
-    }
-
-    /// What of a new configuration waits for the next start.
-    fn needs_restart(&self, before: &Snapshot, now: &Snapshot) -> &'static str {
-        if before.admin != now.admin || before.metrics != now.metrics {
-            return "; the addresses under admin change at the next start";
-        }
-        let workers = now.source.pointer("/runtime/workers").and_then(|count| count.as_u64());
-        match workers {
-            Some(count) if count as usize != self.workers.len() => {
-                "; runtime.workers changes at the next start"
-            }
-            _ => "",
-        }
-    }
-
-    fn published(&self, snapshot: &Snapshot) {
-        let own = &snapshot.service;
-        let text = |value: &Option<String>| value.clone().unwrap_or_default();
-        self.metrics.set_service_info(&own.name, &text(&own.version), &text(&own.zone));
-        let mut live = metrics::Live::default();
-        live.services.extend(snapshot.clusters.iter().map(|cluster| cluster.name.as_ref().into()));
-        snapshot.for_each_route(|route| {
-            live.routes.insert(route.pattern.as_ref().into());
-        });
-        self.metrics.retain(live);
-        for worker in &self.workers {
-            let _ = worker.send(Command::Refresh);
-        }
-    }
-
     fn serve_admin(
         self: &Rc<Self>,
         bound: Option<(TcpListener, SocketAddr)>,
@@ -452,19 +363,5 @@ async fn ended(task: &mut Option<tokio::task::JoinHandle<()>>) {
     match task {
         Some(task) => drop(task.await),
         None => std::future::pending().await,
-    }
-}
-
-/// Marks what `before` had and `now` has no more.
-fn retire(before: &Snapshot, now: &Snapshot) {
-    let states = |snapshot: &Snapshot| {
-        let groups = snapshot.clusters.iter().filter_map(|cluster| cluster.groups.first());
-        groups.flat_map(|group| group.endpoints.iter()).map(|e| e.state.clone()).collect::<Vec<_>>()
-    };
-    let kept: HashSet<_> = states(now).iter().map(Arc::as_ptr).collect();
-    for state in states(before) {
-        if !kept.contains(&Arc::as_ptr(&state)) {
-            state.retire();
-        }
     }
 }

@@ -14,12 +14,12 @@ use http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use smallvec::SmallVec;
 
-use super::body::{RequestBody, Upload, UploadFault};
 use super::connection::Connection;
 use super::error::Failure;
 use super::gate::Gate;
 use super::report::Report;
 use super::upgrade;
+use super::upload::{RequestBody, Upload, UploadFault};
 use crate::clock::{self, Instant};
 use crate::config::snapshot::{Cluster, Destination, Protocol};
 use crate::endpoint::{Endpoint, InFlight, Outcome};

@@ -17,13 +17,13 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
-use super::body::RequestBody;
 use super::error::Failure;
 use super::gate::Gate;
 use super::hints::Hints;
 use super::opening::Tunnel;
 use super::report::TcpReport;
 use super::tunnel::{self, End, TunnelEnd};
+use super::upload::RequestBody;
 use super::{attempt, handle};
 use crate::clock;
 use crate::config::snapshot::{Destination, Detect, Listener, ListenerKind, Snapshot};

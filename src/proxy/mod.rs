@@ -29,6 +29,7 @@ mod report;
 mod target;
 mod tunnel;
 mod upgrade;
+pub mod upload;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -46,7 +47,7 @@ use crate::telemetry::trace::{self, Origin};
 use crate::upstream::Wire;
 use crate::worker::{View, Worker};
 use attempt::{Answer, Call, Choice};
-use body::{Body, Download, IdleTimer, Upload};
+use body::{Body, Download, IdleTimer};
 use choose::Chosen;
 use connection::Connection;
 use error::Failure;
@@ -56,6 +57,7 @@ use opening::Opening;
 use report::Report;
 use target::Target;
 use upgrade::Asked;
+use upload::Upload;
 
 /// Answers one request. This is the whole path: what is refused, what is answered here, what is sent
 /// on, and what is said of it when its last byte has gone.

@@ -11,11 +11,11 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 
-use super::body::Upload;
 use super::connection::Connection;
 use super::error::Failure;
 use super::forwarded;
 use super::tunnel::{Tally, TunnelEnd};
+use super::upload::Upload;
 use crate::clock::{self, Instant};
 use crate::config::snapshot::{Destination, Route};
 use crate::endpoint::Endpoint;

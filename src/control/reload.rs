@@ -1,0 +1,117 @@
+//! Another configuration while traffic flows: all of it or nothing.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::Control;
+use crate::clock;
+use crate::config::snapshot::{Listener, Snapshot};
+use crate::drain::Phase;
+use crate::telemetry::metrics;
+use crate::worker::Command;
+
+impl Control {
+    /// Reads the configuration again: all of it or nothing.
+    ///
+    /// # Errors
+    /// Why the old one stays.
+    pub fn reload(&self) -> Result<String, String> {
+        let result = self.try_reload();
+        self.metrics.config_read(result.is_ok(), clock::wall());
+        match &result {
+            Ok(text) => {
+                tracing::info!("{text}");
+                *self.refused.borrow_mut() = None;
+            }
+            Err(text) => {
+                for line in text.lines() {
+                    tracing::error!("configuration refused: {line}");
+                }
+                *self.refused.borrow_mut() = Some(text.clone());
+            }
+        }
+        result
+    }
+
+    fn try_reload(&self) -> Result<String, String> {
+        if *self.phase.borrow() != Phase::Running {
+            return Err("the proxy is draining; it ends with the configuration it has".to_owned());
+        }
+        let before = self.live.current();
+        let generation = self.generation.get() + 1;
+        let loaded = self
+            .origin
+            .load(Some(&before), generation, false)
+            .map_err(|refused| refused.lines.join("\n"))?;
+        let snapshot = Arc::new(loaded.snapshot);
+        let known: HashSet<Listener> = before.listeners.iter().copied().collect();
+        let added: Vec<_> =
+            snapshot.listeners.iter().filter(|l| !known.contains(l)).copied().collect();
+        let sockets = self.bind(&added).map_err(|error| error.to_string())?;
+        let new_log = self.log.borrow().settings != snapshot.access_log;
+        let sink = if new_log {
+            Some(self.open_log(snapshot.access_log.as_ref()).map_err(|error| error.to_string())?)
+        } else {
+            None
+        };
+
+        // From here on nothing can fail.
+        self.generation.set(generation);
+        self.live.publish(snapshot.clone());
+        if let Some(sink) = sink {
+            for worker in &self.workers {
+                let _ = worker.send(Command::Log(sink.clone()));
+            }
+        }
+        self.listen(sockets);
+        let wanted: HashSet<Listener> = snapshot.listeners.iter().copied().collect();
+        self.unlisten(|listener| !wanted.contains(listener));
+        retire(&before, &snapshot);
+        self.published(&snapshot);
+        *self.read.borrow_mut() = loaded.text;
+        Ok(format!("configuration {generation} in force{}", self.needs_restart(&before, &snapshot)))
+    }
+
+    /// What of a new configuration waits for the next start.
+    fn needs_restart(&self, before: &Snapshot, now: &Snapshot) -> &'static str {
+        if before.admin != now.admin || before.metrics != now.metrics {
+            return "; the addresses under admin change at the next start";
+        }
+        let workers = now.source.pointer("/runtime/workers").and_then(|count| count.as_u64());
+        match workers {
+            Some(count) if count as usize != self.workers.len() => {
+                "; runtime.workers changes at the next start"
+            }
+            _ => "",
+        }
+    }
+
+    pub(super) fn published(&self, snapshot: &Snapshot) {
+        let own = &snapshot.service;
+        let text = |value: &Option<String>| value.clone().unwrap_or_default();
+        self.metrics.set_service_info(&own.name, &text(&own.version), &text(&own.zone));
+        let mut live = metrics::Live::default();
+        live.services.extend(snapshot.clusters.iter().map(|cluster| cluster.name.as_ref().into()));
+        snapshot.for_each_route(|route| {
+            live.routes.insert(route.pattern.as_ref().into());
+        });
+        self.metrics.retain(live);
+        for worker in &self.workers {
+            let _ = worker.send(Command::Refresh);
+        }
+    }
+}
+
+/// Marks what `before` had and `now` has no more.
+fn retire(before: &Snapshot, now: &Snapshot) {
+    let states = |snapshot: &Snapshot| {
+        let groups = snapshot.clusters.iter().filter_map(|cluster| cluster.groups.first());
+        groups.flat_map(|group| group.endpoints.iter()).map(|e| e.state.clone()).collect::<Vec<_>>()
+    };
+    let kept: HashSet<_> = states(now).iter().map(Arc::as_ptr).collect();
+    for state in states(before) {
+        if !kept.contains(&Arc::as_ptr(&state)) {
+            state.retire();
+        }
+    }
+}
