@@ -126,8 +126,10 @@ impl Running {
     }
 
     /// Waits until it has ended.
-    pub fn wait(self) {
-        // A panic on control was reported by its thread.
-        let _ = self.thread.join();
+    ///
+    /// # Errors
+    /// The control thread panicked, which its thread has reported.
+    pub fn wait(self) -> std::thread::Result<()> {
+        self.thread.join()
     }
 }

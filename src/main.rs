@@ -87,8 +87,11 @@ fn run_proxy(run: Run) -> ExitCode {
     let options = Options { origin, signals: true, log_level: Some(level) };
     match app::start(options) {
         Ok(running) => {
-            running.wait();
-            ExitCode::SUCCESS
+            if running.wait().is_ok() {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            }
         }
         Err(StartError::Config(refused)) => fail(&refused.pretty, 1),
         Err(error) => fail(&format!("error: {error}\n"), 1),

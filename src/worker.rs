@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
+use http::HeaderValue;
 use tokio::sync::{mpsc, watch};
 
 use crate::balance::Cursor;
@@ -97,6 +98,8 @@ pub struct Worker {
     view: RefCell<Rc<View>>,
     pub pool: Rc<Pool<RequestBody>>,
     pub random: RefCell<fastrand::Rng>,
+    /// What this process writes in `Via` (RFC 9110 7.6.3).
+    pub via: HeaderValue,
     pub recorder: Rc<Recorder>,
     pub log: Rc<WorkerLog>,
     pub phase: watch::Receiver<Phase>,
@@ -118,6 +121,7 @@ pub struct Start {
     pub shard: WorkerShard,
     pub log: Option<(LogSink, Format)>,
     pub phase: watch::Receiver<Phase>,
+    pub via: HeaderValue,
     pub loads: Loads,
     pub peers: Vec<mpsc::UnboundedSender<Command>>,
     pub commands: mpsc::UnboundedReceiver<Command>,
@@ -233,20 +237,25 @@ impl Drop for ConnectionGuard {
     }
 }
 
-/// Starts the thread of a worker. It ends when control drops its sender of commands.
+/// Starts the thread of a worker. It ends with [`Command::End`].
 ///
 /// # Errors
 /// The system gave no thread or no runtime.
 pub fn spawn(start: Start) -> std::io::Result<std::thread::JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread();
     std::thread::Builder::new().name(format!("worker-{}", start.id)).spawn(move || {
+        // They only resolve names; hundreds of them behind a resolver that hangs help nobody.
+        const BLOCKING_THREADS: usize = 8;
         let mut runtime = runtime;
+        runtime.max_blocking_threads(BLOCKING_THREADS);
         // Only a process without memory or descriptors gets here, at start.
         let runtime = match runtime.enable_all().build_local(Default::default()) {
             Ok(runtime) => runtime,
             Err(error) => return tracing::error!(%error, "a worker has no runtime"),
         };
         runtime.block_on(run(start));
+        // Not waiting for a name that is being resolved.
+        runtime.shutdown_background();
     })
 }
 
@@ -262,6 +271,7 @@ async fn run(start: Start) {
         view: RefCell::new(view),
         random: RefCell::new(random),
         recorder,
+        via: start.via,
         log: WorkerLog::new(start.log),
         phase: start.phase,
         loads: start.loads,

@@ -271,6 +271,9 @@ pub struct Limits {
     /// How long to wait for the first bytes where the protocol is `auto`. Default: `5s`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detect_timeout: Option<Duration>,
+    /// How long a client may leave an answer unread before its connection ends. Default: `5m`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub write_timeout: Option<Duration>,
 }
 
 /// Logs and traces.

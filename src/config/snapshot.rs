@@ -192,6 +192,8 @@ pub struct Limits {
     pub header_timeout: Duration,
     pub idle_timeout: Duration,
     pub detect_timeout: Duration,
+    /// How long a client may leave what is written to it unread (`TCP_USER_TIMEOUT`).
+    pub write_timeout: Duration,
     pub pool: PoolLimits,
 }
 

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use http::HeaderValue;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
@@ -105,6 +106,8 @@ impl Control {
         let metrics = bind_one(snapshot.metrics, "admin.metrics")?;
         let sockets = control.bind(&snapshot.listeners)?;
         let sink = control.open_log(snapshot.access_log.as_ref())?;
+        let via = format!("1.1 pilotfish-{:016x}", fastrand::u64(..));
+        let via = HeaderValue::try_from(via).map_err(std::io::Error::other)?;
         for (id, (_, commands)) in channels.drain(..).enumerate() {
             let start = Start {
                 id,
@@ -112,6 +115,7 @@ impl Control {
                 shard: control.metrics.worker(),
                 log: sink.clone(),
                 phase: control.phase.subscribe(),
+                via: via.clone(),
                 loads: control.loads.clone(),
                 peers: control.workers.clone(),
                 commands,
@@ -267,6 +271,10 @@ impl Control {
         self.phase.send_replace(Phase::ClosingInbound);
         self.unlisten(|listener| listener.kind == ListenerKind::Inbound);
         self.until_closed(Some(Direction::Inbound), deadline).await;
+        // The app may call others for as long as it lives, to finish or to say goodbye. It is gone when
+        // its connections are; one that stays gets the last quarter of the time for being closed gently.
+        let gently = deadline - drain.timeout / 4;
+        self.until_closed(Some(Direction::Outbound), gently).await;
         self.phase.send_replace(Phase::ClosingAll);
         self.unlisten(|_| true);
         self.until_closed(None, deadline).await;

@@ -1,6 +1,7 @@
 //! Another configuration while traffic flows: all of it or nothing.
 
 use std::collections::HashSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::Control;
@@ -16,7 +17,11 @@ impl Control {
     /// # Errors
     /// Why the old one stays.
     pub fn reload(&self) -> Result<String, String> {
-        let result = self.try_reload();
+        // A bug must not take the admin server and the drain with it.
+        let result = catch_unwind(AssertUnwindSafe(|| self.try_reload())).unwrap_or_else(|_| {
+            Err("an error inside the proxy while it read the configuration; its log has it"
+                .to_owned())
+        });
         self.metrics.config_read(result.is_ok(), clock::wall());
         match &result {
             Ok(text) => {

@@ -13,10 +13,11 @@ pub fn bind_all(
     count: usize,
     ours: &HashSet<SocketAddr>,
 ) -> std::io::Result<Vec<TcpListener>> {
-    if address.port() != 0 && !ours.contains(&address) {
-        drop(listen::bind(address, true)?);
+    // What is ours already may be shared: a listener that changes its host keeps its port.
+    if address.port() != 0 && !ours.iter().any(|other| other.port() == address.port()) {
+        drop(bind_either(address, true)?);
     }
-    let first = listen::bind(address, false)?;
+    let first = bind_either(address, false)?;
     let real = first.local_addr()?;
     let mut sockets = vec![first];
     for _ in 1..count {
@@ -32,21 +33,30 @@ pub fn bind_one(
     let Some(address) = address else {
         return Ok(None);
     };
-    let bound = match listen::bind(address, true) {
-        Err(error) if without_ipv6(&error, address) && address.ip().is_unspecified() => {
-            listen::bind(SocketAddr::from(([0, 0, 0, 0], address.port())), true)
-        }
-        bound => bound,
-    };
-    let listener = bound.map_err(|error| StartError::Bind(cannot_bind(address, &error, key)))?;
+    let listener = bind_either(address, true)
+        .map_err(|error| StartError::Bind(cannot_bind(address, &error, key)))?;
     let real = listener.local_addr()?;
     Ok(Some((listener, real)))
 }
 
+/// `[::]` means every address there is; where there is no IPv6 that is `0.0.0.0`.
+fn bind_either(address: SocketAddr, exclusive: bool) -> std::io::Result<TcpListener> {
+    match listen::bind(address, exclusive) {
+        Err(error) if address.ip().is_unspecified() && without_ipv6(&error, address) => {
+            listen::bind(SocketAddr::from(([0, 0, 0, 0], address.port())), exclusive)
+        }
+        bound => bound,
+    }
+}
+
+/// Whether an address of every host with IPv6 cannot be had because this host is without.
 pub fn without_ipv6(error: &std::io::Error, address: SocketAddr) -> bool {
     use rustix::io::Errno;
+    let general = address.ip().is_unspecified() || address.ip().is_loopback();
     let missing = [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL];
-    address.is_ipv6() && missing.iter().any(|e| error.raw_os_error() == Some(e.raw_os_error()))
+    address.is_ipv6()
+        && general
+        && missing.iter().any(|e| error.raw_os_error() == Some(e.raw_os_error()))
 }
 
 pub fn cannot_bind(address: SocketAddr, error: &std::io::Error, key: &str) -> String {

@@ -43,10 +43,8 @@ pub type Dialled = (Arc<Endpoint>, InFlight, Stream);
 pub struct Patience {
     /// Before the server is dialled.
     pub silence: Duration,
-    /// From the client's first byte to a verdict.
+    /// Until a verdict, where the server may not speak first either.
     pub total: Duration,
-    /// Without a byte from either side.
-    pub idle: Duration,
 }
 
 /// The verdict on the first bytes of a client; none while they could still become several things.
@@ -127,7 +125,7 @@ pub async fn any(
     }
     let mut dialled = dial.await;
     let found = loop {
-        let total = if early.is_empty() { patience.idle } else { patience.total };
+        let total = if dialled.is_some() { patience.total.max(GREETING) } else { patience.total };
         tokio::select! {
             biased;
             found = read_verdict(stream, &mut early) => break found,

@@ -132,9 +132,12 @@ fn place(
     let Some(other) = elsewhere else {
         return serve(worker, listener, stream, peer, counted);
     };
-    if let Ok(socket) = stream.into_std() {
-        // Fails only when the other worker has ended, and then so has the process.
-        let _ = other.send(Command::Adopt(listener, socket, counted));
+    let Ok(socket) = stream.into_std() else { return };
+    // A worker that is gone gives the connection back.
+    if let Err(unsent) = other.send(Command::Adopt(listener, socket, counted))
+        && let Command::Adopt(listener, socket, counted) = unsent.0
+    {
+        adopt(worker, listener, socket, counted, serve);
     }
 }
 

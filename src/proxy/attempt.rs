@@ -24,7 +24,7 @@ use crate::clock::{self, Instant};
 use crate::config::snapshot::{Cluster, Destination, Protocol};
 use crate::endpoint::{Endpoint, InFlight, Outcome};
 use crate::policy::Policy;
-use crate::upstream::{ConnectError, ConnectErrorKind, Lease, Wire};
+use crate::upstream::{ConnectError, ConnectErrorKind, Lease, Reuse, Wire};
 use crate::worker::{View, Worker};
 
 /// A request that is ready to be sent, whichever endpoint takes it.
@@ -88,15 +88,23 @@ pub async fn run(mut call: Call<'_>, report: &mut Report) -> Result<Answer, Fail
     call.cluster.budget.deposit(clock::since_start(clock::now()));
     let sent_key = call.write_head();
     let mut tried = SmallVec::<[u32; 4]>::new();
+    let mut reuse = Reuse::Allowed;
     loop {
         let endpoint = call.pick(&mut tried)?;
         report.attempt(&endpoint);
-        let failure = match call.once(&endpoint).await {
+        let failure = match call.once(&endpoint, reuse, report.started()).await {
             Ok((response, lease, in_flight)) => {
+                if let Some(upload) = &call.upload {
+                    upload.forget_replay();
+                }
                 return Ok(Answer { response, lease, in_flight, sent_key });
             }
             Err(failure) => failure,
         };
+        if matches!(failure, Failure::Unwritten { .. }) {
+            // Where one idle connection was dead, the next one may be as well.
+            reuse = Reuse::Not;
+        }
         let replayable = call.upload.as_ref().is_none_or(|upload| upload.can_replay());
         if !failure.never_processed()
             || report.attempts() > call.policy.max_resends
@@ -143,7 +151,11 @@ pub async fn dial(
         match crate::upstream::connect::connect(&endpoint.address, connect_timeout).await {
             Ok(stream) => return Ok((endpoint.clone(), in_flight, stream)),
             Err(error) => {
-                failed(&in_flight, began);
+                if error.kind == ConnectErrorKind::Exhausted {
+                    worker.pool.close_idle();
+                } else {
+                    failed(&in_flight, began);
+                }
                 if tried.len() >= ATTEMPTS.min(group.endpoints.len()) {
                     return Err(Failure::Connect { service: cluster.name.to_string(), error });
                 }
@@ -227,18 +239,22 @@ impl Call<'_> {
     async fn once(
         &mut self,
         endpoint: &Arc<Endpoint>,
+        reuse: Reuse,
+        started: Instant,
     ) -> Result<(Response<Incoming>, Lease<RequestBody>, InFlight), Failure> {
         let began = clock::now();
         let in_flight = endpoint.begin(clock::nanos(began));
         let lease = self
             .worker
             .pool
-            .checkout(endpoint, self.wire, self.policy.timeouts.connect, began)
+            .checkout(endpoint, self.wire, self.policy.timeouts.connect, reuse, began)
             .await;
         let mut lease = match lease {
             Ok(lease) => lease,
             Err(error) => {
-                failed(&in_flight, began);
+                if error.kind != ConnectErrorKind::Exhausted {
+                    failed(&in_flight, began);
+                }
                 return Err(self.connect_failure(error));
             }
         };
@@ -254,7 +270,7 @@ impl Call<'_> {
             // First: a hint may come in one piece with the answer.
             never = self.connection.pass_hints() => match never {},
             result = lease.send(request) => result.map_err(Ok),
-            failure = self.expired(sent) => Err(Err(failure)),
+            failure = self.expired(started) => Err(Err(failure)),
         };
         let now = clock::now();
         match result.map_err(|error| error.map_or_else(|failure| failure, |e| self.send_failure(e)))
@@ -298,10 +314,10 @@ impl Call<'_> {
         failure
     }
 
-    /// Waits until the head of the response is overdue. The clock of the request timeout starts when
+    /// Waits until the head of the response is overdue, all attempts together. The clock of the request timeout starts when
     /// the request has been sent to its end, so that a long upload or a gRPC stream is not cut; until
     /// then only silence counts.
-    async fn expired(&self, sent: Instant) -> Failure {
+    async fn expired(&self, started: Instant) -> Failure {
         let timeouts = self.policy.timeouts;
         let request = match (timeouts.request, self.client_timeout) {
             (Some(a), Some(b)) => Some(a.min(b)),
@@ -324,7 +340,7 @@ impl Call<'_> {
                 }
                 upload => {
                     let began = upload.as_ref().and_then(|upload| upload.finished());
-                    let at = request.map(|after| (began.unwrap_or(sent).max(sent) + after, after));
+                    let at = request.map(|after| (began.unwrap_or(started) + after, after));
                     if let Some((at, after)) = at
                         && at <= now
                     {
@@ -359,8 +375,7 @@ impl Call<'_> {
         }
         if let Some(unwritten) = error.take_message() {
             self.parts = Some(unwritten.into_parts().0);
-            let detail = "the connection closed before the request was written".into();
-            return Failure::Refused { service, detail };
+            return Failure::Unwritten { service };
         }
         classify(service, error.error())
     }

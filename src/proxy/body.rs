@@ -83,6 +83,11 @@ impl Body {
         Self { kind: Kind::Upstream(download), report: None }
     }
 
+    /// Whether it comes from an upstream rather than from us.
+    pub fn is_upstreams(&self) -> bool {
+        matches!(self.kind, Kind::Upstream(_))
+    }
+
     /// `report` is finished when the body ends, however it ends.
     pub fn reported(mut self, report: Box<Report>) -> Self {
         self.report = Some(report);

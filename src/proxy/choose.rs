@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::HeaderValue;
+use http::header::VIA;
 use http::request::Parts;
 use http::uri::PathAndQuery;
 
@@ -23,7 +24,8 @@ pub struct Chosen {
     /// Normalised where a route of this listener looks at paths, so that app and route see the same.
     pub path: PathAndQuery,
     pub authority: HeaderValue,
-    /// The host itself, where no service of the configuration has its name.
+    /// The host itself, where no service of the configuration has its name. What goes there bears our
+    /// `Via`, so that we know it when its name turns out to be ours.
     pub host: Option<Arc<Endpoint>>,
 }
 
@@ -61,6 +63,9 @@ pub fn route(
                 (path, Some(route))
             }
             None => {
+                if parts.headers.get_all(VIA).iter().any(|via| *via == worker.via) {
+                    return Err(Failure::Loop { host: target.host.clone() });
+                }
                 host = Some(passthrough(worker, snapshot, connection, target, 80)?);
                 (path, Some(snapshot.outbound.unknown_route.clone()))
             }
@@ -142,7 +147,6 @@ fn known<'a>(
     host: &str,
 ) -> Option<(&'a Arc<OutboundService>, Option<HeaderValue>)> {
     let hosts = &snapshot.outbound.hosts;
-    let host = host.strip_suffix('.').unwrap_or(host);
     if let Some(service) = hosts.get(host) {
         return Some((service, None));
     }

@@ -143,26 +143,39 @@ async fn serve(worker: &Rc<Worker>, listener: Listener, mut stream: TcpStream, p
     let Ok(local) = stream.local_addr() else {
         return;
     };
-    // Fails only on a connection that is gone, which the first read will tell.
-    let _ = stream.set_nodelay(true);
     let view = worker.view();
+    // Both fail only on a connection that is gone, which the first read will tell.
+    let _ = stream.set_nodelay(true);
+    // A client that stops reading stops hyper from asking for more, and with it every timer of a body.
+    let stalled = view.snapshot.limits.write_timeout;
+    let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(stalled));
     let Expected { detect, opaque, connect } = expectation(&view.snapshot, listener);
     let limits = view.snapshot.limits;
-    let mut dialled = None;
-    let (detected, early) = match detect {
-        Detect::Tcp => (Detected::Opaque, Bytes::new()),
-        Detect::Http => detect::http(&mut stream, limits.detect_timeout).await,
-        Detect::Auto => {
-            let dial = async { attempt::dial(worker, &view, opaque?, connect).await.ok() };
-            let patience = detect::Patience {
-                silence: detect::SILENCE,
-                total: limits.detect_timeout,
-                idle: limits.idle_timeout,
-            };
-            let (detected, early, server) = detect::any(&mut stream, patience, dial).await;
-            dialled = server;
-            (detected, early)
+    let find_out = async {
+        match detect {
+            Detect::Tcp => (Detected::Opaque, Bytes::new(), None),
+            Detect::Http => {
+                let (detected, early) = detect::http(&mut stream, limits.detect_timeout).await;
+                (detected, early, None)
+            }
+            Detect::Auto => {
+                // A failure is told when the client has said something that has to go there.
+                let dial = async { attempt::dial(worker, &view, opaque?, connect).await.ok() };
+                let patience =
+                    detect::Patience { silence: detect::SILENCE, total: limits.detect_timeout };
+                detect::any(&mut stream, patience, dial).await
+            }
         }
+    };
+    let mut phase = worker.phase.clone();
+    let drained = async {
+        until_closing(&mut phase, listener.direction()).await;
+        tokio::time::sleep(CLOSE_IDLE_AFTER).await;
+    };
+    let (detected, early, dialled) = tokio::select! {
+        biased;
+        found = find_out => found,
+        () = drained => return,
     };
     match detected {
         Detected::Gone => {}
@@ -391,7 +404,7 @@ async fn serve_tcp(
     let mut phase = worker.phase.clone();
     let ending = tokio::select! {
         ending = tunnel::run(client, server, idle, &report.tally) => ending,
-        _ = phase.wait_for(|phase| *phase == Phase::Cut) => TunnelEnd::Broken,
+        _ = phase.wait_for(|phase| *phase == Phase::Cut) => TunnelEnd::Cut,
     };
     report.finish(ending);
 }

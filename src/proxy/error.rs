@@ -62,6 +62,10 @@ pub enum Failure {
         service: String,
         detail: String,
     },
+    /// A connection that had been idle was closed before a byte of the request was written on it.
+    Unwritten {
+        service: String,
+    },
     /// The upstream refused it before doing anything with it (RFC 9113 8.7, 6.8).
     Refused {
         service: String,
@@ -104,7 +108,7 @@ impl Failure {
                 ConnectErrorKind::Exhausted => Fault::Us,
                 _ => Fault::Upstream,
             },
-            Self::Overload { .. } | Self::Panic => Fault::Us,
+            Self::Overload { .. } | Self::Unwritten { .. } | Self::Panic => Fault::Us,
         }
     }
 
@@ -123,7 +127,8 @@ impl Failure {
             | Self::NoEndpoint { .. }
             | Self::Connect { .. }
             | Self::Reset { .. }
-            | Self::Refused { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            | Self::Refused { .. }
+            | Self::Unwritten { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::BadResponse { .. } | Self::NotHttp { .. } => StatusCode::BAD_GATEWAY,
             Self::Panic => StatusCode::INTERNAL_SERVER_ERROR,
@@ -145,7 +150,9 @@ impl Failure {
             Self::Connect { .. } => Some(Flag::UpstreamConnectionFailure),
             Self::Timeout { .. } => Some(Flag::UpstreamTimeout),
             Self::BodyTimeout { .. } => Some(Flag::StreamIdleTimeout),
-            Self::Reset { .. } => Some(Flag::UpstreamConnectionTermination),
+            Self::Reset { .. } | Self::Unwritten { .. } => {
+                Some(Flag::UpstreamConnectionTermination)
+            }
             Self::Refused { .. } | Self::BadResponse { .. } => Some(Flag::UpstreamRemoteReset),
             Self::Panic => Some(Flag::LocalReset),
         }
@@ -177,6 +184,7 @@ impl Failure {
             Self::BodyBroken => "request_body_broken",
             Self::Reset { .. } => "upstream_reset",
             Self::Refused { .. } => "upstream_refused_stream",
+            Self::Unwritten { .. } => "connection_closed",
             Self::BadResponse { .. } => "bad_response",
             Self::Panic => "internal_error",
         }
@@ -186,7 +194,7 @@ impl Failure {
     pub fn never_processed(&self) -> bool {
         match self {
             Self::Connect { error, .. } => error.kind != ConnectErrorKind::Exhausted,
-            Self::Refused { .. } => true,
+            Self::Refused { .. } | Self::Unwritten { .. } => true,
             _ => false,
         }
     }
@@ -238,6 +246,10 @@ impl Failure {
             Self::BodyBroken => "the request body broke off or is malformed; send it again".into(),
             Self::Reset { service, detail } => format!(
                 "service {service} closed the connection before it answered ({detail}); see its log"
+            ),
+            Self::Unwritten { service } => format!(
+                "service {service} closes its connections before a request is written; try again, or \
+                 lower limits.pool_idle_timeout"
             ),
             Self::Refused { service, detail } => {
                 format!("service {service} refused the request ({detail}); try again later")

@@ -8,26 +8,31 @@ use std::net::IpAddr;
 
 use http::header::{FORWARDED, HeaderName};
 use http::{HeaderMap, HeaderValue};
+use smallvec::SmallVec;
 
 pub static FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 static PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 static HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-/// What else claims to know the client; none of it is ours to write.
-static CLAIMS: [HeaderName; 6] = [
-    HeaderName::from_static("x-forwarded-port"),
-    HeaderName::from_static("x-forwarded-prefix"),
-    HeaderName::from_static("x-forwarded-server"),
-    HeaderName::from_static("x-forwarded-ssl"),
-    HeaderName::from_static("x-forwarded-client-cert"),
-    HeaderName::from_static("x-real-ip"),
-];
+/// Whether a field claims to know the client. A field with underscores is the same one for an app behind
+/// CGI or WSGI, where both become `HTTP_X_FORWARDED_FOR`.
+fn is_claim(name: &str) -> bool {
+    let Some(rest) = name.strip_prefix('x').and_then(|rest| rest.strip_prefix(['-', '_'])) else {
+        return false;
+    };
+    rest.starts_with("forwarded-")
+        || rest.starts_with("forwarded_")
+        || rest == "real-ip"
+        || rest == "real_ip"
+}
 
 /// `host` is the authority that the client asked for.
 pub fn apply(headers: &mut HeaderMap, peer: IpAddr, trusted: bool, host: &HeaderValue) {
     let peer = peer.to_canonical();
     let mut text = String::with_capacity(64);
     if !trusted {
-        for name in &CLAIMS {
+        let claims: SmallVec<[HeaderName; 4]> =
+            headers.keys().filter(|name| is_claim(name.as_str())).cloned().collect();
+        for name in claims {
             headers.remove(name);
         }
     }
@@ -99,6 +104,7 @@ mod tests {
             ("x-forwarded-host", "evil"),
             ("forwarded", "for=6.6.6.6"),
             ("x-real-ip", "6.6.6.6"),
+            ("x_forwarded_for", "6.6.6.6"),
         ];
         assert_eq!(
             run(&before, "10.0.0.9", false),

@@ -67,6 +67,8 @@ pub fn retain_trailers(trailers: &mut HeaderMap) {
     let unwanted = |name: &HeaderName| {
         is_hop_by_hop(name)
             || name.as_str().starts_with("x-forwarded-")
+            || ["x-real-ip", "x-request-id", "traceparent", "tracestate", "baggage"]
+                .contains(&name.as_str())
             || [
                 HOST,
                 CONTENT_LENGTH,

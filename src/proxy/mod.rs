@@ -34,7 +34,7 @@ pub mod upload;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::header::{CONNECTION, CONTENT_LENGTH};
+use http::header::{CONNECTION, CONTENT_LENGTH, VIA};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
@@ -69,9 +69,9 @@ pub async fn handle(
     let view = worker.view();
     let (parts, incoming) = request.into_parts();
     let version = parts.version;
-    let waits = version == Version::HTTP_11
-        && !incoming.is_end_stream()
-        && headers::expects_continue(&parts.headers);
+    let has_body = !incoming.is_end_stream();
+    let waits =
+        version == Version::HTTP_11 && has_body && headers::expects_continue(&parts.headers);
     let mut report = Report::begin(&worker, &view, &connection, &parts, clock::now());
     let story = answer(&worker, &view, &connection, parts, incoming, &mut report);
     let answered = match Isolated(story).await {
@@ -83,7 +83,9 @@ pub async fn handle(
     };
     // Whether a client that waited for `100 Continue` sends its body now or the next request, nobody can
     // tell (RFC 9110 10.1.1).
-    let unread = waits && !report.asked_for_body();
+    // And what is left of a body after an answer of ours is not worth reading.
+    let here = !matches!(&answered, Ok(answered) if answered.is_upstreams());
+    let unread = waits && !report.asked_for_body() || has_body && here && !report.body_arrived();
     let mut response = match answered {
         Ok(Answered::Response(response)) => response.map(|body| body.reported(report)),
         Ok(Answered::Tunnel(response, tunnel)) => {
@@ -93,13 +95,13 @@ pub async fn handle(
         Err(failure) => {
             report.failed(&failure);
             let mut response = failure.answer(report.is_grpc());
-            if let Some(id) = report.request_id() {
-                response.headers_mut().insert(trace::X_REQUEST_ID, id.clone());
-            }
+            let id = report.request_id(|| trace::request_id(&mut worker.random.borrow_mut()));
+            response.headers_mut().insert(trace::X_REQUEST_ID, id);
             response.map(|body| body.reported(report))
         }
     };
-    let closes = connection.closing.get() || unread;
+    let gone = !view.snapshot.listeners.contains(&connection.listener);
+    let closes = connection.closing.get() || unread || gone;
     // In a 101 this field has to name the upgrade.
     let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     if closes && !switches && version <= Version::HTTP_11 {
@@ -112,6 +114,15 @@ enum Answered {
     Response(Response<Body>),
     /// The head that makes the connection a tunnel, and what is at its other end.
     Tunnel(Response<Body>, Opening),
+}
+
+impl Answered {
+    fn is_upstreams(&self) -> bool {
+        match self {
+            Self::Response(response) => response.body().is_upstreams(),
+            Self::Tunnel(..) => true,
+        }
+    }
 }
 
 async fn answer(
@@ -159,6 +170,9 @@ async fn answer(
     let on_upgrade = take_on_upgrade(&mut parts);
     let gate = gate(&parts, wire);
     outgoing_headers(worker, view, connection, &target, &route, &mut parts, report);
+    if host.is_some() {
+        parts.headers.append(VIA, worker.via.clone());
+    }
     let (path, authority) = rewritten(forward, path, authority)?;
     let upload = (!incoming.is_end_stream())
         .then(|| Upload::new(incoming, route.policy.max_body, gate.clone(), report.started()));

@@ -16,13 +16,13 @@ use super::error::Failure;
 use super::report::{Ending, Report};
 use super::target::Target;
 use super::tunnel::{self, End, Tally, TunnelEnd};
+use super::upload::RequestBody;
 use super::{Answered, choose, headers, upgrade};
 use crate::clock;
-use crate::config::snapshot::Route;
+use crate::config::snapshot::{ListenerKind, Route};
 use crate::drain::Phase;
 use crate::endpoint::InFlight;
-use crate::telemetry::Direction;
-use crate::upstream::{Stream, connect::connect};
+use crate::upstream::{Lease, Stream, connect::connect};
 use crate::worker::{View, Worker};
 
 /// The upstream's consent to another protocol, in the form that the client's version has for it.
@@ -41,8 +41,8 @@ pub fn switched(
     let mut response = Response::from_parts(head, Body::empty());
     *response.version_mut() = Version::HTTP_11;
     upgrade::grant(&mut response, version, protocol, key);
-    let opening = Opening { client, server, in_flight: answer.in_flight };
-    Answered::Tunnel(response, opening)
+    let held = Held { _in_flight: answer.in_flight, _lease: Some(answer.lease) };
+    Answered::Tunnel(response, Opening { client, server, held })
 }
 
 /// `CONNECT`: a tunnel to a service, or to the host that the client names.
@@ -54,7 +54,7 @@ pub async fn open(
     parts: &mut Parts,
     report: &mut Report,
 ) -> Result<Answered, Failure> {
-    if connection.direction == Direction::Inbound {
+    if connection.listener.kind != ListenerKind::Outbound {
         return Err(Failure::ConnectRefused);
     }
     let client = super::take_on_upgrade(parts);
@@ -75,7 +75,8 @@ pub async fn open(
     };
     report.attempt(&endpoint);
     report.answered(StatusCode::OK, &HeaderMap::new(), clock::now());
-    let opening = Opening { client, server: Far::Socket(stream), in_flight };
+    let held = Held { _in_flight: in_flight, _lease: None };
+    let opening = Opening { client, server: Far::Socket(stream), held };
     Ok(Answered::Tunnel(Response::new(Body::empty()), opening))
 }
 
@@ -84,7 +85,13 @@ pub struct Opening {
     /// On HTTP/2; on HTTP/1 the connection itself becomes the client's end.
     client: Option<OnUpgrade>,
     server: Far,
-    in_flight: InFlight,
+    held: Held,
+}
+
+/// What counts at its endpoint for as long as the tunnel lives: the request, and on HTTP/2 its stream.
+struct Held {
+    _in_flight: InFlight,
+    _lease: Option<Lease<RequestBody>>,
 }
 
 enum Far {
@@ -95,12 +102,8 @@ enum Far {
 impl Opening {
     pub fn begin(self, worker: &Rc<Worker>, connection: &Connection, report: Box<Report>) {
         let limits = worker.view().snapshot.limits;
-        let tunnel = Tunnel {
-            server: self.server,
-            in_flight: self.in_flight,
-            report,
-            idle: limits.idle_timeout,
-        };
+        let tunnel =
+            Tunnel { server: self.server, held: self.held, report, idle: limits.idle_timeout };
         match self.client {
             None => {
                 connection.decide_upgrade();
@@ -122,7 +125,7 @@ impl Opening {
 /// A request that has become a tunnel.
 pub struct Tunnel {
     server: Far,
-    in_flight: InFlight,
+    held: Held,
     report: Box<Report>,
     idle: Duration,
 }
@@ -130,7 +133,7 @@ pub struct Tunnel {
 impl Tunnel {
     /// Carries bytes until the tunnel ends or the drain cuts it.
     pub async fn run(self, client: End, phase: &mut watch::Receiver<Phase>) {
-        let Self { server, in_flight, report, idle } = self;
+        let Self { server, held, report, idle } = self;
         let server = match server {
             Far::Socket(stream) => End::socket(stream, Bytes::new()),
             Far::Upgrade(upgrade) => match upgrade.await {
@@ -141,9 +144,9 @@ impl Tunnel {
         let tally = Tally::default();
         let end = tokio::select! {
             end = tunnel::run(client, server, Some(idle), &tally) => end,
-            _ = phase.wait_for(|phase| *phase == Phase::Cut) => TunnelEnd::Broken,
+            _ = phase.wait_for(|phase| *phase == Phase::Cut) => TunnelEnd::Cut,
         };
         report.finish_tunnel(&tally, end);
-        drop(in_flight);
+        drop(held);
     }
 }

@@ -23,7 +23,7 @@ use crate::telemetry::Direction;
 use crate::telemetry::access_log::Record;
 use crate::telemetry::flags::Flag;
 use crate::telemetry::metrics::{ErrorType, MethodLabel, OpenGuard, RequestKey, RequestLabels};
-use crate::telemetry::trace::TraceContext;
+use crate::telemetry::trace::{TraceContext, X_REQUEST_ID};
 use crate::worker::{RequestGuard, View, Worker};
 
 /// How the body of a response ended.
@@ -97,7 +97,7 @@ impl Report {
             authority: None,
             user_agent: parts.headers.get(USER_AGENT).cloned(),
             forwarded_for: None,
-            request_id: None,
+            request_id: parts.headers.get(X_REQUEST_ID).cloned(),
             trace: None,
             route: None,
             service: NONE,
@@ -154,8 +154,14 @@ impl Report {
         self.trace = Some(trace);
     }
 
-    pub fn request_id(&self) -> Option<&HeaderValue> {
-        self.request_id.as_ref()
+    /// The id of the request: the client's, or what `make` makes.
+    pub fn request_id(&mut self, make: impl FnOnce() -> HeaderValue) -> HeaderValue {
+        self.request_id.get_or_insert_with(make).clone()
+    }
+
+    /// Whether all of the request's body is here.
+    pub fn body_arrived(&self) -> bool {
+        self.upload.as_ref().is_some_and(|upload| upload.finished().is_some())
     }
 
     /// Whether the body of the request was ever asked for.
@@ -319,6 +325,7 @@ fn shortfall(ending: Ending) -> Option<(Flag, &'static str)> {
         Ending::IdleTimeout | Ending::Tunnel(TunnelEnd::Idle) => {
             Some((Flag::StreamIdleTimeout, "stream_idle_timeout"))
         }
+        Ending::Tunnel(TunnelEnd::Cut) => Some((Flag::LocalReset, "drained")),
         Ending::Tunnel(TunnelEnd::Broken) => {
             Some((Flag::UpstreamConnectionTermination, "tunnel_broken"))
         }

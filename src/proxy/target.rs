@@ -60,6 +60,8 @@ impl Target {
             return Err(BAD);
         }
         let bare = host.trim_start_matches('[').trim_end_matches(']');
+        // `example.com.` is the same host, and no way around the routes of `example.com`.
+        let bare = bare.strip_suffix('.').unwrap_or(bare);
         let port = authority.port_u16();
         Ok(Self { host: bare.to_ascii_lowercase(), port, authority: value })
     }

@@ -65,6 +65,8 @@ pub enum TunnelEnd {
     Broken,
     /// Nothing moved for the idle limit.
     Idle,
+    /// The proxy ended before it did.
+    Cut,
 }
 
 /// Carries bytes until both directions have ended, one breaks, or nothing moves for `idle`.

@@ -41,6 +41,8 @@ pub fn take(parts: &mut Parts) -> Asked {
         };
     }
     match upgrade {
+        // HTTP/1.0 has no upgrade (RFC 9110 7.8).
+        Some(_) if parts.version == Version::HTTP_10 => Asked::Nothing,
         // A switch to HTTP/2 concerns this connection alone, and clients go on without it.
         Some(protocol) if !protocol.as_bytes().eq_ignore_ascii_case(b"h2c") => {
             let key = parts.headers.get(SEC_WEBSOCKET_KEY).cloned();

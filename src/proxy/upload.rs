@@ -64,6 +64,8 @@ struct Replay {
     size: usize,
     /// More was sent than is kept.
     overflowed: bool,
+    /// Nothing new need be kept.
+    last: bool,
 }
 
 impl Upload {
@@ -114,6 +116,17 @@ impl Upload {
     /// Whether another attempt can send the body from its beginning.
     pub fn can_replay(&self) -> bool {
         !self.replay.borrow().overflowed && self.fault.get().is_none()
+    }
+
+    /// The answer has begun: the body is not sent again, so nothing of it need be kept.
+    pub fn forget_replay(&self) {
+        let mut replay = self.replay.borrow_mut();
+        // A later attempt may still be passing on what the first one left.
+        if self.attempt.get() == 1 {
+            replay.give_up();
+        } else {
+            replay.last = true;
+        }
     }
 
     /// The answer has ended before the body: what is left of it is for nobody. A moment is given to
@@ -212,12 +225,16 @@ impl Replay {
             return;
         }
         self.size += data.len();
-        if self.size > REPLAY_LIMIT {
-            self.overflowed = true;
-            self.chunks = Vec::new();
+        if self.last || self.size > REPLAY_LIMIT {
+            self.give_up();
         } else {
             self.chunks.push(data.clone());
         }
+    }
+
+    fn give_up(&mut self) {
+        self.overflowed = true;
+        self.chunks = Vec::new();
     }
 }
 

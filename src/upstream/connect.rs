@@ -27,7 +27,7 @@ pub enum ConnectErrorKind {
     Unresolved,
     /// The HTTP/2 preface or settings failed after the connection was there.
     Handshake,
-    /// Out of descriptors, ports or memory: our own fault, not the endpoint's.
+    /// Out of descriptors or memory: our own fault, not the endpoint's.
     Exhausted,
     Other,
 }
@@ -69,7 +69,7 @@ pub fn is_exhaustion(error: &io::Error) -> bool {
 /// # Errors
 /// What kept the last address from being reached, or that `limit` passed.
 pub async fn connect(address: &Address, limit: Duration) -> Result<Stream, ConnectError> {
-    match timeout(limit, dial(address)).await {
+    match timeout(limit, dial(address, limit)).await {
         Ok(result) => result,
         Err(_) => Err(ConnectError::new(
             ConnectErrorKind::Timeout,
@@ -79,7 +79,10 @@ pub async fn connect(address: &Address, limit: Duration) -> Result<Stream, Conne
     }
 }
 
-async fn dial(address: &Address) -> Result<Stream, ConnectError> {
+/// How long one of several addresses of a name may take.
+const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
+
+async fn dial(address: &Address, limit: Duration) -> Result<Stream, ConnectError> {
     let failed = |error: io::Error| ConnectError::io(address, &error);
     match address {
         Address::Socket(socket) => dial_tcp(*socket).await.map_err(failed),
@@ -91,10 +94,16 @@ async fn dial(address: &Address) -> Result<Stream, ConnectError> {
             let found = tokio::net::lookup_host((&**host, *port))
                 .await
                 .map_err(|error| unresolved(error.to_string()))?;
-            for socket in found {
-                match dial_tcp(socket).await {
-                    Ok(stream) => return Ok(stream),
-                    Err(error) => last = failed(error),
+            let mut left: Vec<_> = found.collect();
+            left.reverse();
+            while let Some(socket) = left.pop() {
+                // The last address may take all the time that there is, the others not: one of two
+                // families is often a black hole (RFC 8305).
+                let turn = if left.is_empty() { limit } else { NEXT_ADDRESS_AFTER.min(limit) };
+                match timeout(turn, dial_tcp(socket)).await {
+                    Ok(Ok(stream)) => return Ok(stream),
+                    Ok(Err(error)) => last = failed(error),
+                    Err(_) => last = failed(io::ErrorKind::TimedOut.into()),
                 }
             }
             Err(last)

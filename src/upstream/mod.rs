@@ -5,4 +5,4 @@ pub mod connect;
 pub mod pool;
 
 pub use connect::{ConnectError, ConnectErrorKind, Stream};
-pub use pool::{Lease, Pool, PoolLimits, Wire};
+pub use pool::{Lease, Pool, PoolLimits, Reuse, Wire};

@@ -7,6 +7,8 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::error::Error as StdError;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +30,13 @@ use crate::worker::LocalExec;
 pub enum Wire {
     Http1,
     Http2,
+}
+
+/// Whether an HTTP/1 connection that has been idle will do. (HTTP/2 tells by GOAWAY that it will not.)
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reuse {
+    Allowed,
+    Not,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +61,6 @@ pub struct Pool<B> {
     hosts: RefCell<HashMap<Key, Host<B>, foldhash::fast::RandomState>>,
     limits: Cell<PoolLimits>,
     sweeping: Cell<bool>,
-    opened: Cell<u64>,
     recorder: Rc<Recorder>,
 }
 
@@ -85,7 +93,11 @@ impl Drop for IdleCount {
     }
 }
 
+/// Streams that a peer lets us have on a connection; it may change its mind (RFC 9113 5.1.2).
+type PeerLimit = Rc<Cell<usize>>;
+
 struct Multiplexed<B> {
+    peer_limit: PeerLimit,
     sender: http2::SendRequest<B>,
     active: Rc<Cell<u32>>,
     idle_since: Rc<Cell<Instant>>,
@@ -136,7 +148,6 @@ where
             hosts: RefCell::default(),
             limits: Cell::new(limits),
             sweeping: Cell::new(false),
-            opened: Cell::new(0),
             recorder,
         })
     }
@@ -159,9 +170,12 @@ where
         endpoint: &Endpoint,
         wire: Wire,
         connect_timeout: Duration,
+        reuse: Reuse,
         now: Instant,
     ) -> Result<Lease<B>, ConnectError> {
-        if let Some(sender) = self.reuse(key(&endpoint.state, wire), now) {
+        if (reuse, wire) != (Reuse::Not, Wire::Http1)
+            && let Some(sender) = self.reuse(key(&endpoint.state, wire), now)
+        {
             return Ok(self.lease(endpoint, sender, true));
         }
         match wire {
@@ -216,8 +230,12 @@ where
             Wire::Http2 => {
                 host.streams.retain(|stream| !stream.sender.is_closed());
                 let limit = self.limits.get().max_streams;
-                let least = host.streams.iter().min_by_key(|stream| stream.active.get())?;
-                (least.active.get() < limit).then(|| least.borrow_stream())
+                let room = |stream: &&Multiplexed<B>| {
+                    let active = stream.active.get();
+                    active < limit && (active as usize) < stream.peer_limit.get()
+                };
+                let streams = host.streams.iter().filter(room);
+                streams.min_by_key(|stream| stream.active.get()).map(Multiplexed::borrow_stream)
             }
         }
     }
@@ -236,7 +254,6 @@ where
             .map_err(|error| {
                 ConnectError::new(ConnectErrorKind::Handshake, &endpoint.address, error.to_string())
             })?;
-        self.opened.set(self.opened.get() + 1);
         // The connection's own errors reach the request that is on it; without one nobody asks.
         tokio::task::spawn_local(async move {
             let _ = connection.with_upgrades().await;
@@ -261,8 +278,9 @@ where
             return Err(error.clone());
         }
         match self.handshake_http2(endpoint, limit).await {
-            Ok(sender) => {
+            Ok((sender, peer_limit)) => {
                 let stream = Multiplexed {
+                    peer_limit,
                     sender,
                     active: Rc::new(Cell::new(0)),
                     idle_since: Rc::new(Cell::new(clock::now())),
@@ -283,7 +301,7 @@ where
         &self,
         endpoint: &Endpoint,
         limit: Duration,
-    ) -> Result<http2::SendRequest<B>, ConnectError> {
+    ) -> Result<(http2::SendRequest<B>, PeerLimit), ConnectError> {
         let failed =
             |text: String| ConnectError::new(ConnectErrorKind::Handshake, &endpoint.address, text);
         let stream = connect(&endpoint.address, limit).await?;
@@ -299,11 +317,18 @@ where
             .await
             .map_err(|_| failed(format!("no HTTP/2 handshake within {limit:?}")))?
             .map_err(|error| failed(error.to_string()))?;
-        self.opened.set(self.opened.get() + 1);
-        tokio::task::spawn_local(async move {
-            let _ = connection.await;
-        });
-        Ok(sender)
+        let peer_limit = PeerLimit::new(Cell::new(usize::MAX));
+        let told = peer_limit.clone();
+        let mut connection = connection;
+        tokio::task::spawn_local(poll_fn(move |cx| {
+            let polled = Pin::new(&mut connection).poll(cx);
+            if polled.is_pending() {
+                // At least one: what a peer without room gets waits for it.
+                told.set(connection.current_max_send_streams().max(1));
+            }
+            polled.map(drop)
+        }));
+        Ok((sender, peer_limit))
     }
 
     fn put_idle(

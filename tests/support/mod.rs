@@ -141,7 +141,10 @@ impl Proxy {
     /// Waits until it has ended.
     pub async fn ended(mut self) {
         let running = self.running.take().expect("not waited for yet");
-        within(tokio::task::spawn_blocking(move || running.wait())).await.expect("its end");
+        within(tokio::task::spawn_blocking(move || running.wait()))
+            .await
+            .expect("its end")
+            .expect("no panic on control");
     }
 
     /// The lines of the access log once there are at least `count`.
@@ -185,7 +188,7 @@ impl Drop for Proxy {
             // Twice: at once.
             running.shutdown();
             running.shutdown();
-            running.wait();
+            let _ = running.wait();
         }
     }
 }

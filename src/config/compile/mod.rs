@@ -81,7 +81,7 @@ pub fn compile(
         drain: settings::drain(config.drain.as_ref()),
         route_slots: routes,
         group_slots: groups,
-        source: serde_json::to_value(config).unwrap_or_default(),
+        source: settings::masked(serde_json::to_value(config).unwrap_or_default()),
     })
 }
 
@@ -327,6 +327,8 @@ fn detect(cluster: &Cluster, has_routes: bool) -> Detect {
             }
         }
         Protocol::Http1 | Protocol::Http2 => Detect::Http,
+        // Routes say that it is HTTP: what only looks like it must not slip past them as opaque bytes.
+        Protocol::Auto if has_routes => Detect::Http,
         Protocol::Tcp | Protocol::Auto => Detect::Auto,
     }
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::super::schema::{self, AccessLog, LogFormat, Telemetry};
 use super::super::snapshot::{self, Drain, Limits};
 use super::super::units::{self, LogPath};
@@ -22,6 +24,7 @@ pub(super) fn limits(typed: Option<&schema::Limits>) -> Limits {
         header_timeout: duration(typed.header_timeout, seconds(10)),
         idle_timeout: duration(typed.idle_timeout, seconds(3600)),
         detect_timeout: duration(typed.detect_timeout, seconds(5)),
+        write_timeout: duration(typed.write_timeout, seconds(300)),
         pool: PoolLimits {
             idle: duration(typed.pool_idle_timeout, seconds(3)),
             max_idle_per_endpoint: typed.max_idle_per_endpoint.unwrap_or(100) as usize,
@@ -54,4 +57,46 @@ pub(super) fn access_log(typed: Option<&Telemetry>) -> Option<snapshot::AccessLo
             Some(LogPath::Stdout) | None => Target::Stdout,
         },
     })
+}
+
+/// The configuration as it may be shown: without what opens doors elsewhere.
+pub(super) fn masked(mut shown: Value) -> Value {
+    fn is_secret(key: &str) -> bool {
+        let key = key.to_ascii_lowercase();
+        ["authorization", "cookie", "token", "secret", "password", "api-key", "apikey"]
+            .iter()
+            .any(|part| key.contains(part))
+    }
+    match &mut shown {
+        Value::Object(entries) => {
+            for (key, value) in entries {
+                *value = match value.take() {
+                    Value::String(_) if is_secret(key) => "<masked>".into(),
+                    value => masked(value),
+                };
+            }
+        }
+        Value::Array(items) => {
+            for item in items {
+                *item = masked(item.take());
+            }
+        }
+        _ => {}
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_are_not_shown() {
+        let shown = masked(serde_json::json!({
+            "routes": [{ "request_headers": { "set": { "Authorization": "Bearer x", "a": "b" } } }],
+        }));
+        let headers = &shown["routes"][0]["request_headers"]["set"];
+        assert_eq!(headers["Authorization"], "<masked>");
+        assert_eq!(headers["a"], "b");
+    }
 }
