@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use pilotfish::app::{self, LogLevel, Options, StartError};
 use pilotfish::config::{self, load::Origin};
+use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::prelude::*;
 
@@ -72,8 +73,9 @@ fn main() -> ExitCode {
 }
 
 fn run_proxy(run: Run) -> ExitCode {
-    let level = match log_to_stderr(&run.log) {
-        Ok(level) => level,
+    // Dropped last, it writes what is left.
+    let (level, _written) = match log_to_stderr(&run.log) {
+        Ok(started) => started,
         Err(error) => return fail(&format!("error: --log {}: {error}\n", run.log), 2),
     };
     let origin = match (run.config, run.service, run.port) {
@@ -111,23 +113,26 @@ fn check(path: PathBuf) -> ExitCode {
     }
 }
 
-/// Our own log goes to stderr: stdout may be the access log.
-fn log_to_stderr(directives: &str) -> Result<LogLevel, String> {
+/// Our own log goes to stderr: stdout may be the access log. It has a thread of its own, so that a pipe
+/// which nobody reads stops neither control nor a worker; what does not fit is dropped.
+fn log_to_stderr(directives: &str) -> Result<(LogLevel, WorkerGuard), String> {
     let filter = EnvFilter::try_new(directives).map_err(|error| error.to_string())?;
     let (filter, handle) = tracing_subscriber::reload::Layer::new(filter);
+    let (writer, guard) = tracing_appender::non_blocking(std::io::stderr());
     let to_stderr = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
+        .with_writer(writer)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false);
     tracing_subscriber::registry().with(filter).with(to_stderr).init();
     let of = handle.clone();
-    Ok(LogLevel {
+    let level = LogLevel {
         get: Box::new(move || of.with_current(ToString::to_string).unwrap_or_default()),
         set: Box::new(move |text| {
             let filter = EnvFilter::try_new(text).map_err(|error| error.to_string())?;
             handle.reload(filter).map_err(|error| error.to_string())
         }),
-    })
+    };
+    Ok((level, guard))
 }
 
 fn print(text: &str) -> ExitCode {

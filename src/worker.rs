@@ -242,21 +242,27 @@ impl Drop for ConnectionGuard {
 /// # Errors
 /// The system gave no thread or no runtime.
 pub fn spawn(start: Start) -> std::io::Result<std::thread::JoinHandle<()>> {
-    let runtime = tokio::runtime::Builder::new_current_thread();
-    std::thread::Builder::new().name(format!("worker-{}", start.id)).spawn(move || {
-        // They only resolve names; hundreds of them behind a resolver that hangs help nobody.
-        const BLOCKING_THREADS: usize = 8;
-        let mut runtime = runtime;
-        runtime.max_blocking_threads(BLOCKING_THREADS);
-        // Only a process without memory or descriptors gets here, at start.
-        let runtime = match runtime.enable_all().build_local(Default::default()) {
-            Ok(runtime) => runtime,
-            Err(error) => return tracing::error!(%error, "a worker has no runtime"),
-        };
-        runtime.block_on(run(start));
-        // Not waiting for a name that is being resolved.
-        runtime.shutdown_background();
-    })
+    let (ready, readiness) = std::sync::mpsc::sync_channel(1);
+    let thread =
+        std::thread::Builder::new().name(format!("worker-{}", start.id)).spawn(move || {
+            // They only resolve names; hundreds of them behind a resolver that hangs help nobody.
+            const BLOCKING_THREADS: usize = 8;
+            let built = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .max_blocking_threads(BLOCKING_THREADS)
+                .build_local(Default::default());
+            // Whoever starts us is waiting for one of the two.
+            let runtime = match built {
+                Ok(runtime) => runtime,
+                Err(error) => return drop(ready.send(Err(error))),
+            };
+            let _ = ready.send(Ok(()));
+            runtime.block_on(run(start));
+            // Not waiting for a name that is being resolved.
+            runtime.shutdown_background();
+        })?;
+    readiness.recv().map_err(std::io::Error::other)??;
+    Ok(thread)
 }
 
 async fn run(start: Start) {

@@ -33,6 +33,36 @@ async fn an_app_that_closes_a_silent_connection_does_not_end_the_clients() {
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
 }
 
+/// An app may read more leniently than the proxy. What it might take for a request must meet the routes.
+#[tokio::test]
+async fn what_looks_like_a_request_does_not_pass_as_opaque_bytes() {
+    let app = Upstream::raw(|mut stream| async move {
+        let _ = stream.write_all(b"").await;
+        let mut bytes = Vec::new();
+        let _ = stream.read_to_end(&mut bytes).await;
+    })
+    .await;
+    let port = app.address.port();
+    let routes = "inbound:\n  routes: [{ match: { path: /secret }, respond: { status: 403 } }]\n";
+    for yaml in ["", routes] {
+        let yaml = format!(
+            "service: {{ name: app, port: {port} }}\nlimits: {{ detect_timeout: 200ms, header_timeout: 200ms }}\n{yaml}"
+        );
+        let proxy = Proxy::start(&yaml).await;
+        for bytes in [
+            "GET /secret HTTP/1.1 \r\n\r\n",
+            "GET\t/secret\tHTTP/1.1\r\n\r\n",
+            "GET /secret\r\n\r\n",
+            "GET /sec",
+            "BREW /sec",
+        ] {
+            let answer = support::client::exchange(proxy.inbound(), bytes.as_bytes()).await;
+            assert!(answer.starts_with("HTTP/1.1 40"), "{bytes:?}: {answer}");
+            assert!(answer.contains("x-pilotfish-reason: "), "{bytes:?}: {answer}");
+        }
+    }
+}
+
 /// Established connections of this host to `address`, as the kernel lists them.
 fn open_to(address: std::net::SocketAddr) -> usize {
     let port = format!("0100007F:{:04X}", address.port());

@@ -308,3 +308,29 @@ async fn listeners_come_and_go_with_the_file_and_the_others_are_not_touched() {
     assert_eq!(proxy.metric("pilotfish_config_last_reload_successful").await, 1.0);
     assert!(proxy.metric("pilotfish_config_reload_total{result=\"failure\"}").await >= 1.0);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_is_empty_or_no_file_changes_nothing() {
+    let app = Upstream::named("ok").await;
+    let proxy = Process::start(&sidecar(app.address), Start::default()).await;
+    let path = proxy.config_path();
+    std::fs::write(&path, "").unwrap();
+    let refused = client::post(proxy.admin, "localhost", "/reload", "").await;
+    assert!(refused.text().contains("it says nothing"), "{}", refused.text());
+    std::fs::remove_file(&path).unwrap();
+    rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RUSR).unwrap();
+    let refused = client::post(proxy.admin, "localhost", "/reload", "").await;
+    assert!(refused.text().contains("no regular file"), "{}", refused.text());
+    assert_eq!(client::get(proxy.inbound, "/").await.text(), "ok");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_proxy_sleeps() {
+    let app = Upstream::named("ok").await;
+    let proxy = Process::start(&sidecar(app.address), Start::default()).await;
+    // Longer than the watch takes between two looks, so that one of them is in it.
+    let before = proxy.switches();
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let after = proxy.switches();
+    assert!(after - before < 60, "{} wake-ups in 6 s", after - before);
+}

@@ -26,9 +26,9 @@ use tokio::task::spawn_local;
 use tokio::time::{sleep, timeout};
 
 /// Connections at a time; further ones wait in the backlog.
-const MAX_CONNECTIONS: u32 = 256;
+const MAX_CONNECTIONS: u32 = 1024;
 /// A client must send its head within this, and its next one: it is the idle timeout too.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// After this a connection ends once its answer is out, so that nobody holds a place for ever.
 const CONNECTION_AGE: Duration = Duration::from_secs(300);
 /// How long a connection that has to end may take for its answer.

@@ -54,13 +54,20 @@ impl Origin {
             Self::Text(text) => (text.clone(), "command line".to_owned()),
             Self::File(path) => {
                 let name = path.display().to_string();
-                match std::fs::read_to_string(path) {
+                match read(path) {
                     Ok(text) => (text, name),
-                    Err(error) => return Err(unreadable(&name, &error)),
+                    Err(why) => return Err(unreadable(&name, &why)),
                 }
             }
         };
         let Parsed { schema, source, mistakes, readable } = parse(&text);
+        if readable && mistakes.is_empty() && schema == Config::default() {
+            // Most likely a file that is just being written. In force, it would close every door.
+            return Err(unreadable(
+                &name,
+                "it says nothing; begin with `service: { name: ..., port: ... }`",
+            ));
+        }
         let compiled = if readable { compile(&schema, previous, generation) } else { Err(vec![]) };
         match compiled {
             Ok(snapshot) if mistakes.is_empty() => Ok(Loaded { text, config: schema, snapshot }),
@@ -75,7 +82,24 @@ impl Origin {
     }
 }
 
-fn unreadable(name: &str, error: &std::io::Error) -> Refused {
-    let line = format!("{name}: cannot be read: {error}; check the path and its permissions");
+/// Reads a regular file of a sane size: anything else could block for ever or take all memory.
+///
+/// # Errors
+/// Why there is no text, and what to do.
+pub fn read(path: &Path) -> Result<String, String> {
+    const MOST: u64 = 16 << 20;
+    let told = |error: std::io::Error| format!("{error}; check the path and its permissions");
+    let meta = std::fs::metadata(path).map_err(told)?;
+    if !meta.is_file() {
+        return Err("it is no regular file; give the path of one".to_owned());
+    }
+    if meta.len() > MOST {
+        return Err(format!("it has {} bytes; the most is {MOST}", meta.len()));
+    }
+    std::fs::read_to_string(path).map_err(told)
+}
+
+fn unreadable(name: &str, why: &str) -> Refused {
+    let line = format!("{name}: cannot be used: {why}");
     Refused { pretty: format!("error: {line}\n"), lines: vec![line] }
 }

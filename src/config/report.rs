@@ -218,17 +218,25 @@ pub fn together(form: Vec<Mistake>, meaning: Vec<Mistake>) -> Vec<Mistake> {
     form.into_iter().chain(meaning).collect()
 }
 
-/// A line a mistake, in the order of the file.
+/// Nobody reads more of them in one go.
+const MOST_TOLD: usize = 1000;
+
+/// A line a mistake, in the order of the file; the first thousand.
 pub fn lines(mistakes: &[Mistake], source: &Source, file_name: &str) -> Vec<String> {
-    in_order(mistakes, source).iter().map(|(_, m)| m.line(source, file_name)).collect()
+    let all = in_order(mistakes, source);
+    let told = all.iter().take(MOST_TOLD).map(|(_, m)| m.line(source, file_name));
+    let more = all.len().saturating_sub(MOST_TOLD);
+    told.chain((more > 0).then(|| format!("{file_name}: and {more} more"))).collect()
 }
 
-/// All mistakes with their excerpts, in the order of the file. `color` adds ANSI sequences. What
+/// The mistakes with their excerpts, in the order of the file, the first thousand. `color` adds ANSI sequences. What
 /// the file contains cannot: control characters are replaced.
 pub fn render(mistakes: &[Mistake], source: &Source, file_name: &str, color: bool) -> String {
     let renderer = if color { Renderer::styled() } else { Renderer::plain() };
     let mut text = String::new();
-    for (span, mistake) in in_order(mistakes, source) {
+    let all = in_order(mistakes, source);
+    let more = all.len().saturating_sub(MOST_TOLD);
+    for (span, mistake) in all.into_iter().take(MOST_TOLD) {
         if !text.is_empty() {
             text.push('\n');
         }
@@ -249,6 +257,9 @@ pub fn render(mistakes: &[Mistake], source: &Source, file_name: &str, color: boo
         }
         text.push_str(&renderer.render(&[group]));
         text.push('\n');
+    }
+    if more > 0 {
+        text.push_str(&format!("\nand {more} more\n"));
     }
     text
 }

@@ -4,12 +4,14 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use notify::event::{AccessKind, AccessMode};
+use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
 /// A change is over when nothing has happened for this long.
 const QUIET: Duration = Duration::from_millis(100);
+const LONGEST: Duration = Duration::from_secs(1);
 /// What the kernel does not report (network file systems) is found by looking.
 const LOOK: Duration = Duration::from_secs(5);
 
@@ -38,13 +40,22 @@ impl Watch {
         }
     }
 
+    /// Someone else has read the file: whatever it has at the next look is to be told.
+    pub fn forget(&mut self) {
+        self.last = None;
+    }
+
     /// Waits until the file has another content than the last time. A file that is gone has not
     /// changed: it is about to be replaced.
     pub async fn changed(&mut self) {
         loop {
             match timeout(LOOK, self.events.recv()).await {
+                // A directory that is never quiet must not keep the file from being read.
                 Ok(Some(())) => {
-                    while let Ok(Some(())) = timeout(QUIET, self.events.recv()).await {}
+                    let quiet = async {
+                        while let Ok(Some(())) = timeout(QUIET, self.events.recv()).await {}
+                    };
+                    let _ = timeout(LONGEST, quiet).await;
                 }
                 // No watcher: only the look is left.
                 Ok(None) => sleep(LOOK).await,
@@ -62,7 +73,12 @@ impl Watch {
 }
 
 fn watcher(path: &Path, sender: mpsc::UnboundedSender<()>) -> notify::Result<RecommendedWatcher> {
-    let mut watcher = notify::recommended_watcher(move |_: notify::Result<notify::Event>| {
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        // Reading the file is an event too, and would wake us for ever.
+        let is_read = |kind: &EventKind| matches!(kind, EventKind::Access(access) if *access != AccessKind::Close(AccessMode::Write));
+        if event.is_ok_and(|event| is_read(&event.kind)) {
+            return;
+        }
         // Nobody listens any more when the proxy ends.
         let _ = sender.send(());
     })?;

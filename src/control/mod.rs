@@ -331,14 +331,19 @@ pub async fn run(control: Rc<Control>, mut owner: mpsc::UnboundedReceiver<Ask>) 
                 }
             },
             () = changed(&mut file) => {
-                // Told to log, metrics and `/ready`.
-                let _ = control.reload();
+                control.reload_if_new();
                 continue;
             }
             () = ended(&mut draining) => break,
         };
         match ask {
-            Ask::Reload(answer) => drop(answer.send(control.reload())),
+            Ask::Reload(answer) => {
+                drop(answer.send(control.reload()));
+                // What it has read may be replaced before the watch looks again.
+                if let Some(watch) = &mut file {
+                    watch.forget();
+                }
+            }
             Ask::Shutdown if draining.is_some() => {
                 tracing::warn!("asked twice: ending at once");
                 control.phase.send_replace(Phase::Cut);

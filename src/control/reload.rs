@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::Control;
 use crate::clock;
+use crate::config::load;
 use crate::config::snapshot::{Listener, Snapshot};
 use crate::drain::Phase;
 use crate::telemetry::metrics;
@@ -36,6 +37,17 @@ impl Control {
             }
         }
         result
+    }
+
+    /// Reads the file after a change of it. What is in force already, because someone asked for it
+    /// meanwhile, is not read into force again.
+    pub(super) fn reload_if_new(&self) {
+        let path = self.origin.path();
+        let now = path.and_then(|path| load::read(path).ok());
+        if now.as_ref() != Some(&*self.read.borrow()) || self.refused.borrow().is_some() {
+            // Told to log, metrics and `/ready`.
+            let _ = self.reload();
+        }
     }
 
     fn try_reload(&self) -> Result<String, String> {

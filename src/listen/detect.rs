@@ -48,6 +48,9 @@ pub struct Patience {
 }
 
 /// The verdict on the first bytes of a client; none while they could still become several things.
+///
+/// In doubt it is HTTP/1: an app may read more leniently than we do, and what passes as opaque bytes
+/// passes every route and every check. So a known method and a blank are enough, and so is `HTTP/`.
 pub fn classify(bytes: &[u8]) -> Option<Detected> {
     const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     if bytes.starts_with(PREFACE) {
@@ -56,35 +59,66 @@ pub fn classify(bytes: &[u8]) -> Option<Detected> {
     if PREFACE.starts_with(bytes) {
         return None;
     }
+    // Empty lines before a request are allowed (RFC 9112 2.2).
+    let blank = bytes.iter().take_while(|byte| b"\r\n".contains(byte)).count();
+    let bytes = &bytes[blank..];
+    if bytes.is_empty() {
+        return None;
+    }
     let line_end = bytes.iter().position(|byte| *byte == b'\n');
     let line = &bytes[..line_end.unwrap_or(bytes.len())];
-    if !could_be_request_line(line) {
+    let word = line.iter().position(|byte| b" \t\x0b\x0c\r".contains(byte));
+    let method = &line[..word.unwrap_or(line.len())];
+    if word.is_some() && METHODS.iter().any(|known| method.eq_ignore_ascii_case(known)) {
+        return Some(Detected::Http1);
+    }
+    if line.windows(5).any(|five| five.eq_ignore_ascii_case(b"HTTP/")) {
+        return Some(Detected::Http1);
+    }
+    if !could_be_request_line(method, &line[method.len()..]) || line_end.is_some() {
         return Some(Detected::Opaque);
     }
-    match line_end {
-        Some(_) => Some(if is_request_line(line) { Detected::Http1 } else { Detected::Opaque }),
-        None if bytes.len() >= ENOUGH => Some(Detected::Http1),
-        None => None,
-    }
+    (bytes.len() >= ENOUGH).then_some(Detected::Http1)
 }
 
-/// Whether `line`, which may be cut short, has only what a request line has.
-fn could_be_request_line(line: &[u8]) -> bool {
+/// The methods of RFC 9110, PATCH, and those of WebDAV (RFC 4918) that an app may know.
+const METHODS: [&[u8]; 17] = [
+    b"GET",
+    b"HEAD",
+    b"POST",
+    b"PUT",
+    b"DELETE",
+    b"CONNECT",
+    b"OPTIONS",
+    b"TRACE",
+    b"PATCH",
+    b"PRI",
+    b"PROPFIND",
+    b"PROPPATCH",
+    b"MKCOL",
+    b"COPY",
+    b"MOVE",
+    b"LOCK",
+    b"UNLOCK",
+];
+
+/// Whether a line that may be cut short has only what a request line has.
+fn could_be_request_line(method: &[u8], rest: &[u8]) -> bool {
     const LONGEST_METHOD: usize = 32;
     let is_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
-    let method = line.split(|byte| *byte == b' ').next().unwrap_or_default();
-    let rest = &line[method.len()..];
-    // A request line begins with a method; an empty one is a stray CRLF, which HTTP allows.
-    let method = method.strip_suffix(b"\r").unwrap_or(method);
     method.len() <= LONGEST_METHOD
         && method.iter().all(is_token)
-        && rest.iter().all(|byte| !byte.is_ascii_control() || *byte == b'\r')
+        && rest.iter().all(|byte| !byte.is_ascii_control() || b"\r\t".contains(byte))
 }
 
-fn is_request_line(line: &[u8]) -> bool {
-    let line = line.strip_suffix(b"\r").unwrap_or(line);
-    let version = line.rsplit(|byte| *byte == b' ').next().unwrap_or_default();
-    line.is_empty() || (version.len() < line.len() && version.starts_with(b"HTTP/"))
+/// The verdict when no more bytes come: what could have become a request is one, and is answered as the
+/// broken request that it is.
+fn given_up(early: &[u8]) -> Detected {
+    match classify(early) {
+        _ if early.is_empty() => Detected::Gone,
+        Some(found) => found,
+        None => Detected::Http1,
+    }
 }
 
 /// For a listener that takes HTTP alone: HTTP/2 by its preface, all else goes to HTTP/1, which answers
@@ -135,8 +169,7 @@ pub async fn any(
                 // request must survive that.
                 false => dialled = None,
             },
-            // Half a request line and then nothing: the server may know what it means.
-            () = sleep(total) => break if early.is_empty() { Detected::Gone } else { Detected::Opaque },
+            () = sleep(total) => break given_up(&early),
         }
     };
     (found, early.freeze(), dialled)
@@ -150,9 +183,8 @@ async fn read_verdict(stream: &mut TcpStream, early: &mut BytesMut) -> Detected 
         // `read_buf` loses nothing when it is cancelled.
         match stream.read_buf(early).await {
             Ok(1..) => {}
-            // A client that says nothing may still listen: `nc host 25 < /dev/null`.
-            Ok(0) if !early.is_empty() => return Detected::Opaque,
-            _ => return Detected::Gone,
+            Ok(0) => return given_up(early),
+            Err(_) => return Detected::Gone,
         }
     }
 }
@@ -230,7 +262,7 @@ mod tests {
 
     #[test]
     fn verdicts() {
-        use Detected::{Http1, Http2, Opaque};
+        use Detected::{Gone, Http1, Http2, Opaque};
         for (bytes, verdict) in [
             (&b"GET / HTTP/1.1\r\n"[..], Some(Http1)),
             (b"GET / HTTP/1.0\n", Some(Http1)),
@@ -238,21 +270,30 @@ mod tests {
             (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Some(Http2)),
             (b"PRI * HTTP/2.0\r\n\r\nSM", None),
             (b"P", None),
-            (b"POST /a", None),
+            (b"POS", None),
+            (b"POST /a", Some(Http1)),
             (b"PROPFIND /a HTTP/1.1\r\n", Some(Http1)),
+            // What a lenient app may take for a request.
+            (b"GET /secret HTTP/1.1 \r\n", Some(Http1)),
+            (b"GET\t/secret\tHTTP/1.1\r\n", Some(Http1)),
+            (b"GET /secret\r\n", Some(Http1)),
+            (b"get /secret", Some(Http1)),
+            (b"BREW\x0b/pot\x0bHTTP/1.1\r\n", Some(Http1)),
+            (b"BREW /pot", None),
             (b"\x16\x03\x01\x02\x00", Some(Opaque)),
             (b"\x00\x00\x00\x08\x04\xd2\x16\x2f", Some(Opaque)),
             (b"EHLO mail.example\r\n", Some(Opaque)),
             (b"*1\r\n$4\r\nPING\r\n", Some(Opaque)),
-            (b"get key\r\n", Some(Opaque)),
             (b"SSH-2.0-OpenSSH_9.2\r\n", Some(Opaque)),
             (b"AMQP\x00\x00\x09\x01", Some(Opaque)),
-            (b"a line without any space that is much longer than a method", None),
             (b"thisisasinglewordthatismuchlongerthananymethod", Some(Opaque)),
         ] {
             assert_eq!(classify(bytes), verdict, "{}", bytes.escape_ascii());
         }
-        assert_eq!(classify(&[b"GET /".as_slice(), &[b'a'; ENOUGH]].concat()), Some(Http1));
+        assert_eq!(given_up(b""), Gone);
+        assert_eq!(given_up(b"BREW /pot"), Http1);
+        assert_eq!(given_up(b"P"), Http1);
+        assert_eq!(classify(&[b"BREW /".as_slice(), &[b'a'; ENOUGH]].concat()), Some(Http1));
     }
 
     proptest! {

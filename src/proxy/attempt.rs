@@ -305,6 +305,10 @@ impl Call<'_> {
         Some(request)
     }
 
+    fn late(&self, after: Duration) -> Failure {
+        Failure::Timeout { service: self.cluster.name.to_string(), after }
+    }
+
     fn connect_failure(&self, error: ConnectError) -> Failure {
         if error.kind == ConnectErrorKind::Exhausted {
             self.worker.pool.close_idle();
@@ -333,7 +337,11 @@ impl Call<'_> {
                     if let (Some(at), Some(after)) = (silent, timeouts.stream_idle)
                         && at <= now
                     {
-                        return Failure::BodyTimeout { after };
+                        // An upstream that takes no more is as late as one that does not answer.
+                        return match upload.is_starved() {
+                            true => Failure::BodyTimeout { after },
+                            false => self.late(after),
+                        };
                     }
                     let look = now + request.map_or(LOOK, |request| request.min(LOOK));
                     Some(silent.map_or(look, |at| at.min(look)))
@@ -344,7 +352,7 @@ impl Call<'_> {
                     if let Some((at, after)) = at
                         && at <= now
                     {
-                        return Failure::Timeout { service: self.cluster.name.to_string(), after };
+                        return self.late(after);
                     }
                     at.map(|(at, _)| at)
                 }

@@ -164,7 +164,10 @@ fn passthrough(
     let port = target.port.unwrap_or(default_port);
     let ip = target.host.parse::<IpAddr>();
     let local = match ip {
-        Ok(ip) => ip.is_loopback() || ip.is_unspecified() || ip == connection.local.ip(),
+        Ok(ip) => {
+            let ip = ip.to_canonical();
+            ip.is_loopback() || ip.is_unspecified() || ip == connection.local.ip().to_canonical()
+        }
         Err(_) => target.host == "localhost" || target.host.ends_with(".localhost"),
     };
     let is_ours = |port| snapshot.listeners.iter().any(|listener| listener.address.port() == port);

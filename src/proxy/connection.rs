@@ -33,6 +33,7 @@ use crate::listen::guard::{GuardedIo, HeadLimits, Shared};
 use crate::policy::Policy;
 use crate::telemetry::Direction;
 use crate::upstream::Stream;
+use crate::upstream::pool::buffer;
 use crate::worker::{ConnectionGuard, LocalExec, View, Worker};
 
 /// What the requests of one connection share.
@@ -256,6 +257,7 @@ async fn serve_http1(
         .auto_date_header(false)
         .max_headers(limits.max_headers.saturating_add(1))
         .max_header_size(limits.max_head.saturating_add(1024))
+        .max_buf_size(buffer(limits.max_head))
         .serve_connection(io, service);
     let mut phase = worker.phase.clone();
     loop {
@@ -313,9 +315,9 @@ async fn serve_http2(
         .enable_connect_protocol()
         .initial_stream_window_size(256 << 10)
         .initial_connection_window_size(1 << 20)
-        .max_concurrent_streams(256)
+        .max_concurrent_streams(100)
         .max_header_list_size(limits.max_head as u32)
-        .max_send_buf_size(256 << 10)
+        .max_send_buf_size(64 << 10)
         .keep_alive_interval(Duration::from_secs(30))
         .keep_alive_timeout(Duration::from_secs(10))
         .serve_connection(TokioIo::new(stream), service);

@@ -51,6 +51,8 @@ pub struct Upload {
     finished: Cell<Option<Instant>>,
     /// Whether a byte of it was ever asked for; until then a client may be waiting for `100 Continue`.
     asked_for: Cell<bool>,
+    /// The upstream would take more, and the client sends nothing.
+    starved: Cell<bool>,
     fault: Cell<Option<UploadFault>>,
     gate: Option<Arc<Gate>>,
     /// The connection that waits for more of it.
@@ -85,6 +87,7 @@ impl Upload {
             last_progress: Cell::new(now),
             finished: Cell::new(finished),
             asked_for: Cell::new(false),
+            starved: Cell::new(false),
             fault: Cell::new(None),
             gate,
             waker: RefCell::default(),
@@ -107,6 +110,11 @@ impl Upload {
 
     pub fn fault(&self) -> Option<UploadFault> {
         self.fault.get()
+    }
+
+    /// Whether it is the client that everybody waits for.
+    pub fn is_starved(&self) -> bool {
+        self.starved.get()
     }
 
     pub fn asked_for(&self) -> bool {
@@ -157,6 +165,7 @@ impl Upload {
     fn poll_incoming(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         self.asked_for.set(true);
         let polled = Pin::new(&mut *self.incoming.borrow_mut()).poll_frame(cx);
+        self.starved.set(polled.is_pending());
         if polled.is_pending() {
             self.note_waker(cx);
         }

@@ -253,7 +253,9 @@ fn start(mut output: Output, stats: Arc<LogStats>) -> io::Result<(LogWriter, Log
 }
 
 fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(0o640).open(path)
+    // A pipe without a reader is refused instead of waited for.
+    let not_waiting = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+    OpenOptions::new().append(true).create(true).mode(0o640).custom_flags(not_waiting).open(path)
 }
 
 /// The file, and what the thread remembers about it.

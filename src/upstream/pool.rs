@@ -53,6 +53,11 @@ pub struct PoolLimits {
 type BoxError = Box<dyn StdError + Send + Sync>;
 type Key = (usize, Wire);
 
+/// What hyper may hold of one HTTP/1 connection in each direction: a head has to fit in.
+pub fn buffer(max_head: usize) -> usize {
+    max_head + (64 << 10)
+}
+
 fn key(state: &Arc<State>, wire: Wire) -> Key {
     (Arc::as_ptr(state) as usize, wire)
 }
@@ -249,6 +254,7 @@ where
         let (sender, connection) = http1::Builder::new()
             .preserve_header_case(true)
             .max_header_size(self.limits.get().max_head)
+            .max_buf_size(buffer(self.limits.get().max_head))
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|error| {

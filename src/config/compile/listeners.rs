@@ -3,10 +3,11 @@
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
+use super::super::report::Segment;
 use super::super::schema::OrOff;
 use super::super::snapshot::{Listener, ListenerKind};
 use super::super::units::Listen;
-use super::services::{LOCAL, port_addresses};
+use super::services::{LOCAL, address as address_of, port_addresses};
 use super::{Compiler, Mistake, Path, has_routes, path_to};
 use crate::endpoint::Address;
 
@@ -24,6 +25,7 @@ const METRICS_PORT: u16 = 15020;
 const ALL: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 
 /// An address that we take, and where the configuration says so.
+#[derive(Clone)]
 struct Used {
     address: SocketAddr,
     path: Path,
@@ -85,6 +87,7 @@ impl Compiler<'_> {
         );
         self.check_twice(&used);
         self.check_app(&used);
+        self.check_services(&used);
         Listeners { data, admin, metrics }
     }
 
@@ -151,25 +154,32 @@ impl Compiler<'_> {
         }
     }
 
+    /// A service behind a door of the proxy's own would be called through the proxy for ever.
+    fn check_services(&mut self, used: &[Used]) {
+        // The inbound door leads on to the app, if there is one; admin and metrics lead nowhere.
+        let is_loop = |used: &&Used| match used.path.segments().first() {
+            Some(Segment::Key(key)) => key == "outbound" || key == "inbound" && self.app.is_none(),
+            _ => false,
+        };
+        let used: Vec<Used> = used.iter().filter(is_loop).cloned().collect();
+        let services = self.config.services.as_ref().map(|services| &services.by_name);
+        for (name, service) in services.into_iter().flatten() {
+            for (index, typed) in service.endpoints.iter().flatten().enumerate() {
+                let Some((ours, address)) = leads_to(&used, &address_of(&typed.address)) else {
+                    continue;
+                };
+                let message = format!("{address} is the proxy itself, by `{}`", ours.path);
+                let at = path_to!["services", name, "endpoints", index];
+                self.mistake(Mistake::at(at, message).help("say where the service listens"));
+            }
+        }
+    }
+
     /// An app on a port of ours would make us our own upstream.
     fn check_app(&mut self, used: &[Used]) {
         let Some(app) = self.app else { return };
         let endpoint = &self.clusters[app.cluster as usize].groups[0].endpoints[0];
-        let address = match &endpoint.address {
-            Address::Socket(address) => *address,
-            Address::Name { host, port } if &**host == "localhost" => {
-                SocketAddr::new(LOCAL[0], *port)
-            }
-            Address::Name { .. } | Address::Unix(_) => return,
-        };
-        let is_ours = |ours: &SocketAddr| {
-            // What listens on all addresses has the local ones; of others we cannot know.
-            let local = address.ip().is_loopback() || address.ip().is_unspecified();
-            overlap(*ours, address) && (local || ours.ip() == address.ip())
-        };
-        let Some(ours) = used.iter().find(|used| is_ours(&used.address)) else {
-            return;
-        };
+        let Some((ours, address)) = leads_to(used, &endpoint.address) else { return };
         let own = self.config.service.as_ref();
         let key = match own.is_some_and(|own| own.port.is_some()) {
             true => "port",
@@ -183,6 +193,19 @@ impl Compiler<'_> {
         let mistake = Mistake::at(path_to!["service", key], message);
         self.mistake(mistake.help("say where the app listens, or move the proxy"));
     }
+}
+
+/// Which socket of ours an address leads to, as far as its text tells.
+fn leads_to<'a>(used: &'a [Used], address: &Address) -> Option<(&'a Used, SocketAddr)> {
+    let address = match address {
+        Address::Socket(address) => *address,
+        Address::Name { host, port } if &**host == "localhost" => SocketAddr::new(LOCAL[0], *port),
+        Address::Name { .. } | Address::Unix(_) => return None,
+    };
+    // What listens on all addresses has the local ones; of others we cannot know.
+    let local = address.ip().is_loopback() || address.ip().is_unspecified();
+    let is_ours = |ours: SocketAddr| overlap(ours, address) && (local || ours.ip() == address.ip());
+    used.iter().find(|used| is_ours(used.address)).map(|ours| (ours, address))
 }
 
 /// Whether two sockets could not both be bound. Port 0 is a new one each time.

@@ -272,7 +272,7 @@ pub(super) fn port_addresses(port: units::Port, typed: &schema::OutboundPort) ->
     }
 }
 
-fn address(typed: &units::Address) -> Address {
+pub(super) fn address(typed: &units::Address) -> Address {
     match typed {
         units::Address::Socket(address) => Address::Socket(*address),
         units::Address::Name { host, port } => {
