@@ -1,5 +1,5 @@
-//! Pilotfish, a sidecar proxy. ARCHITECTURE.md tells the whole; the modules stand here in the order in
-//! which a request meets them.
+//! Pilotfish, a sidecar proxy. ARCHITECTURE.md tells the whole: the path of a request through these
+//! modules, and who owns what.
 
 pub mod worker;
 

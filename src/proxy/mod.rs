@@ -125,6 +125,8 @@ impl Answered {
     }
 }
 
+/// The steps themselves, in their order. Longer than a screen because it is the one story: each line is
+/// a step, and what a step does stands elsewhere.
 async fn answer(
     worker: &Rc<Worker>,
     view: &Rc<View>,

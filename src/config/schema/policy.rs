@@ -48,14 +48,15 @@ impl Timeout {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Timeouts {
-    /// From the end of the request's head to the end of the response's head, all retries included,
+    /// From the end of the request to the head of the response, all attempts together,
     /// or `off`. Default: `15s`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request: Option<OrOff<Duration>>,
     /// To connect to an endpoint. Default: `1s`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connect: Option<Duration>,
-    /// Without a byte in either direction, or `off`. Default: `5m`.
+    /// The longest silence of a body, in either direction, or `off`. A tunnel has
+    /// `limits.idle_timeout`. Default: `5m`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stream_idle: Option<OrOff<Duration>>,
 }
