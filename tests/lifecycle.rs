@@ -334,3 +334,62 @@ async fn an_idle_proxy_sleeps() {
     let after = proxy.switches();
     assert!(after - before < 60, "{} wake-ups in 6 s", after - before);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_reads_nothing_is_ended() {
+    use tokio::io::AsyncWriteExt;
+    let app = Upstream::http(|_| async { Response::new(body(vec![7; 64 << 20])) }).await;
+    let yaml = format!(
+        "service: {{ name: app, port: {} }}\nlimits: {{ write_timeout: 1s }}\n",
+        app.address.port()
+    );
+    let proxy = Proxy::start(&yaml).await;
+    let mut client = TcpStream::connect(proxy.inbound()).await.unwrap();
+    client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    let log = proxy.log(1).await;
+    assert_eq!(log[0]["response_flags"], "DC");
+    drop(client);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_streams_than_a_peer_takes_get_another_connection() {
+    let (release, hold) = tokio::sync::watch::channel(false);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (seen, mut arrivals) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        for connection in 0.. {
+            let (stream, _) = listener.accept().await.unwrap();
+            let (hold, seen) = (hold.clone(), seen.clone());
+            let service = hyper::service::service_fn(move |_: Request<hyper::body::Incoming>| {
+                let mut hold = hold.clone();
+                let _ = seen.send(connection);
+                async move {
+                    let _ = hold.wait_for(|released| *released).await;
+                    Ok::<_, std::convert::Infallible>(Response::new(body("late")))
+                }
+            });
+            let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .max_concurrent_streams(2)
+                .serve_connection(TokioIo::new(stream), service);
+            tokio::spawn(builder);
+        }
+    });
+    let yaml = format!(
+        "service: {{ name: app, address: \"{address}\", protocol: http2 }}\nruntime: {{ workers: 1 }}\n"
+    );
+    let proxy = Proxy::start(&yaml).await;
+    let mut sender = client::http2(proxy.inbound()).await;
+    let mut answers = tokio::task::JoinSet::new();
+    let mut connections = std::collections::HashSet::new();
+    for _ in 0..4 {
+        let request = Request::get("http://a/").body(body("")).unwrap();
+        answers.spawn(sender.send_request(request));
+        connections.insert(within(arrivals.recv()).await.unwrap());
+    }
+    assert_eq!(connections.len(), 2);
+    release.send_replace(true);
+    while let Some(answer) = answers.join_next().await {
+        assert_eq!(answer.unwrap().unwrap().status(), 200);
+    }
+}

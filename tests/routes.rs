@@ -25,3 +25,14 @@ async fn inbound_goes_to_the_app_and_outbound_to_services() {
     assert_eq!((answer.status.as_u16(), answer.reason()), (503, "name_unresolved"));
     assert_eq!(proxy.log(4).await[0]["response_code"], 200);
 }
+
+/// A name can turn out to be ours however it is written; the second time round the proxy knows itself.
+#[tokio::test]
+async fn a_name_that_leads_back_is_a_loop() {
+    let proxy = Proxy::start("outbound:\n  unknown: passthrough\n").await;
+    let port = proxy.outbound().port();
+    for host in ["127.1", "[::ffff:127.0.0.1]", "localhost", "127.0.0.1"] {
+        let answer = client::get_from(proxy.outbound(), &format!("{host}:{port}"), "/").await;
+        assert_eq!((answer.status.as_u16(), answer.reason()), (508, "loop"), "{host}");
+    }
+}

@@ -114,6 +114,7 @@ mod tests {
         assert_eq!(target("/a", &["User-Service:3001"]), ok("user-service", Some(3001)));
         assert_eq!(target("http://a.example/x", &["b.example"]), ok("a.example", None));
         assert_eq!(target("/", &["[::1]:80"]), ok("::1", Some(80)));
+        assert_eq!(target("/", &["Shop.Example.:80"]), ok("shop.example", Some(80)));
         assert_eq!(target("/", &[]), Err("no_host"));
         assert_eq!(target("/", &["a", "b"]), Err("two_hosts"));
         assert_eq!(target("/", &["a", "a"]), Err("two_hosts"));
