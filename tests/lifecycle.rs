@@ -393,3 +393,16 @@ async fn more_streams_than_a_peer_takes_get_another_connection() {
         assert_eq!(answer.unwrap().unwrap().status(), 200);
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hup_reads_the_file_again() {
+    let app = Upstream::named("ok").await;
+    let proxy = Process::start(&sidecar(app.address), Start::default()).await;
+    let good = "pilotfish_config_reload_total{result=\"success\"} 2";
+    proxy.signal(Signal::HUP);
+    eventually(|| async {
+        let metrics = client::get_from(proxy.admin, "localhost", "/metrics").await;
+        metrics.text().contains(good).then_some(())
+    })
+    .await;
+}
