@@ -67,6 +67,7 @@ async fn a_thousand_reloads_under_load_lose_nothing() {
         let tally = load.stop().await;
         let count = |counter: &std::sync::atomic::AtomicUsize| counter.load(SeqCst);
         assert_eq!((count(&tally.failed), count(&tally.dropped), count(&tally.closed)), (0, 0, 0));
+        assert_eq!(count(&tally.unserved), 0);
     }
     assert!(after < settled + settled / 10, "from {settled} KiB to {after} KiB");
     let ready = client::get_from(proxy.admin, "localhost", "/ready").await;
@@ -85,6 +86,14 @@ async fn a_term_under_load_answers_whatever_was_accepted() {
     inbound.join().await;
     outbound.join().await;
     assert!(proxy.exit().await.success());
+    // What the proxy says it has answered is what the clients got: a request that it took and lost would
+    // stand in its log alone.
+    let log = std::fs::read_to_string(proxy.dir().join("access.log")).unwrap();
+    let good = |line: &&str| line.contains("\"response_code\":200,\"response_flags\":\"-\"");
+    let answered = |load: &Load| load.tally.answered.load(SeqCst);
+    let odd: Vec<_> = log.lines().filter(|line| !good(line)).take(3).collect();
+    assert!(odd.is_empty(), "{odd:?}");
+    assert_eq!(log.lines().count(), answered(&inbound) + answered(&outbound));
     for load in [inbound, outbound] {
         assert_eq!(load.tally.failed.load(SeqCst), 0);
         assert_eq!(load.tally.dropped.load(SeqCst), 0);

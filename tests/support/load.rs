@@ -15,6 +15,9 @@ pub struct Tally {
     pub dropped: AtomicUsize,
     /// Answers other than 200, or broken ones.
     pub failed: AtomicUsize,
+    /// New connections that ended before their first answer. In a drain the kernel may have taken them for
+    /// a listener that closed before it accepted; at any other time they are lost.
+    pub unserved: AtomicUsize,
     /// Connections that ended as announced.
     pub closed: AtomicUsize,
 }
@@ -78,9 +81,10 @@ async fn client(address: SocketAddr, tally: Arc<Tally>, stop: Arc<AtomicBool>) {
                         break;
                     }
                 }
-                // The kernel took the connection for a listener that was closed before it accepted: it
-                // was never the proxy's.
-                Err(_) if first => return,
+                Err(_) if first => {
+                    tally.unserved.fetch_add(1, SeqCst);
+                    return;
+                }
                 Err(_) => {
                     tally.dropped.fetch_add(1, SeqCst);
                     break;
