@@ -16,6 +16,7 @@ use smallvec::SmallVec;
 
 use super::connection::Connection;
 use super::error::Failure;
+use super::fields::Fields;
 use super::gate::Gate;
 use super::report::Report;
 use super::upgrade;
@@ -64,6 +65,10 @@ pub struct Answer {
     pub response: Response<Incoming>,
     pub lease: Lease<RequestBody>,
     pub in_flight: InFlight,
+    /// What stands in its head.
+    pub fields: Fields,
+    /// When it came.
+    pub at: Instant,
     /// The key that a WebSocket was asked with by us.
     pub sent_key: Option<HeaderValue>,
 }
@@ -85,22 +90,25 @@ pub fn wire(protocol: Protocol, grpc: bool) -> Option<Wire> {
 /// The failure of the last attempt.
 pub async fn run(mut call: Call<'_>, report: &mut Report) -> Result<Answer, Failure> {
     let limits = call.cluster.budget_limits;
-    call.cluster.budget.deposit(clock::since_start(clock::now()));
+    // The first attempt begins with the request itself; later ones ask the clock.
+    let mut began = report.started();
+    call.cluster.budget.deposit(clock::since_start(began));
     let sent_key = call.write_head();
     let mut tried = SmallVec::<[u32; 4]>::new();
     let mut reuse = Reuse::Allowed;
     loop {
-        let endpoint = call.pick(&mut tried)?;
+        let endpoint = call.pick(&mut tried, began)?;
         report.attempt(&endpoint);
-        let failure = match call.once(&endpoint, reuse, report.started()).await {
-            Ok((response, lease, in_flight)) => {
+        let failure = match call.once(&endpoint, reuse, began, report.started()).await {
+            Ok(answer) => {
                 if let Some(upload) = &call.upload {
                     upload.forget_replay();
                 }
-                return Ok(Answer { response, lease, in_flight, sent_key });
+                return Ok(Answer { sent_key, ..answer });
             }
             Err(failure) => failure,
         };
+        began = clock::now();
         if matches!(failure, Failure::Unwritten { .. }) {
             // Where one idle connection was dead, the next one may be as well.
             reuse = Reuse::Not;
@@ -117,7 +125,7 @@ pub async fn run(mut call: Call<'_>, report: &mut Report) -> Result<Answer, Fail
             metrics.retry_skipped.inc(["body_too_large"]);
             return Err(failure);
         }
-        if !call.cluster.budget.withdraw(clock::since_start(clock::now()), limits) {
+        if !call.cluster.budget.withdraw(clock::since_start(began), limits) {
             metrics.retry_skipped.inc(["budget"]);
             return Err(failure);
         }
@@ -174,14 +182,14 @@ fn failed(in_flight: &InFlight, began: Instant) {
 }
 
 impl Call<'_> {
-    fn pick(&self, tried: &mut SmallVec<[u32; 4]>) -> Result<Arc<Endpoint>, Failure> {
+    fn pick(&self, tried: &mut SmallVec<[u32; 4]>, now: Instant) -> Result<Arc<Endpoint>, Failure> {
         match &self.to {
             Choice::Host(endpoint) => Ok(endpoint.clone()),
             Choice::Group(to) => {
                 let random = &mut self.worker.random.borrow_mut();
                 let index = self
                     .view
-                    .pick(*to, tried, random, clock::now())
+                    .pick(*to, tried, random, now)
                     .ok_or_else(|| no_endpoint(self.cluster))?;
                 tried.push(index as u32);
                 Ok(self.view.snapshot.group(*to).endpoints[index].clone())
@@ -240,9 +248,9 @@ impl Call<'_> {
         &mut self,
         endpoint: &Arc<Endpoint>,
         reuse: Reuse,
+        began: Instant,
         started: Instant,
-    ) -> Result<(Response<Incoming>, Lease<RequestBody>, InFlight), Failure> {
-        let began = clock::now();
+    ) -> Result<Answer, Failure> {
         let in_flight = endpoint.begin(clock::nanos(began));
         let lease = self
             .worker
@@ -264,7 +272,7 @@ impl Call<'_> {
         let Some(request) = self.request() else {
             return Err(Failure::Panic);
         };
-        let sent = clock::now();
+        let sent = if lease.reused { began } else { clock::now() };
         let result = tokio::select! {
             biased;
             // First: a hint may come in one piece with the answer.
@@ -276,9 +284,12 @@ impl Call<'_> {
         match result.map_err(|error| error.map_or_else(|failure| failure, |e| self.send_failure(e)))
         {
             Ok(response) => {
-                lease.note_keep_alive(response.headers());
+                let fields = Fields::of(response.headers());
+                if fields.has(Fields::KEEP_ALIVE) {
+                    lease.note_keep_alive(response.headers());
+                }
                 in_flight.observe(clock::nanos(now), now - sent, Outcome::Answered);
-                Ok((response, lease, in_flight))
+                Ok(Answer { response, lease, in_flight, fields, at: now, sent_key: None })
             }
             Err(failure) => {
                 // A client that breaks off says nothing about the endpoint.
@@ -329,8 +340,9 @@ impl Call<'_> {
         };
         // While the body goes out, look again at least this often: its end starts the clock.
         const LOOK: Duration = Duration::from_millis(250);
+        // Not the present, but nothing is overdue before the first look at the clock.
+        let mut now = started;
         loop {
-            let now = clock::now();
             let wake = match &self.upload {
                 Some(upload) if upload.finished().is_none() => {
                     let silent = timeouts.stream_idle.map(|idle| upload.last_progress() + idle);
@@ -361,6 +373,7 @@ impl Call<'_> {
                 Some(at) => tokio::time::sleep_until(at).await,
                 None => std::future::pending().await,
             }
+            now = clock::now();
         }
     }
 
@@ -446,14 +459,18 @@ fn join_cookies(parts: &mut Parts) {
 ///
 /// # Errors
 /// It may not, and why.
-pub fn check_response(response: &Response<Incoming>, service: &str) -> Result<(), Failure> {
+pub fn check_response(
+    response: &Response<Incoming>,
+    fields: Fields,
+    service: &str,
+) -> Result<(), Failure> {
     let bad = |detail: &str| {
         Err(Failure::BadResponse { service: service.to_owned(), detail: detail.to_owned() })
     };
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return bad("101 that nobody asked for");
     }
-    if response.version() <= Version::HTTP_11 {
+    if fields.has(Fields::TRANSFER_ENCODING) && response.version() <= Version::HTTP_11 {
         let mut codings = response.headers().get_all(TRANSFER_ENCODING).iter();
         if let Some(coding) = codings.next() {
             if response.version() == Version::HTTP_10 {

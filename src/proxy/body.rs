@@ -95,11 +95,15 @@ impl Body {
     }
 
     fn end(&mut self, ending: Ending) {
+        if self.report.is_none() && matches!(self.kind, Kind::Empty) {
+            return;
+        }
+        let now = clock::now();
         if let Kind::Upstream(mut download) = std::mem::replace(&mut self.kind, Kind::Empty)
             && ending == Ending::Complete
         {
             if let Some(lease) = download.lease.take() {
-                lease.release();
+                lease.release(now);
             }
             if let Some(upload) = download.upload.take()
                 && upload.finished().is_none()
@@ -108,7 +112,7 @@ impl Body {
             }
         }
         if let Some(report) = self.report.take() {
-            report.finish(ending);
+            report.finish(ending, now);
         }
     }
 }
@@ -188,24 +192,27 @@ impl Drop for Body {
 pub struct IdleTimer {
     limit: Option<Duration>,
     last: Instant,
+    /// Something came since `last`. The clock is asked when it matters: once nothing more comes.
+    moved: bool,
     sleep: Option<Pin<Box<Sleep>>>,
 }
 
 impl IdleTimer {
     pub fn new(limit: Option<Duration>, now: Instant) -> Self {
-        Self { limit, last: now, sleep: None }
+        Self { limit, last: now, moved: false, sleep: None }
     }
 
     fn progress(&mut self) {
-        if self.limit.is_some() {
-            self.last = clock::now();
-        }
+        self.moved = true;
     }
 
     fn poll_expired(&mut self, cx: &mut Context<'_>, also: Option<Instant>) -> Poll<()> {
         let Some(limit) = self.limit else {
             return Poll::Pending;
         };
+        if std::mem::take(&mut self.moved) {
+            self.last = clock::now();
+        }
         let deadline = also.map_or(self.last, |also| also.max(self.last)) + limit;
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
         while sleep.as_mut().poll(cx).is_ready() {

@@ -1,7 +1,7 @@
 //! One connection of a client, from its first byte to its last: find out what it speaks, serve it,
 //! follow the drain, and carry on as a tunnel where a request asked for one.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, StatusCode};
+use http::{HeaderValue, Request, StatusCode};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -22,9 +22,10 @@ use super::gate::Gate;
 use super::hints::Hints;
 use super::opening::Tunnel;
 use super::report::TcpReport;
+use super::target::LastTarget;
 use super::tunnel::{self, End, TunnelEnd};
 use super::upload::RequestBody;
-use super::{attempt, handle};
+use super::{attempt, forwarded, handle};
 use crate::clock;
 use crate::config::snapshot::{Destination, Detect, Listener, ListenerKind, Snapshot};
 use crate::drain::{CLOSE_IDLE_AFTER, Phase};
@@ -42,6 +43,8 @@ pub struct Connection {
     pub local: SocketAddr,
     pub listener: Listener,
     pub direction: Direction,
+    pub last_target: LastTarget,
+    peer_text: OnceCell<HeaderValue>,
     /// What watches the framing of an HTTP/1 connection.
     pub guard: Option<Arc<Shared>>,
     /// Set by the request that turns this HTTP/1 connection into a tunnel.
@@ -67,6 +70,8 @@ impl Connection {
             local,
             listener,
             direction: listener.direction(),
+            last_target: LastTarget::default(),
+            peer_text: OnceCell::new(),
             guard,
             tunnel: RefCell::default(),
             closing: Cell::new(false),
@@ -74,6 +79,11 @@ impl Connection {
             active: Cell::new(0),
             hints: Arc::default(),
         })
+    }
+
+    /// What `x-forwarded-for` says of this client.
+    pub fn peer_text(&self) -> &HeaderValue {
+        self.peer_text.get_or_init(|| forwarded::element(self.peer.ip()))
     }
 
     pub fn request_begins(&self) {

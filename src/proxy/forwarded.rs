@@ -3,84 +3,86 @@
 //! The rule: where the peer is in `inbound.trusted_proxies`, what it says is kept and its own address
 //! appended. Any other peer's claims are removed, and only what we saw ourselves is written.
 
-use std::fmt::Write;
 use std::net::IpAddr;
 
 use http::header::{FORWARDED, HeaderName};
 use http::{HeaderMap, HeaderValue};
 use smallvec::SmallVec;
 
+use super::fields::{Fields, is_claim};
+use super::target::Target;
+
 pub static FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 static PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 static HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-/// Whether a field claims to know the client. A field with underscores is the same one for an app behind
-/// CGI or WSGI, where both become `HTTP_X_FORWARDED_FOR`.
-fn is_claim(name: &str) -> bool {
-    let Some(rest) = name.strip_prefix('x').and_then(|rest| rest.strip_prefix(['-', '_'])) else {
-        return false;
-    };
-    rest.starts_with("forwarded-")
-        || rest.starts_with("forwarded_")
-        || rest == "real-ip"
-        || rest == "real_ip"
+
+/// What is said of a client: its address, as text. Made once for a connection.
+pub fn element(peer: IpAddr) -> HeaderValue {
+    // An address is visible ASCII.
+    HeaderValue::try_from(peer.to_canonical().to_string())
+        .unwrap_or(HeaderValue::from_static("unknown"))
 }
 
-/// `host` is the authority that the client asked for.
-pub fn apply(headers: &mut HeaderMap, peer: IpAddr, trusted: bool, host: &HeaderValue) {
-    let peer = peer.to_canonical();
-    let mut text = String::with_capacity(64);
-    if !trusted {
+/// `peer` is its [`element`]; `fields` are those of `headers`, as far as it matters here.
+pub fn apply(
+    headers: &mut HeaderMap,
+    fields: Fields,
+    peer: &HeaderValue,
+    trusted: bool,
+    target: &Target,
+) {
+    if !trusted && fields.has(Fields::CLAIM) {
         let claims: SmallVec<[HeaderName; 4]> =
             headers.keys().filter(|name| is_claim(name.as_str())).cloned().collect();
         for name in claims {
             headers.remove(name);
         }
     }
-    append(headers, &FOR, trusted, &mut text, |text| {
-        let _ = write!(text, "{peer}");
-    });
-    append(headers, &FORWARDED, trusted, &mut text, |text| {
-        let _ = match peer {
-            IpAddr::V4(peer) => write!(text, "for={peer}"),
-            IpAddr::V6(peer) => write!(text, "for=\"[{peer}]\""),
-        };
-        if let Ok(host) = host.to_str() {
-            let _ = write!(text, ";host=\"{host}\"");
-        }
-        text.push_str(";proto=http");
-    });
+    let forwarded = target.forwarded.get_or_init(|| forwarded(peer, &target.authority));
+    set(headers, &FOR, trusted && fields.has(Fields::CLAIM), peer);
+    set(headers, &FORWARDED, trusted && fields.has(Fields::FORWARDED), forwarded);
     // What the first proxy saw is what the client said: a trusted value stays.
-    if !(trusted && headers.contains_key(&PROTO)) {
+    let keep = trusted && fields.has(Fields::CLAIM);
+    if !(keep && headers.contains_key(&PROTO)) {
         headers.insert(PROTO.clone(), HeaderValue::from_static("http"));
     }
-    if !(trusted && headers.contains_key(&HOST)) {
-        headers.insert(HOST.clone(), host.clone());
+    if !(keep && headers.contains_key(&HOST)) {
+        headers.insert(HOST.clone(), target.authority.clone());
     }
 }
 
-fn append(
-    headers: &mut HeaderMap,
-    name: &HeaderName,
-    trusted: bool,
-    text: &mut String,
-    element: impl FnOnce(&mut String),
-) {
-    text.clear();
-    if trusted {
-        for value in headers.get_all(name).iter().filter_map(|value| value.to_str().ok()) {
-            text.push_str(value);
-            text.push_str(", ");
-        }
+fn forwarded(peer: &HeaderValue, host: &HeaderValue) -> HeaderValue {
+    let peer = peer.to_str().unwrap_or("unknown");
+    let mut text =
+        if peer.contains(':') { format!("for=\"[{peer}]\"") } else { format!("for={peer}") };
+    if let Ok(host) = host.to_str() {
+        text.push_str(&format!(";host=\"{host}\""));
     }
-    element(text);
+    text.push_str(";proto=http");
     // Made of header text and an address, so it is a valid value; a host with a quote is not taken.
-    if let Ok(value) = HeaderValue::from_str(text) {
+    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("for=unknown"))
+}
+
+/// Writes `element`, after what stands there already if that is to be kept.
+fn set(headers: &mut HeaderMap, name: &HeaderName, keep: bool, element: &HeaderValue) {
+    if !(keep && headers.contains_key(name)) {
+        headers.insert(name.clone(), element.clone());
+        return;
+    }
+    let mut text = String::new();
+    for value in headers.get_all(name).iter().filter_map(|value| value.to_str().ok()) {
+        text.push_str(value);
+        text.push_str(", ");
+    }
+    text.push_str(element.to_str().unwrap_or_default());
+    if let Ok(value) = HeaderValue::from_str(&text) {
         headers.insert(name.clone(), value);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::target::LastTarget;
     use super::*;
 
     fn run(before: &[(&'static str, &'static str)], peer: &str, trusted: bool) -> Vec<String> {
@@ -88,8 +90,14 @@ mod tests {
         for (name, value) in before {
             headers.append(*name, HeaderValue::from_static(value));
         }
-        let host = HeaderValue::from_static("shop.example:8080");
-        apply(&mut headers, peer.parse().unwrap(), trusted, &host);
+        let (parts, ()) = http::Request::builder()
+            .header("host", "shop.example:8080")
+            .body(())
+            .unwrap()
+            .into_parts();
+        let target = LastTarget::default().or_of(&parts).unwrap();
+        let fields = Fields::of(&headers);
+        apply(&mut headers, fields, &element(peer.parse().unwrap()), trusted, &target);
         let mut lines: Vec<_> =
             headers.iter().map(|(n, v)| format!("{n}: {}", v.to_str().unwrap())).collect();
         lines.sort();

@@ -9,6 +9,8 @@ use http::header::{
 use http::{HeaderMap, HeaderValue};
 use smallvec::SmallVec;
 
+use super::fields::Fields;
+
 static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 static HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
@@ -28,12 +30,12 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
 /// Removes the hop-by-hop fields and those that `Connection` names. `TE: trailers` stays, because it
 /// is what gRPC asks for and what hyper looks at. Returns the `Upgrade` that the message asks for, if
 /// `Connection` names it.
-pub fn strip_hop_by_hop(headers: &mut HeaderMap) -> Option<HeaderValue> {
-    let mut gone: SmallVec<[HeaderName; 8]> =
-        headers.keys().filter(|name| is_hop_by_hop(name)).cloned().collect();
-    if gone.is_empty() {
+pub fn strip_hop_by_hop(headers: &mut HeaderMap, fields: Fields) -> Option<HeaderValue> {
+    if !fields.has(Fields::HOP_BY_HOP) {
         return None;
     }
+    let mut gone: SmallVec<[HeaderName; 8]> =
+        headers.keys().filter(|name| is_hop_by_hop(name)).cloned().collect();
     let mut upgrade = false;
     for token in tokens(headers, &CONNECTION) {
         if token.eq_ignore_ascii_case("upgrade") {
@@ -92,17 +94,21 @@ pub fn retain_trailers(trailers: &mut HeaderMap) {
 }
 
 /// Whether the client waits for `100 Continue` before it sends the body.
-pub fn expects_continue(headers: &HeaderMap) -> bool {
-    headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+pub fn expects_continue(headers: &HeaderMap, fields: Fields) -> bool {
+    fields.has(Fields::EXPECT)
+        && headers
+            .get(EXPECT)
+            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
-pub fn is_grpc(headers: &HeaderMap) -> bool {
-    headers.get(CONTENT_TYPE).is_some_and(|value| {
-        value.as_bytes().strip_prefix(b"application/grpc").is_some_and(|rest| {
-            // application/grpc-web is plain HTTP: its status stands in the body.
-            rest.is_empty() || matches!(rest[0], b'+' | b';')
+pub fn is_grpc(headers: &HeaderMap, fields: Fields) -> bool {
+    fields.has(Fields::CONTENT_TYPE)
+        && headers.get(CONTENT_TYPE).is_some_and(|value| {
+            value.as_bytes().strip_prefix(b"application/grpc").is_some_and(|rest| {
+                // application/grpc-web is plain HTTP: its status stands in the body.
+                rest.is_empty() || matches!(rest[0], b'+' | b';')
+            })
         })
-    })
 }
 
 /// `grpc-timeout` (gRPC over HTTP/2): up to eight digits and a unit.
@@ -137,6 +143,14 @@ mod tests {
             .collect()
     }
 
+    fn strip(headers: &mut HeaderMap) -> Option<HeaderValue> {
+        strip_hop_by_hop(headers, Fields::of(headers))
+    }
+
+    fn is_grpc_of(headers: &HeaderMap) -> bool {
+        is_grpc(headers, Fields::of(headers))
+    }
+
     #[test]
     fn connection_fields_and_what_they_name_go() {
         let mut headers = map(&[
@@ -149,17 +163,17 @@ mod tests {
             ("http2-settings", "AAMAAABkAAQAAP__"),
             ("accept", "*/*"),
         ]);
-        assert_eq!(strip_hop_by_hop(&mut headers), None);
+        assert_eq!(strip(&mut headers), None);
         assert_eq!(headers, map(&[("te", "trailers"), ("accept", "*/*")]));
     }
 
     #[test]
     fn an_upgrade_needs_connection() {
         let mut headers = map(&[("connection", "Upgrade"), ("upgrade", "websocket")]);
-        assert_eq!(strip_hop_by_hop(&mut headers).unwrap(), "websocket");
+        assert_eq!(strip(&mut headers).unwrap(), "websocket");
         assert!(headers.is_empty());
         let mut headers = map(&[("upgrade", "websocket")]);
-        assert_eq!(strip_hop_by_hop(&mut headers), None);
+        assert_eq!(strip(&mut headers), None);
         assert!(headers.is_empty());
     }
 
@@ -167,7 +181,7 @@ mod tests {
     fn connection_cannot_name_the_framing_away() {
         let mut headers =
             map(&[("connection", "host, content-length"), ("host", "a"), ("content-length", "3")]);
-        strip_hop_by_hop(&mut headers);
+        strip(&mut headers);
         assert_eq!(headers, map(&[("host", "a"), ("content-length", "3")]));
     }
 
@@ -193,7 +207,7 @@ mod tests {
             ("application/grpc-web", false),
             ("application/json", false),
         ] {
-            assert_eq!(is_grpc(&map(&[("content-type", value)])), expected, "{value}");
+            assert_eq!(is_grpc_of(&map(&[("content-type", value)])), expected, "{value}");
         }
     }
 

@@ -5,6 +5,7 @@ use std::task::{Context, Poll, Waker};
 
 use http::{HeaderMap, StatusCode};
 
+use super::fields::Fields;
 use super::headers::strip_hop_by_hop;
 
 /// More of them for one request than this are dropped.
@@ -37,7 +38,8 @@ impl Hints {
         if queue.taken > MAX {
             return;
         }
-        strip_hop_by_hop(&mut headers);
+        let fields = Fields::of(&headers);
+        strip_hop_by_hop(&mut headers, fields);
         queue.waiting.extend_from_slice(format!("HTTP/1.1 {status}\r\n").as_bytes());
         for (name, value) in &headers {
             for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {

@@ -7,7 +7,7 @@
 //! | `target` | which host and path a request means |
 //! | `choose` | which route and service that is |
 //! | `direct` | answers that a route has in store |
-//! | `headers`, `forwarded`, `upgrade`, `hints` | what a message may carry on to the next hop |
+//! | `fields`, `headers`, `forwarded`, `upgrade`, `hints` | what a message may carry on to the next hop |
 //! | `attempt` | sending it, and sending it again |
 //! | `body`, `gate`, `opening`, `tunnel` | the bytes, and how a request becomes a tunnel |
 //! | `error`, `isolate` | what can go wrong, and the answer to it |
@@ -19,6 +19,7 @@ mod choose;
 pub mod connection;
 mod direct;
 pub mod error;
+mod fields;
 mod forwarded;
 mod gate;
 mod headers;
@@ -51,6 +52,7 @@ use body::{Body, Download, IdleTimer};
 use choose::Chosen;
 use connection::Connection;
 use error::Failure;
+use fields::Fields;
 use gate::Gate;
 use isolate::{Isolated, Panicked};
 use opening::Opening;
@@ -70,10 +72,12 @@ pub async fn handle(
     let (parts, incoming) = request.into_parts();
     let version = parts.version;
     let has_body = !incoming.is_end_stream();
-    let waits =
-        version == Version::HTTP_11 && has_body && headers::expects_continue(&parts.headers);
-    let mut report = Report::begin(&worker, &view, &connection, &parts, clock::now());
-    let story = answer(&worker, &view, &connection, parts, incoming, &mut report);
+    let fields = Fields::of(&parts.headers);
+    let waits = version == Version::HTTP_11
+        && has_body
+        && headers::expects_continue(&parts.headers, fields);
+    let mut report = Report::begin(&worker, &view, &connection, &parts, fields, clock::now());
+    let story = answer(&worker, &view, &connection, parts, fields, incoming, &mut report);
     let answered = match Isolated(story).await {
         Ok(answered) => answered,
         Err(Panicked) => {
@@ -132,6 +136,7 @@ async fn answer(
     view: &Rc<View>,
     connection: &Rc<Connection>,
     mut parts: Parts,
+    fields: Fields,
     incoming: Incoming,
     report: &mut Report,
 ) -> Result<Answered, Failure> {
@@ -139,9 +144,9 @@ async fn answer(
     let limit = view.snapshot.limits.max_requests;
     report.admitted(worker.admit_request(limit).ok_or(Failure::Overload { limit })?);
 
-    let target = Target::of(&parts)?;
+    let target = connection.last_target.or_of(&parts)?;
     report.authority(&target.authority);
-    let asked = upgrade::take(&mut parts);
+    let asked = upgrade::take(&mut parts, fields);
     if asked == Asked::Connect {
         return opening::open(worker, view, connection, &target, &mut parts, report).await;
     }
@@ -150,7 +155,7 @@ async fn answer(
         choose::route(worker, view, connection, &target, path, &parts)?;
     report.route(&route);
 
-    limit_body(&parts, route.policy.max_body)?;
+    limit_body(&parts, fields, route.policy.max_body)?;
     let forward = match &route.action {
         Action::Forward(forward) => forward,
         Action::Redirect(redirect) => {
@@ -170,8 +175,8 @@ async fn answer(
     let client_timeout = report.is_grpc().then(|| headers::grpc_timeout(&parts.headers)).flatten();
     let client_version = parts.version;
     let on_upgrade = take_on_upgrade(&mut parts);
-    let gate = gate(&parts, wire);
-    outgoing_headers(worker, view, connection, &target, &route, &mut parts, report);
+    let gate = gate(&parts, fields, wire);
+    outgoing_headers(worker, view, connection, &target, &route, &mut parts, fields, report);
     if host.is_some() {
         parts.headers.append(VIA, worker.via.clone());
     }
@@ -204,7 +209,8 @@ async fn answer(
     };
     let answer = attempt::run(call, report).await?;
 
-    report.answered(answer.response.status(), answer.response.headers(), clock::now());
+    report.answered(answer.response.status(), answer.at);
+    report.trailers(answer.response.headers());
     if let Asked::Upgrade { protocol, key } = &asked
         && upgrade::granted(&answer.response, wire, answer.sent_key.as_ref())
     {
@@ -217,7 +223,7 @@ async fn answer(
             on_upgrade,
         ));
     }
-    attempt::check_response(&answer.response, &cluster.name)?;
+    attempt::check_response(&answer.response, answer.fields, &cluster.name)?;
     if let Some(gate) = &gate
         && !gate.is_open()
     {
@@ -227,7 +233,10 @@ async fn answer(
 }
 
 /// Refuses a body whose announced length is over the limit before a byte of it is read.
-fn limit_body(parts: &Parts, limit: Option<u64>) -> Result<(), Failure> {
+fn limit_body(parts: &Parts, fields: Fields, limit: Option<u64>) -> Result<(), Failure> {
+    if !fields.has(Fields::CONTENT_LENGTH) {
+        return Ok(());
+    }
     let announced = || parts.headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse::<u64>().ok();
     match limit {
         Some(limit) if announced().is_some_and(|length| length > limit) => {
@@ -245,10 +254,10 @@ fn take_on_upgrade(parts: &mut Parts) -> Option<OnUpgrade> {
 
 /// A client that waits for `100 Continue` gets the upstream's, not ours: the upstream may refuse the
 /// request before its body is sent. HTTP/2 has no such wait here, see [`Connection::listen_for_hints`].
-fn gate(parts: &Parts, wire: Wire) -> Option<Arc<Gate>> {
+fn gate(parts: &Parts, fields: Fields, wire: Wire) -> Option<Arc<Gate>> {
     let waits = parts.version == Version::HTTP_11
         && wire == Wire::Http1
-        && headers::expects_continue(&parts.headers);
+        && headers::expects_continue(&parts.headers, fields);
     waits.then(Arc::default)
 }
 
@@ -259,24 +268,31 @@ fn outgoing_headers(
     target: &Target,
     route: &Route,
     parts: &mut Parts,
+    fields: Fields,
     report: &mut Report,
 ) {
+    /// What is added below, so that the map grows once.
+    const ADDED: usize = 8;
+    parts.headers.reserve(ADDED);
     if connection.direction == Direction::Inbound {
         let peer = connection.peer.ip().to_canonical();
         let trusted = view.snapshot.inbound.trusted_proxies.iter().any(|net| net.contains(&peer));
-        forwarded::apply(&mut parts.headers, peer, trusted, &target.authority);
+        forwarded::apply(&mut parts.headers, fields, connection.peer_text(), trusted, target);
     }
     let random = &mut worker.random.borrow_mut();
-    let (context, origin) =
-        trace::continue_or_begin(&parts.headers, random, view.snapshot.trace_sample);
-    if origin != Origin::TraceParent {
+    let sample = view.snapshot.trace_sample;
+    let (context, origin) = match fields.has(Fields::TRACE) {
+        true => trace::continue_or_begin(&parts.headers, random, sample),
+        false => (trace::begin(random, sample), Origin::Begun),
+    };
+    if fields.has(Fields::TRACESTATE) && origin != Origin::TraceParent {
         // Its owner says nothing about a trace that is not the one it came with.
         parts.headers.remove(trace::TRACESTATE);
     }
     parts.headers.insert(trace::TRACEPARENT, context.traceparent());
     let id = parts.headers.entry(trace::X_REQUEST_ID).or_insert_with(|| trace::request_id(random));
     let id = id.clone();
-    if parts.version != Version::HTTP_11 {
+    if fields.has(Fields::EXPECT) && parts.version != Version::HTTP_11 {
         parts.headers.remove(http::header::EXPECT);
     }
     route.request_headers.apply(&mut parts.headers);
@@ -309,10 +325,10 @@ fn rewritten(
 /// The upstream's answer, as it goes to the client.
 fn passed_on(answer: Answer, route: &Route, upload: Option<Rc<Upload>>) -> Response<Body> {
     let (mut head, incoming) = answer.response.into_parts();
-    headers::strip_hop_by_hop(&mut head.headers);
+    headers::strip_hop_by_hop(&mut head.headers, answer.fields);
     head.version = Version::HTTP_11;
     route.response_headers.apply(&mut head.headers);
-    let idle = IdleTimer::new(route.policy.timeouts.stream_idle, clock::now());
+    let idle = IdleTimer::new(route.policy.timeouts.stream_idle, answer.at);
     let body = Body::upstream(Download {
         incoming,
         lease: Some(answer.lease),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Response, StatusCode, Version};
+use http::{HeaderValue, Response, StatusCode, Version};
 use hyper::upgrade::OnUpgrade;
 use tokio::sync::watch;
 
@@ -36,7 +36,7 @@ pub fn switched(
 ) -> Answered {
     let server = Far::Upgrade(hyper::upgrade::on(&mut answer.response));
     let (mut head, _) = answer.response.into_parts();
-    headers::strip_hop_by_hop(&mut head.headers);
+    headers::strip_hop_by_hop(&mut head.headers, answer.fields);
     route.response_headers.apply(&mut head.headers);
     let mut response = Response::from_parts(head, Body::empty());
     *response.version_mut() = Version::HTTP_11;
@@ -74,7 +74,7 @@ pub async fn open(
         }
     };
     report.attempt(&endpoint);
-    report.answered(StatusCode::OK, &HeaderMap::new(), clock::now());
+    report.answered(StatusCode::OK, clock::now());
     let held = Held { _in_flight: in_flight, _lease: None };
     let opening = Opening { client, server: Far::Socket(stream), held };
     Ok(Answered::Tunnel(Response::new(Body::empty()), opening))
@@ -114,7 +114,7 @@ impl Opening {
                 tokio::task::spawn_local(async move {
                     match client.await {
                         Ok(client) => tunnel.run(End::upgraded(client), &mut phase).await,
-                        Err(_) => tunnel.report.finish(Ending::ClientGone),
+                        Err(_) => tunnel.report.finish(Ending::ClientGone, clock::now()),
                     }
                 });
             }
@@ -138,7 +138,7 @@ impl Tunnel {
             Far::Socket(stream) => End::socket(stream, Bytes::new()),
             Far::Upgrade(upgrade) => match upgrade.await {
                 Ok(upgraded) => End::upgraded(upgraded),
-                Err(_) => return report.finish(Ending::UpstreamBroken),
+                Err(_) => return report.finish(Ending::UpstreamBroken, clock::now()),
             },
         };
         let tally = Tally::default();

@@ -13,6 +13,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 
 use super::connection::Connection;
 use super::error::Failure;
+use super::fields::Fields;
 use super::forwarded;
 use super::tunnel::{Tally, TunnelEnd};
 use super::upload::Upload;
@@ -82,6 +83,7 @@ impl Report {
         view: &Rc<View>,
         connection: &Rc<Connection>,
         parts: &Parts,
+        fields: Fields,
         now: Instant,
     ) -> Box<Self> {
         connection.request_begins();
@@ -90,14 +92,20 @@ impl Report {
             view: view.clone(),
             connection: connection.clone(),
             started: now,
-            wall: clock::wall(),
+            wall: clock::wall_at(now),
             method: parts.method.clone(),
             path: parts.uri.path_and_query().cloned(),
             version: parts.version,
             authority: None,
-            user_agent: parts.headers.get(USER_AGENT).cloned(),
+            user_agent: fields
+                .has(Fields::USER_AGENT)
+                .then(|| parts.headers.get(USER_AGENT).cloned())
+                .flatten(),
             forwarded_for: None,
-            request_id: parts.headers.get(X_REQUEST_ID).cloned(),
+            request_id: fields
+                .has(Fields::REQUEST_ID)
+                .then(|| parts.headers.get(X_REQUEST_ID).cloned())
+                .flatten(),
             trace: None,
             route: None,
             service: NONE,
@@ -108,7 +116,7 @@ impl Report {
             status: None,
             flag: None,
             reason: ANSWERED_HERE,
-            grpc: super::headers::is_grpc(&parts.headers),
+            grpc: super::headers::is_grpc(&parts.headers, fields),
             grpc_status: None,
             sent: 0,
             ended: false,
@@ -183,11 +191,10 @@ impl Report {
     }
 
     /// The upstream has answered.
-    pub fn answered(&mut self, status: StatusCode, headers: &HeaderMap, now: Instant) {
+    pub fn answered(&mut self, status: StatusCode, now: Instant) {
         self.status = Some(status);
         self.reason = VIA_UPSTREAM;
         self.upstream_time = Some(now - self.started);
-        self.trailers(headers);
     }
 
     /// We answer ourselves, because of no failure.
@@ -216,26 +223,25 @@ impl Report {
         self.sent += bytes as u64;
     }
 
-    pub fn finish(mut self: Box<Self>, ending: Ending) {
-        self.end(ending);
+    pub fn finish(mut self: Box<Self>, ending: Ending, now: Instant) {
+        self.end(ending, now);
     }
 
     /// The bytes of a tunnel are those of the request that made it.
     pub fn finish_tunnel(mut self: Box<Self>, tally: &Tally, end: TunnelEnd) {
         self.sent = tally.from_server.get();
-        self.write(tally.from_client.get(), Ending::Tunnel(end));
+        self.write(tally.from_client.get(), Ending::Tunnel(end), clock::now());
     }
 
-    fn end(&mut self, ending: Ending) {
+    fn end(&mut self, ending: Ending, now: Instant) {
         let received = self.upload.as_ref().map_or(0, |upload| upload.received());
-        self.write(received, ending);
+        self.write(received, ending, now);
     }
 
-    fn write(&mut self, received: u64, ending: Ending) {
+    fn write(&mut self, received: u64, ending: Ending, now: Instant) {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
-        let now = clock::now();
         if let (Some((flag, reason)), None) = (shortfall(ending), self.flag) {
             self.flag = Some(flag);
             self.reason = reason;
@@ -310,7 +316,9 @@ impl Report {
 impl Drop for Report {
     fn drop(&mut self) {
         // Not finished: the client went away while we were still waiting for the upstream.
-        self.end(Ending::ClientGone);
+        if !self.ended {
+            self.end(Ending::ClientGone, clock::now());
+        }
     }
 }
 

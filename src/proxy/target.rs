@@ -1,6 +1,8 @@
 //! Where a request wants to go: one authority and one path, whatever the form it was written in.
 
 use std::borrow::Cow;
+use std::cell::{OnceCell, RefCell};
+use std::rc::Rc;
 
 use http::header::HOST;
 use http::request::Parts;
@@ -18,36 +20,48 @@ pub struct Target {
     /// Lower case, without port and brackets.
     pub host: String,
     pub port: Option<u16>,
+    /// What is said of it in `forwarded`, once it was said.
+    pub forwarded: OnceCell<HeaderValue>,
 }
+
+/// The target of the request before on the same connection, which is nearly always the next one's too.
+#[derive(Debug, Default)]
+pub struct LastTarget(RefCell<Option<Rc<Target>>>);
 
 const fn malformed(reason: &'static str, message: &'static str) -> Failure {
     Failure::Malformed(Rejection { status: 400, reason, message })
 }
 
-impl Target {
+impl LastTarget {
     /// The target of a request. `:authority` and the absolute form win over `Host`.
     ///
     /// # Errors
     /// No authority, two of them, or one that is none.
-    pub fn of(parts: &Parts) -> Result<Self, Failure> {
+    pub fn or_of(&self, parts: &Parts) -> Result<Rc<Target>, Failure> {
         let mut hosts = parts.headers.get_all(HOST).iter();
         let (host, second) = (hosts.next(), hosts.next());
         if second.is_some() {
             return Err(malformed("two_hosts", "two Host fields; send one"));
         }
-        let value = match (parts.uri.authority(), host) {
-            (Some(authority), _) => HeaderValue::try_from(authority.as_str()).map_err(|_| {
-                malformed("bad_host", "the authority has characters that no host has")
-            })?,
-            (None, Some(host)) => host.clone(),
-            (None, None) if parts.version == Version::HTTP_10 => {
-                HeaderValue::from_static("localhost")
-            }
+        let written = match (parts.uri.authority(), host) {
+            (Some(authority), _) => authority.as_str().as_bytes(),
+            (None, Some(host)) => host.as_bytes(),
+            (None, None) if parts.version == Version::HTTP_10 => b"localhost",
             (None, None) => return Err(malformed("no_host", "no Host; name the host you want")),
         };
-        Self::parse(value)
+        let mut last = self.0.borrow_mut();
+        if let Some(last) = &*last
+            && last.authority.as_bytes() == written
+        {
+            return Ok(last.clone());
+        }
+        let value = HeaderValue::from_bytes(written)
+            .map_err(|_| malformed("bad_host", "the authority has characters that no host has"))?;
+        Ok(last.insert(Rc::new(Target::parse(value)?)).clone())
     }
+}
 
+impl Target {
     fn parse(value: HeaderValue) -> Result<Self, Failure> {
         const BAD: Failure = malformed("bad_host", "Host is not a host name with an optional port");
         let authority = Authority::try_from(value.as_bytes()).map_err(|_| BAD)?;
@@ -63,7 +77,8 @@ impl Target {
         // `example.com.` is the same host, and no way around the routes of `example.com`.
         let bare = bare.strip_suffix('.').unwrap_or(bare);
         let port = authority.port_u16();
-        Ok(Self { host: bare.to_ascii_lowercase(), port, authority: value })
+        let host = bare.to_ascii_lowercase();
+        Ok(Self { host, port, authority: value, forwarded: OnceCell::new() })
     }
 }
 
@@ -105,7 +120,8 @@ mod tests {
             request = request.header(HOST, *host);
         }
         let (parts, ()) = request.body(()).unwrap().into_parts();
-        Target::of(&parts).map(|t| (t.host, t.port)).map_err(|f| f.reason())
+        let target = LastTarget::default().or_of(&parts).map_err(|failure| failure.reason())?;
+        Ok((target.host.clone(), target.port))
     }
 
     #[test]
@@ -122,6 +138,20 @@ mod tests {
         for bad in ["", "a/b", "a b", "a:99999", "a:80a", "[::1", "a\\b", "a?x", "a#x", "a:"] {
             assert_eq!(target("/", &[bad]), Err("bad_host"), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn the_last_target_serves_the_same_authority_alone() {
+        let last = LastTarget::default();
+        let ask = |host: &str| {
+            let (parts, ()) = Request::builder().header(HOST, host).body(()).unwrap().into_parts();
+            last.or_of(&parts)
+        };
+        let first = ask("a:80").unwrap();
+        assert!(Rc::ptr_eq(&first, &ask("a:80").unwrap()));
+        assert_eq!(ask("b:80").unwrap().host, "b");
+        assert!(ask("b:").is_err());
+        assert_eq!(ask("a:80").unwrap().host, "a");
     }
 
     #[test]

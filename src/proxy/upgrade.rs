@@ -12,6 +12,7 @@ use http::{HeaderValue, Method, Response, StatusCode, Version};
 use hyper::ext::Protocol;
 use sha1::{Digest, Sha1};
 
+use super::fields::Fields;
 use super::headers::strip_hop_by_hop;
 use crate::upstream::Wire;
 
@@ -29,8 +30,8 @@ pub enum Asked {
 }
 
 /// Takes the hop-by-hop fields off a request and returns what they, or its method, ask for.
-pub fn take(parts: &mut Parts) -> Asked {
-    let upgrade = strip_hop_by_hop(&mut parts.headers);
+pub fn take(parts: &mut Parts, fields: Fields) -> Asked {
+    let upgrade = strip_hop_by_hop(&mut parts.headers, fields);
     if parts.method == Method::CONNECT {
         return match parts.extensions.get::<Protocol>() {
             Some(protocol) => match HeaderValue::from_str(protocol.as_str()) {
@@ -146,6 +147,11 @@ mod tests {
         request.body(()).unwrap().into_parts().0
     }
 
+    fn taken(parts: &mut Parts) -> Asked {
+        let fields = Fields::of(&parts.headers);
+        take(parts, fields)
+    }
+
     #[test]
     fn the_example_of_rfc_6455() {
         let key = HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ==");
@@ -161,7 +167,7 @@ mod tests {
                 .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
                 .header("sec-websocket-version", "13"),
         );
-        let asked = take(&mut parts);
+        let asked = taken(&mut parts);
         let Asked::Upgrade { protocol, key } = asked else { panic!("{asked:?}") };
         let mut random = fastrand::Rng::with_seed(1);
         assert_eq!(ask(&mut parts, &protocol, Wire::Http2, &mut random), None);
@@ -180,7 +186,7 @@ mod tests {
     fn from_http2_a_key_is_made_and_its_answer_checked() {
         let mut parts = parts(Request::builder().method("CONNECT").uri("http://a/chat"));
         parts.extensions.insert(Protocol::from_static("websocket"));
-        let Asked::Upgrade { protocol, key: None } = take(&mut parts) else { panic!() };
+        let Asked::Upgrade { protocol, key: None } = taken(&mut parts) else { panic!() };
         let mut random = fastrand::Rng::with_seed(1);
         let sent = ask(&mut parts, &protocol, Wire::Http1, &mut random).unwrap();
         assert_eq!(parts.method, Method::GET);
@@ -201,6 +207,6 @@ mod tests {
                 .header("connection", "Upgrade, HTTP2-Settings")
                 .header("upgrade", "h2c"),
         );
-        assert_eq!(take(&mut parts), Asked::Nothing);
+        assert_eq!(taken(&mut parts), Asked::Nothing);
     }
 }

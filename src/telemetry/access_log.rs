@@ -112,31 +112,34 @@ fn write_text(record: &Record<'_>, out: &mut Vec<u8>) {
 }
 
 fn write_json(record: &Record<'_>, out: &mut Vec<u8>) {
+    // Room for a usual line at once, so that its fields need not grow the buffer one by one.
+    out.reserve(1024);
     out.extend_from_slice(b"{\"start_time\":\"");
     timestamp(record.start, out);
     out.push(b'"');
-    json_text("method", Some(record.method.as_bytes()), out);
-    json_text("path", Some(record.path.as_bytes()), out);
-    json_text("protocol", Some(record.protocol.as_bytes()), out);
-    json_number("response_code", Some(record.status.into()), out);
-    json_text("response_flags", Some(record.flag.map_or("-", Flag::as_str).as_bytes()), out);
-    json_text("response_code_details", Some(record.details.as_bytes()), out);
-    json_number("bytes_received", Some(record.bytes_received), out);
-    json_number("bytes_sent", Some(record.bytes_sent), out);
-    json_number("duration", Some(milliseconds(record.duration)), out);
-    json_number("upstream_service_time", record.upstream_time.map(milliseconds), out);
-    json_text("x_forwarded_for", record.x_forwarded_for, out);
-    json_text("user_agent", record.user_agent, out);
-    json_text("request_id", record.request_id, out);
-    json_text("authority", record.authority, out);
-    json_text("upstream_host", record.upstream_host.map(str::as_bytes), out);
-    json_text("upstream_cluster", record.upstream_cluster.map(str::as_bytes), out);
-    json_text("route_name", record.route_name.map(str::as_bytes), out);
-    json_hex("trace_id", record.trace_id.as_ref().map(|id| &id[..]), out);
-    json_hex("span_id", record.span_id.as_ref().map(|id| &id[..]), out);
-    json_text("direction", Some(record.direction.as_str().as_bytes()), out);
-    json_number("attempts", Some(record.attempts.into()), out);
-    json_number("grpc_status", record.grpc_status.map(u64::from), out);
+    json_text(b",\"method\":", Some(record.method.as_bytes()), out);
+    json_text(b",\"path\":", Some(record.path.as_bytes()), out);
+    json_text(b",\"protocol\":", Some(record.protocol.as_bytes()), out);
+    json_number(b",\"response_code\":", Some(record.status.into()), out);
+    let flag = record.flag.map_or("-", Flag::as_str);
+    json_text(b",\"response_flags\":", Some(flag.as_bytes()), out);
+    json_text(b",\"response_code_details\":", Some(record.details.as_bytes()), out);
+    json_number(b",\"bytes_received\":", Some(record.bytes_received), out);
+    json_number(b",\"bytes_sent\":", Some(record.bytes_sent), out);
+    json_number(b",\"duration\":", Some(milliseconds(record.duration)), out);
+    json_number(b",\"upstream_service_time\":", record.upstream_time.map(milliseconds), out);
+    json_text(b",\"x_forwarded_for\":", record.x_forwarded_for, out);
+    json_text(b",\"user_agent\":", record.user_agent, out);
+    json_text(b",\"request_id\":", record.request_id, out);
+    json_text(b",\"authority\":", record.authority, out);
+    json_text(b",\"upstream_host\":", record.upstream_host.map(str::as_bytes), out);
+    json_text(b",\"upstream_cluster\":", record.upstream_cluster.map(str::as_bytes), out);
+    json_text(b",\"route_name\":", record.route_name.map(str::as_bytes), out);
+    json_hex(b",\"trace_id\":", record.trace_id, out);
+    json_hex(b",\"span_id\":", record.span_id, out);
+    json_text(b",\"direction\":", Some(record.direction.as_str().as_bytes()), out);
+    json_number(b",\"attempts\":", Some(record.attempts.into()), out);
+    json_number(b",\"grpc_status\":", record.grpc_status.map(u64::from), out);
     out.extend_from_slice(b"}\n");
 }
 
@@ -144,41 +147,38 @@ fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn json_key(key: &str, out: &mut Vec<u8>) {
-    out.extend_from_slice(b",\"");
-    out.extend_from_slice(key.as_bytes());
-    out.extend_from_slice(b"\":");
-}
-
-fn json_number(key: &str, value: Option<u64>, out: &mut Vec<u8>) {
-    json_key(key, out);
+fn json_number(key: &[u8], value: Option<u64>, out: &mut Vec<u8>) {
+    out.extend_from_slice(key);
     match value {
         Some(value) => number(value, out),
         None => out.extend_from_slice(b"null"),
     }
 }
 
-fn json_text(key: &str, value: Option<&[u8]>, out: &mut Vec<u8>) {
-    json_key(key, out);
-    match value {
-        Some(value) => {
-            out.push(b'"');
-            json_string(value, out);
-            out.push(b'"');
-        }
-        None => out.extend_from_slice(b"null"),
+fn json_text(key: &[u8], value: Option<&[u8]>, out: &mut Vec<u8>) {
+    out.extend_from_slice(key);
+    let Some(value) = value else {
+        return out.extend_from_slice(b"null");
+    };
+    out.push(b'"');
+    // Looking at all of it without a way out lets the compiler take many bytes at a time.
+    if value.iter().fold(true, |plain, byte| plain & !needs_text_escape(*byte)) {
+        out.extend_from_slice(value);
+    } else {
+        json_string(value, out);
     }
+    out.push(b'"');
 }
 
-fn json_hex(key: &str, value: Option<&[u8]>, out: &mut Vec<u8>) {
-    json_key(key, out);
+fn json_hex<const N: usize>(key: &[u8], value: Option<[u8; N]>, out: &mut Vec<u8>) {
+    out.extend_from_slice(key);
     let Some(value) = value else {
         return out.extend_from_slice(b"null");
     };
     out.push(b'"');
     let start = out.len();
-    out.resize(start + value.len() * 2, 0);
-    write_hex(value, &mut out[start..]);
+    out.resize(start + N * 2, 0);
+    write_hex(&value, &mut out[start..]);
     out.push(b'"');
 }
 
@@ -264,6 +264,9 @@ fn escaped(escape: &[u8], out: &mut Vec<u8>) -> usize {
 }
 
 fn number(mut value: u64, out: &mut Vec<u8>) {
+    if value < 10 {
+        return out.push(b'0' + value as u8);
+    }
     let mut digits = [0; 20];
     let mut at = digits.len();
     loop {

@@ -18,8 +18,8 @@ use std::time::Duration;
 /// Bytes that may wait for the file, of all workers.
 const QUEUE_BYTES: usize = 4 * 1024 * 1024;
 /// Written buffers kept for workers to use again, and the largest that is kept.
-const SPARE_BUFFERS: usize = 16;
-const SPARE_BYTES: usize = 64 * 1024;
+const SPARE_BUFFERS: usize = 4;
+const SPARE_BYTES: usize = 128 * 1024;
 /// How often a file that would block (a pipe set to non-blocking by someone else) is tried.
 const RETRY_INTERVAL: Duration = Duration::from_millis(10);
 

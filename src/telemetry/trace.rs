@@ -62,30 +62,35 @@ impl TraceContext {
     }
 }
 
+/// Begins a trace, sampled with the probability `sample` (0 to 1).
+pub fn begin(random: &mut fastrand::Rng, sample: f64) -> TraceContext {
+    TraceContext {
+        trace_id: nonzero(random),
+        span_id: nonzero(random),
+        parent_span_id: None,
+        flags: u8::from(random.f64() < sample) * SAMPLED,
+    }
+}
+
 /// Continues the caller's trace with a new span, or begins one, sampled with the probability
-/// `sample` (0 to 1) unless the caller has said whether to sample.
+/// `sample` unless the caller has said whether to sample.
 pub fn continue_or_begin(
     headers: &HeaderMap,
     random: &mut fastrand::Rng,
     sample: f64,
 ) -> (TraceContext, Origin) {
     let (incoming, origin) = read(headers);
-    let sampled = |random: &mut fastrand::Rng| {
-        incoming.flags.unwrap_or_else(|| u8::from(random.f64() < sample) * SAMPLED)
-    };
     let context = match incoming.ids {
         Some((trace_id, parent)) => TraceContext {
             trace_id,
             span_id: nonzero(random),
             parent_span_id: Some(parent),
-            flags: sampled(random),
+            flags: incoming.flags.unwrap_or_else(|| u8::from(random.f64() < sample) * SAMPLED),
         },
-        None => TraceContext {
-            trace_id: nonzero(random),
-            span_id: nonzero(random),
-            parent_span_id: None,
-            flags: sampled(random),
-        },
+        None => {
+            let begun = begin(random, sample);
+            TraceContext { flags: incoming.flags.unwrap_or(begun.flags), ..begun }
+        }
     };
     (context, origin)
 }
@@ -103,11 +108,21 @@ pub fn request_id(random: &mut fastrand::Rng) -> HeaderValue {
     HeaderValue::from_bytes(&text).expect("hex digits and dashes are a valid header value")
 }
 
+/// Both digits of each byte.
+const HEX: [[u8; 2]; 256] = {
+    let mut pairs = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        pairs[byte] = [DIGITS[byte >> 4], DIGITS[byte & 0x0f]];
+        byte += 1;
+    }
+    pairs
+};
+
 /// Writes two lower-case digits a byte; `out` is twice as long as `bytes`.
 pub(super) fn write_hex(bytes: &[u8], out: &mut [u8]) {
-    for (pair, byte) in out.chunks_exact_mut(2).zip(bytes) {
-        pair[0] = DIGITS[usize::from(byte >> 4)];
-        pair[1] = DIGITS[usize::from(byte & 0x0f)];
+    for (pair, byte) in out.as_chunks_mut().0.iter_mut().zip(bytes) {
+        *pair = HEX[usize::from(*byte)];
     }
 }
 

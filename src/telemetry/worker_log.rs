@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 /// The buffer is handed over when it holds this many bytes…
-const BATCH_BYTES: usize = 16 * 1024;
+const BATCH_BYTES: usize = 64 * 1024;
 /// …or this long after its first line.
 const BATCH_AGE: Duration = Duration::from_millis(100);
 

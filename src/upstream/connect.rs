@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rustix::net::RecvFlags;
+use smallvec::SmallVec;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
@@ -164,6 +165,17 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        // The kernel takes one buffer for less than a vector, which a head and a small body would be.
+        const JOINED: usize = 2048;
+        let mut rest = bufs.iter().filter(|buf| !buf.is_empty());
+        if let (Some(only), None) = (rest.next(), rest.next()) {
+            return self.poll_write(cx, only);
+        }
+        if bufs.iter().map(|buf| buf.len()).sum::<usize>() <= JOINED {
+            let mut joined = SmallVec::<[u8; JOINED]>::new();
+            bufs.iter().for_each(|buf| joined.extend_from_slice(buf));
+            return self.poll_write(cx, &joined);
+        }
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),

@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, HeaderName, Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
@@ -342,12 +342,13 @@ where
         state: &Arc<State>,
         sender: http1::SendRequest<B>,
         idle: Duration,
+        now: Instant,
     ) {
         let limits = self.limits.get();
         self.host(state, Wire::Http1, |host| {
             host.idle.push(Idle {
                 sender,
-                expires: clock::now() + idle.min(limits.idle),
+                expires: now + idle.min(limits.idle),
                 _counted: IdleCount::new(&self.recorder),
             });
             if host.idle.len() > limits.max_idle_per_endpoint {
@@ -428,7 +429,7 @@ where
     pub fn note_keep_alive(&mut self, headers: &HeaderMap) {
         const MARGIN: Duration = Duration::from_millis(500);
         let told = headers
-            .get("keep-alive")
+            .get(HeaderName::from_static("keep-alive"))
             .and_then(|value| value.to_str().ok())
             .and_then(|text| text.split(',').find_map(|part| part.trim().strip_prefix("timeout=")))
             .and_then(|seconds| seconds.trim().parse().ok());
@@ -436,7 +437,7 @@ where
     }
 
     /// The response was read to its end: the connection may carry the next request.
-    pub fn release(self) {
+    pub fn release(self, now: Instant) {
         let Self { pool, state, sender, keep_alive, .. } = self;
         let Sender::Http1(mut sender) = sender else {
             return;
@@ -446,13 +447,13 @@ where
             return;
         }
         if sender.is_ready() {
-            return pool.put_idle(&state, sender, idle);
+            return pool.put_idle(&state, sender, idle, now);
         }
         // The answer came before the request was sent to its end; give the rest a moment.
         tokio::task::spawn_local(async move {
             const PATIENCE: Duration = Duration::from_secs(1);
             if let Ok(Ok(())) = tokio::time::timeout(PATIENCE, sender.ready()).await {
-                pool.put_idle(&state, sender, idle);
+                pool.put_idle(&state, sender, idle, clock::now());
             }
         });
     }
