@@ -15,7 +15,7 @@ use crate::balance::Cursor;
 use crate::clock;
 use crate::config::live::{Live, Reader};
 use crate::config::snapshot::{Destination, Listener, Snapshot};
-use crate::drain::Phase;
+use crate::drain::{Drain, Phase};
 use crate::endpoint::{Address, Endpoint};
 use crate::listen;
 use crate::proxy::connection;
@@ -102,7 +102,7 @@ pub struct Worker {
     pub via: HeaderValue,
     pub recorder: Rc<Recorder>,
     pub log: Rc<WorkerLog>,
-    pub phase: watch::Receiver<Phase>,
+    pub drain: Rc<Drain>,
     loads: Loads,
     peers: Vec<mpsc::UnboundedSender<Command>>,
     passthrough: RefCell<HashMap<Address, Arc<Endpoint>>>,
@@ -270,6 +270,7 @@ async fn run(start: Start) {
     let mut reader = start.live.reader();
     let view = View::new(reader.read().clone(), &mut random);
     let recorder = Recorder::new(start.shard);
+    let drain = Rc::<Drain>::default();
     let worker = Rc::new(Worker {
         id: start.id,
         pool: Pool::new(view.snapshot.limits.pool, recorder.clone()),
@@ -279,11 +280,12 @@ async fn run(start: Start) {
         recorder,
         via: start.via,
         log: WorkerLog::new(start.log),
-        phase: start.phase,
+        drain: drain.clone(),
         loads: start.loads,
         peers: start.peers,
         passthrough: RefCell::default(),
     });
+    tokio::task::spawn_local(async move { drain.follow(start.phase).await });
     let mut commands = start.commands;
     let mut listeners = HashMap::new();
     while let Some(command) = commands.recv().await {

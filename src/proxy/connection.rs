@@ -15,7 +15,6 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
 
 use super::error::Failure;
 use super::gate::Gate;
@@ -28,7 +27,7 @@ use super::upload::RequestBody;
 use super::{attempt, forwarded, handle};
 use crate::clock;
 use crate::config::snapshot::{Destination, Detect, Listener, ListenerKind, Snapshot};
-use crate::drain::{CLOSE_IDLE_AFTER, Phase};
+use crate::drain::{CLOSE_IDLE_AFTER, Drain, Phase};
 use crate::listen::detect::{self, Detected, Prefixed};
 use crate::listen::guard::{GuardedIo, HeadLimits, Shared};
 use crate::policy::Policy;
@@ -178,9 +177,8 @@ async fn serve(worker: &Rc<Worker>, listener: Listener, mut stream: TcpStream, p
             }
         }
     };
-    let mut phase = worker.phase.clone();
     let drained = async {
-        until_closing(&mut phase, listener.direction()).await;
+        worker.drain.reached(closing(listener.direction())).await;
         tokio::time::sleep(CLOSE_IDLE_AFTER).await;
     };
     let (detected, early, dialled) = tokio::select! {
@@ -269,13 +267,12 @@ async fn serve_http1(
         .max_header_size(limits.max_head.saturating_add(1024))
         .max_buf_size(buffer(limits.max_head))
         .serve_connection(io, service);
-    let mut phase = worker.phase.clone();
     loop {
         tokio::select! {
             biased;
             // Its error has been told to the request that was on it, by its body or its drop.
             _ = &mut serving => break,
-            step = next_step(&mut phase, connection.direction, connection.closing.get()) => match step {
+            step = next_step(&worker.drain, &connection) => match step {
                 Step::Close => {
                     connection.closing.set(true);
                     // hyper would close at once where it has seen nothing of a head that is half here.
@@ -285,7 +282,7 @@ async fn serve_http1(
                 }
                 Step::CloseIdle => {
                     Pin::new(&mut serving).graceful_shutdown();
-                    wait_for(&mut phase, Phase::Cut, &mut serving).await;
+                    until_cut(&worker.drain, &mut serving).await;
                     break;
                 }
                 Step::Cut => return,
@@ -299,7 +296,7 @@ async fn serve_http1(
         let (stream, held) = parts.io.into_inner();
         let early = [parts.read_buf, held].concat().into();
         let client = End::socket(Stream::Tcp(stream), early);
-        tunnel.run(client, &mut phase).await;
+        tunnel.run(client, &worker.drain).await;
     }
 }
 
@@ -331,16 +328,15 @@ async fn serve_http2(
         .keep_alive_interval(Duration::from_secs(30))
         .keep_alive_timeout(Duration::from_secs(10))
         .serve_connection(TokioIo::new(stream), service);
-    let mut phase = worker.phase.clone();
     tokio::select! {
         _ = &mut serving => return,
-        () = until_closing(&mut phase, connection.direction) => {}
+        () = worker.drain.reached(closing(connection.direction)) => {}
         () = idle(&connection, limits.idle_timeout) => {}
     }
     // GOAWAY tells the client which streams still count, so nothing is lost between the two.
     Pin::new(&mut serving).graceful_shutdown();
     tokio::select! {
-        () = wait_for(&mut phase, Phase::Cut, &mut serving) => {}
+        () = until_cut(&worker.drain, &mut serving) => {}
         // A client that does not answer the ping behind the GOAWAY would stay for ever.
         () = idle(&connection, limits.header_timeout) => {}
     }
@@ -353,35 +349,30 @@ enum Step {
     Cut,
 }
 
-async fn next_step(phase: &mut watch::Receiver<Phase>, side: Direction, closing: bool) -> Step {
-    if !closing {
-        until_closing(phase, side).await;
+async fn next_step(drain: &Drain, connection: &Connection) -> Step {
+    if !connection.closing.get() {
+        drain.reached(closing(connection.direction)).await;
         return Step::Close;
     }
     tokio::select! {
         () = tokio::time::sleep(CLOSE_IDLE_AFTER) => Step::CloseIdle,
-        _ = phase.wait_for(|phase| *phase == Phase::Cut) => Step::Cut,
+        () = drain.reached(Phase::Cut) => Step::Cut,
     }
 }
 
-async fn until_closing(phase: &mut watch::Receiver<Phase>, side: Direction) {
-    let from = match side {
+/// From when on the connections of a side are closed.
+fn closing(side: Direction) -> Phase {
+    match side {
         Direction::Inbound => Phase::ClosingInbound,
         Direction::Outbound => Phase::ClosingAll,
-    };
-    // An error means that control is gone, and with it the process.
-    let _ = phase.wait_for(|phase| *phase >= from).await;
+    }
 }
 
-/// Serves on until the connection ends or `limit` is reached.
-async fn wait_for<F: Future + Unpin>(
-    phase: &mut watch::Receiver<Phase>,
-    limit: Phase,
-    serving: &mut F,
-) {
+/// Serves on until the connection ends or is cut.
+async fn until_cut<F: Future + Unpin>(drain: &Drain, serving: &mut F) {
     tokio::select! {
         _ = serving => {}
-        _ = phase.wait_for(|phase| *phase >= limit) => {}
+        () = drain.reached(Phase::Cut) => {}
     }
 }
 
@@ -413,10 +404,9 @@ async fn serve_tcp(
     report.endpoint(&endpoint);
     let server = End::socket(server, Bytes::new());
     let idle = Some(view.snapshot.limits.idle_timeout);
-    let mut phase = worker.phase.clone();
     let ending = tokio::select! {
         ending = tunnel::run(client, server, idle, &report.tally) => ending,
-        _ = phase.wait_for(|phase| *phase == Phase::Cut) => TunnelEnd::Cut,
+        () = worker.drain.reached(Phase::Cut) => TunnelEnd::Cut,
     };
     report.finish(ending);
 }

@@ -7,7 +7,6 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderValue, Response, StatusCode, Version};
 use hyper::upgrade::OnUpgrade;
-use tokio::sync::watch;
 
 use super::attempt::{self, Answer, Choice};
 use super::body::Body;
@@ -20,7 +19,7 @@ use super::upload::RequestBody;
 use super::{Answered, choose, headers, upgrade};
 use crate::clock;
 use crate::config::snapshot::{ListenerKind, Route};
-use crate::drain::Phase;
+use crate::drain::{Drain, Phase};
 use crate::endpoint::InFlight;
 use crate::upstream::{Lease, Stream, connect::connect};
 use crate::worker::{View, Worker};
@@ -110,10 +109,10 @@ impl Opening {
                 *connection.tunnel.borrow_mut() = Some(tunnel);
             }
             Some(client) => {
-                let mut phase = worker.phase.clone();
+                let drain = worker.drain.clone();
                 tokio::task::spawn_local(async move {
                     match client.await {
-                        Ok(client) => tunnel.run(End::upgraded(client), &mut phase).await,
+                        Ok(client) => tunnel.run(End::upgraded(client), &drain).await,
                         Err(_) => tunnel.report.finish(Ending::ClientGone, clock::now()),
                     }
                 });
@@ -132,7 +131,7 @@ pub struct Tunnel {
 
 impl Tunnel {
     /// Carries bytes until the tunnel ends or the drain cuts it.
-    pub async fn run(self, client: End, phase: &mut watch::Receiver<Phase>) {
+    pub async fn run(self, client: End, drain: &Drain) {
         let Self { server, held, report, idle } = self;
         let server = match server {
             Far::Socket(stream) => End::socket(stream, Bytes::new()),
@@ -144,7 +143,7 @@ impl Tunnel {
         let tally = Tally::default();
         let end = tokio::select! {
             end = tunnel::run(client, server, Some(idle), &tally) => end,
-            _ = phase.wait_for(|phase| *phase == Phase::Cut) => TunnelEnd::Cut,
+            () = drain.reached(Phase::Cut) => TunnelEnd::Cut,
         };
         report.finish_tunnel(&tally, end);
         drop(held);
