@@ -9,6 +9,7 @@ pub mod listen;
 pub mod policy;
 pub mod proxy;
 pub mod route;
+pub mod stream;
 pub mod upstream;
 
 pub mod config;

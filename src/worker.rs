@@ -123,8 +123,9 @@ pub struct Start {
     pub phase: watch::Receiver<Phase>,
     pub via: HeaderValue,
     pub loads: Loads,
+    /// All workers by their ids, this one among them.
     pub peers: Vec<mpsc::UnboundedSender<Command>>,
-    pub commands: mpsc::UnboundedReceiver<Command>,
+    pub random: fastrand::Rng,
 }
 
 impl View {
@@ -148,6 +149,31 @@ impl View {
 }
 
 impl Worker {
+    /// What serves connections on the runtime of this thread, a local one.
+    pub fn new(start: Start) -> Rc<Self> {
+        let mut random = start.random;
+        let mut reader = start.live.reader();
+        let view = View::new(reader.read().clone(), &mut random);
+        let recorder = Recorder::new(start.shard);
+        let drain = Rc::<Drain>::default();
+        let follower = drain.clone();
+        tokio::task::spawn_local(async move { follower.follow(start.phase).await });
+        Rc::new(Self {
+            id: start.id,
+            pool: Pool::new(view.snapshot.limits.pool, recorder.clone()),
+            reader: RefCell::new(reader),
+            view: RefCell::new(view),
+            random: RefCell::new(random),
+            recorder,
+            via: start.via,
+            log: WorkerLog::new(start.log),
+            drain,
+            loads: start.loads,
+            peers: start.peers,
+            passthrough: RefCell::default(),
+        })
+    }
+
     /// The current snapshot. Read once for a request.
     pub fn view(&self) -> Rc<View> {
         let mut reader = self.reader.borrow_mut();
@@ -241,7 +267,10 @@ impl Drop for ConnectionGuard {
 ///
 /// # Errors
 /// The system gave no thread or no runtime.
-pub fn spawn(start: Start) -> std::io::Result<std::thread::JoinHandle<()>> {
+pub fn spawn(
+    start: Start,
+    commands: mpsc::UnboundedReceiver<Command>,
+) -> std::io::Result<std::thread::JoinHandle<()>> {
     let (ready, readiness) = std::sync::mpsc::sync_channel(1);
     let thread =
         std::thread::Builder::new().name(format!("worker-{}", start.id)).spawn(move || {
@@ -257,7 +286,7 @@ pub fn spawn(start: Start) -> std::io::Result<std::thread::JoinHandle<()>> {
                 Err(error) => return drop(ready.send(Err(error))),
             };
             let _ = ready.send(Ok(()));
-            runtime.block_on(run(start));
+            runtime.block_on(async move { run(Worker::new(start), commands).await });
             // Not waiting for a name that is being resolved.
             runtime.shutdown_background();
         })?;
@@ -265,28 +294,7 @@ pub fn spawn(start: Start) -> std::io::Result<std::thread::JoinHandle<()>> {
     Ok(thread)
 }
 
-async fn run(start: Start) {
-    let mut random = fastrand::Rng::new();
-    let mut reader = start.live.reader();
-    let view = View::new(reader.read().clone(), &mut random);
-    let recorder = Recorder::new(start.shard);
-    let drain = Rc::<Drain>::default();
-    let worker = Rc::new(Worker {
-        id: start.id,
-        pool: Pool::new(view.snapshot.limits.pool, recorder.clone()),
-        reader: RefCell::new(reader),
-        view: RefCell::new(view),
-        random: RefCell::new(random),
-        recorder,
-        via: start.via,
-        log: WorkerLog::new(start.log),
-        drain: drain.clone(),
-        loads: start.loads,
-        peers: start.peers,
-        passthrough: RefCell::default(),
-    });
-    tokio::task::spawn_local(async move { drain.follow(start.phase).await });
-    let mut commands = start.commands;
+async fn run(worker: Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Command>) {
     let mut listeners = HashMap::new();
     while let Some(command) = commands.recv().await {
         match command {

@@ -118,9 +118,9 @@ impl Control {
                 via: via.clone(),
                 loads: control.loads.clone(),
                 peers: control.workers.clone(),
-                commands,
+                random: fastrand::Rng::new(),
             };
-            control.threads.borrow_mut().push(worker::spawn(start)?);
+            control.threads.borrow_mut().push(worker::spawn(start, commands)?);
         }
         control.listen(sockets);
         // The first one counts as well: what shows the last reload would otherwise call it failed.

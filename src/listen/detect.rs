@@ -13,11 +13,10 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 use crate::endpoint::{Endpoint, InFlight};
-use crate::upstream::Stream;
+use crate::stream::Stream;
 
 /// How long a client may be silent before the server is asked.
 pub const SILENCE: Duration = Duration::from_millis(50);
@@ -123,7 +122,7 @@ fn given_up(early: &[u8]) -> Detected {
 
 /// For a listener that takes HTTP alone: HTTP/2 by its preface, all else goes to HTTP/1, which answers
 /// what is malformed.
-pub async fn http(stream: &mut TcpStream, limit: Duration) -> (Detected, Bytes) {
+pub async fn http(stream: &mut Stream, limit: Duration) -> (Detected, Bytes) {
     let mut early = BytesMut::with_capacity(1024);
     let found = timeout(limit, async {
         loop {
@@ -148,7 +147,7 @@ pub async fn http(stream: &mut TcpStream, limit: Duration) -> (Detected, Bytes) 
 /// For a listener that takes anything. `dial` connects to the server that gets what is not HTTP; it is
 /// awaited at most once.
 pub async fn any(
-    stream: &mut TcpStream,
+    stream: &mut Stream,
     patience: Patience,
     dial: impl Future<Output = Option<Dialled>>,
 ) -> (Detected, Bytes, Option<Dialled>) {
@@ -175,7 +174,7 @@ pub async fn any(
     (found, early.freeze(), dialled)
 }
 
-async fn read_verdict(stream: &mut TcpStream, early: &mut BytesMut) -> Detected {
+async fn read_verdict(stream: &mut Stream, early: &mut BytesMut) -> Detected {
     loop {
         if let (false, Some(found)) = (early.is_empty(), classify(early)) {
             return found;

@@ -19,11 +19,12 @@ use tokio::sync::oneshot;
 use tokio::time::sleep;
 
 use crate::config::snapshot::Listener;
+use crate::stream::Stream;
 use crate::upstream::connect::is_exhaustion;
 use crate::worker::{Command, ConnectionGuard, Worker};
 
 /// What is done with a new connection.
-pub type Serve = fn(&Rc<Worker>, Listener, TcpStream, SocketAddr, ConnectionGuard);
+pub type Serve = fn(&Rc<Worker>, Listener, Stream, SocketAddr, ConnectionGuard);
 
 /// A listener of this worker; it stops when this is dropped.
 pub struct Open {
@@ -78,7 +79,7 @@ pub fn adopt(
     if let Ok(stream) = TcpStream::from_std(socket)
         && let Ok(peer) = stream.peer_addr()
     {
-        serve(worker, listener, stream, peer, counted);
+        serve(worker, listener, Stream::Tcp(stream), peer, counted);
     }
 }
 
@@ -130,7 +131,7 @@ fn place(
 ) {
     let (counted, elsewhere) = worker.place(listener.direction());
     let Some(other) = elsewhere else {
-        return serve(worker, listener, stream, peer, counted);
+        return serve(worker, listener, Stream::Tcp(stream), peer, counted);
     };
     let Ok(socket) = stream.into_std() else { return };
     // A worker that is gone gives the connection back.

@@ -142,7 +142,7 @@ pub async fn dial(
     view: &View,
     to: Destination,
     connect_timeout: Duration,
-) -> Result<(Arc<Endpoint>, InFlight, crate::upstream::Stream), Failure> {
+) -> Result<(Arc<Endpoint>, InFlight, crate::stream::Stream), Failure> {
     const ATTEMPTS: usize = 3;
     let cluster = view.snapshot.cluster(to);
     let group = view.snapshot.group(to);

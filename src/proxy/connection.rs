@@ -14,7 +14,6 @@ use http::{HeaderValue, Request, StatusCode};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpStream;
 
 use super::error::Failure;
 use super::gate::Gate;
@@ -31,8 +30,8 @@ use crate::drain::{CLOSE_IDLE_AFTER, Drain, Phase};
 use crate::listen::detect::{self, Detected, Prefixed};
 use crate::listen::guard::{GuardedIo, HeadLimits, Shared};
 use crate::policy::Policy;
+use crate::stream::Stream;
 use crate::telemetry::Direction;
-use crate::upstream::Stream;
 use crate::upstream::pool::buffer;
 use crate::worker::{ConnectionGuard, LocalExec, View, Worker};
 
@@ -138,7 +137,7 @@ impl Connection {
 pub fn spawn(
     worker: &Rc<Worker>,
     listener: Listener,
-    stream: TcpStream,
+    stream: Stream,
     peer: SocketAddr,
     counted: ConnectionGuard,
 ) {
@@ -149,16 +148,17 @@ pub fn spawn(
     });
 }
 
-async fn serve(worker: &Rc<Worker>, listener: Listener, mut stream: TcpStream, peer: SocketAddr) {
-    let Ok(local) = stream.local_addr() else {
+async fn serve(worker: &Rc<Worker>, listener: Listener, mut stream: Stream, peer: SocketAddr) {
+    let local = match &stream {
+        Stream::Tcp(stream) => stream.local_addr(),
+        Stream::Unix(_) => Ok(listener.address),
+    };
+    let Ok(local) = local else {
         return;
     };
     let view = worker.view();
-    // Both fail only on a connection that is gone, which the first read will tell.
-    let _ = stream.set_nodelay(true);
     // A client that stops reading stops hyper from asking for more, and with it every timer of a body.
-    let stalled = view.snapshot.limits.write_timeout;
-    let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(stalled));
+    stream.prepare(view.snapshot.limits.write_timeout);
     let Expected { detect, opaque, connect } = expectation(&view.snapshot, listener);
     let limits = view.snapshot.limits;
     let find_out = async {
@@ -202,7 +202,7 @@ async fn serve(worker: &Rc<Worker>, listener: Listener, mut stream: TcpStream, p
                     Some(dialled) => Ok(dialled),
                     None => attempt::dial(worker, &view, to, connect).await,
                 };
-                let client = End::socket(Stream::Tcp(stream), early);
+                let client = End::socket(stream, early);
                 serve_tcp(worker, &view, listener.direction(), to, client, dialled).await;
             }
         }
@@ -237,7 +237,7 @@ fn expectation(snapshot: &Snapshot, listener: Listener) -> Expected {
 async fn serve_http1(
     worker: &Rc<Worker>,
     listener: Listener,
-    stream: TcpStream,
+    stream: Stream,
     early: Bytes,
     peer: SocketAddr,
     local: SocketAddr,
@@ -295,7 +295,7 @@ async fn serve_http1(
         // What hyper has read comes before what the guard still holds.
         let (stream, held) = parts.io.into_inner();
         let early = [parts.read_buf, held].concat().into();
-        let client = End::socket(Stream::Tcp(stream), early);
+        let client = End::socket(stream, early);
         tunnel.run(client, &worker.drain).await;
     }
 }
@@ -303,7 +303,7 @@ async fn serve_http1(
 async fn serve_http2(
     worker: &Rc<Worker>,
     listener: Listener,
-    stream: Prefixed<TcpStream>,
+    stream: Prefixed<Stream>,
     peer: SocketAddr,
     local: SocketAddr,
 ) {

@@ -21,7 +21,8 @@ use crate::clock;
 use crate::config::snapshot::{ListenerKind, Route};
 use crate::drain::{Drain, Phase};
 use crate::endpoint::InFlight;
-use crate::upstream::{Lease, Stream, connect::connect};
+use crate::stream::Stream;
+use crate::upstream::{Lease, connect::connect};
 use crate::worker::{View, Worker};
 
 /// The upstream's consent to another protocol, in the form that the client's version has for it.

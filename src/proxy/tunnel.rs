@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest};
 use tokio::time::sleep_until;
 
 use crate::clock::{self, Instant};
-use crate::upstream::Stream;
+use crate::stream::Stream;
 
 const BUFFER: usize = 16 * 1024;
 /// From here on a flow is worth the two descriptors and the system calls of a pipe.

@@ -1,25 +1,13 @@
 //! Dialling an endpoint.
 
 use std::io;
-use std::os::fd::AsFd;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use rustix::net::RecvFlags;
-use smallvec::SmallVec;
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
 use crate::endpoint::Address;
-
-/// A connection to an endpoint or from a client: TCP, or a Unix socket of the app.
-#[derive(Debug)]
-pub enum Stream {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
+use crate::stream::Stream;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConnectErrorKind {
@@ -116,84 +104,4 @@ async fn dial_tcp(address: std::net::SocketAddr) -> io::Result<Stream> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     Ok(Stream::Tcp(stream))
-}
-
-impl Stream {
-    /// Waits for bytes and looks at the first, which stays to be read. 0 is the end of the stream.
-    ///
-    /// # Errors
-    /// The connection is broken.
-    pub async fn peek(&self) -> io::Result<usize> {
-        fn look(socket: impl AsFd) -> io::Result<usize> {
-            let mut byte = [0];
-            Ok(rustix::net::recv(socket, &mut byte[..], RecvFlags::PEEK)?.0)
-        }
-        match self {
-            Self::Tcp(stream) => stream.async_io(Interest::READABLE, || look(stream)).await,
-            Self::Unix(stream) => stream.async_io(Interest::READABLE, || look(stream)).await,
-        }
-    }
-}
-
-impl AsyncRead for Stream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
-        }
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        // The kernel takes one buffer for less than a vector, which a head and a small body would be.
-        const JOINED: usize = 2048;
-        let mut rest = bufs.iter().filter(|buf| !buf.is_empty());
-        if let (Some(only), None) = (rest.next(), rest.next()) {
-            return self.poll_write(cx, only);
-        }
-        if bufs.iter().map(|buf| buf.len()).sum::<usize>() <= JOINED {
-            let mut joined = SmallVec::<[u8; JOINED]>::new();
-            bufs.iter().for_each(|buf| joined.extend_from_slice(buf));
-            return self.poll_write(cx, &joined);
-        }
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
-    }
 }

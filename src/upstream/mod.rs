@@ -4,5 +4,5 @@
 pub mod connect;
 pub mod pool;
 
-pub use connect::{ConnectError, ConnectErrorKind, Stream};
+pub use connect::{ConnectError, ConnectErrorKind};
 pub use pool::{Lease, Pool, PoolLimits, Reuse, Wire};
