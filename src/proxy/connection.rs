@@ -260,10 +260,16 @@ async fn serve_http1(
             async move { Ok::<_, Infallible>(handle(worker, connection, request).await) }
         })
     };
-    let mut serving = http1::Builder::new()
+    let mut builder = http1::Builder::new();
+    // The guard counts fields. hyper's own limit must only be as high, and as long as its default is, it
+    // has the room on its stack.
+    const DEFAULT_MAX_HEADERS: usize = 100;
+    if limits.max_headers > DEFAULT_MAX_HEADERS {
+        builder.max_headers(limits.max_headers);
+    }
+    let mut serving = builder
         .preserve_header_case(true)
         .auto_date_header(false)
-        .max_headers(limits.max_headers.saturating_add(1))
         .max_header_size(limits.max_head.saturating_add(1024))
         .max_buf_size(buffer(limits.max_head))
         .serve_connection(io, service);
