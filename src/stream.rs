@@ -29,6 +29,18 @@ impl Stream {
         }
     }
 
+    /// Reads what is there, without waiting. The kernel is not asked where the runtime knows that there
+    /// is nothing.
+    ///
+    /// # Errors
+    /// `WouldBlock` where nothing is there; or the connection is broken.
+    pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.try_read(buffer),
+            Self::Unix(stream) => stream.try_read(buffer),
+        }
+    }
+
     /// Waits for bytes and looks at the first, which stays to be read. 0 is the end of the stream.
     ///
     /// # Errors

@@ -7,17 +7,17 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CONTENT_LENGTH, COOKIE, EXPECT, HOST, TRANSFER_ENCODING};
+use http::header::{COOKIE, EXPECT, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::{PathAndQuery, Scheme, Uri};
-use http::{HeaderValue, Request, Response, StatusCode, Version};
-use hyper::body::Incoming;
+use http::{HeaderValue, Response, StatusCode, Version};
 use smallvec::SmallVec;
 
 use super::connection::Connection;
 use super::error::Failure;
 use super::fields::Fields;
 use super::gate::Gate;
+use super::hints::Hints;
 use super::report::Report;
 use super::upgrade;
 use super::upload::{RequestBody, Upload, UploadFault};
@@ -25,7 +25,10 @@ use crate::clock::{self, Instant};
 use crate::config::snapshot::{Cluster, Destination, Protocol};
 use crate::endpoint::{Endpoint, InFlight, Outcome};
 use crate::policy::Policy;
-use crate::upstream::{ConnectError, ConnectErrorKind, Lease, Reuse, Wire};
+use crate::upstream::http1;
+use crate::upstream::{
+    ConnectError, ConnectErrorKind, Lease, ResponseBody, Reuse, SendError, Wire,
+};
 use crate::worker::{View, Worker};
 
 /// A request that is ready to be sent, whichever endpoint takes it.
@@ -36,14 +39,13 @@ pub struct Call<'a> {
     pub cluster: &'a Cluster,
     pub to: Choice,
     pub policy: &'a Policy,
-    /// The head, hop-by-hop fields off. Taken while an HTTP/1 attempt has it, which gives it back where
-    /// nothing was written.
-    pub parts: Option<Parts>,
+    /// The head, hop-by-hop fields off.
+    pub parts: Parts,
     pub authority: HeaderValue,
     pub path: PathAndQuery,
     pub upload: Option<Rc<Upload>>,
     /// Closed until the upstream wants the body.
-    pub gate: Option<Arc<Gate>>,
+    pub gate: Option<Rc<Gate>>,
     /// The protocol to switch to.
     pub upgrade: Option<&'a HeaderValue>,
     pub wire: Wire,
@@ -62,7 +64,7 @@ pub enum Choice {
 
 /// The head of a response, and what has to live as long as its body.
 pub struct Answer {
-    pub response: Response<Incoming>,
+    pub response: Response<ResponseBody<RequestBody>>,
     pub lease: Lease<RequestBody>,
     pub in_flight: InFlight,
     /// What stands in its head.
@@ -208,7 +210,7 @@ impl Call<'_> {
 
     /// Gives the request the form of its wire. Returns the WebSocket key that it made, if any.
     fn write_head(&mut self) -> Option<HeaderValue> {
-        let parts = self.parts.as_mut()?;
+        let parts = &mut self.parts;
         let from_http2 = parts.version == Version::HTTP_2;
         let key = self.upgrade.and_then(|protocol| {
             upgrade::ask(parts, protocol, self.wire, &mut self.worker.random.borrow_mut())
@@ -269,19 +271,19 @@ impl Call<'_> {
         if !lease.reused {
             self.worker.recorder.upstream_connections.inc([&self.cluster.name, "opened"]);
         }
-        let Some(request) = self.request() else {
-            return Err(Failure::Panic);
-        };
+        let body = self.upload.as_ref().map(RequestBody::of);
+        let mut hints = Hints::new(self.client_version, self.connection, self.gate.as_deref());
         let sent = if lease.reused { began } else { clock::now() };
         let result = tokio::select! {
             biased;
-            // First: a hint may come in one piece with the answer.
-            never = self.connection.pass_hints() => match never {},
-            result = lease.send(request) => result.map_err(Ok),
+            result = lease.send(&self.parts, body, RequestBody::empty, |status, headers| {
+                hints.pass_on(status, headers);
+            }) => result.map_err(Ok),
             failure = self.expired(started) => Err(Err(failure)),
         };
         let now = clock::now();
-        match result.map_err(|error| error.map_or_else(|failure| failure, |e| self.send_failure(e)))
+        match result
+            .map_err(|error| error.map_or_else(|failure| failure, |e| self.send_failure(&e)))
         {
             Ok(response) => {
                 let fields = Fields::of(response.headers());
@@ -299,21 +301,6 @@ impl Call<'_> {
                 Err(failure)
             }
         }
-    }
-
-    /// The request of one attempt. hyper gives an unwritten HTTP/1 request back; an HTTP/2 one may be
-    /// refused after it was written, so its head stays here.
-    fn request(&mut self) -> Option<Request<RequestBody>> {
-        let parts = match self.wire {
-            Wire::Http1 => self.parts.take(),
-            Wire::Http2 => self.parts.clone(),
-        };
-        let body = self.upload.as_ref().map_or_else(RequestBody::empty, RequestBody::of);
-        let mut request = Request::from_parts(parts?, body);
-        if self.wire == Wire::Http1 && self.client_version == Version::HTTP_11 {
-            self.connection.listen_for_hints(&mut request, self.gate.clone());
-        }
-        Some(request)
     }
 
     fn late(&self, after: Duration) -> Failure {
@@ -377,10 +364,7 @@ impl Call<'_> {
         }
     }
 
-    fn send_failure(
-        &mut self,
-        mut error: hyper::client::conn::TrySendError<Request<RequestBody>>,
-    ) -> Failure {
+    fn send_failure(&self, error: &SendError) -> Failure {
         let service = self.cluster.name.to_string();
         let fault = self.upload.as_ref().and_then(|upload| upload.fault());
         match fault {
@@ -394,15 +378,24 @@ impl Call<'_> {
             }
             None => {}
         }
-        if let Some(unwritten) = error.take_message() {
-            self.parts = Some(unwritten.into_parts().0);
-            return Failure::Unwritten { service };
+        match error {
+            SendError::Http1(error) => {
+                let detail = error.to_string();
+                match error {
+                    http1::Error::Unwritten => Failure::Unwritten { service },
+                    http1::Error::Malformed(_) => Failure::BadResponse { service, detail },
+                    http1::Error::Closed | http1::Error::Io(_) | http1::Error::RequestBody => {
+                        Failure::Reset { service, detail }
+                    }
+                }
+            }
+            SendError::Http2 { unwritten: true, .. } => Failure::Unwritten { service },
+            SendError::Http2 { error, .. } => classify(service, error),
         }
-        classify(service, error.error())
     }
 }
 
-/// What an error of hyper's client says about the fate of the request.
+/// What an error of hyper's HTTP/2 client says about the fate of the request.
 fn classify(service: String, error: &hyper::Error) -> Failure {
     let detail = innermost(error);
     if let Some(h2) = find::<h2::Error>(error)
@@ -410,9 +403,6 @@ fn classify(service: String, error: &hyper::Error) -> Failure {
         && (h2.is_go_away() || h2.reason() == Some(h2::Reason::REFUSED_STREAM))
     {
         return Failure::Refused { service, detail };
-    }
-    if error.is_parse() || error.is_parse_status() || error.is_parse_too_large() {
-        return Failure::BadResponse { service, detail };
     }
     Failure::Reset { service, detail }
 }
@@ -459,31 +449,10 @@ fn join_cookies(parts: &mut Parts) {
 ///
 /// # Errors
 /// It may not, and why.
-pub fn check_response(
-    response: &Response<Incoming>,
-    fields: Fields,
-    service: &str,
-) -> Result<(), Failure> {
-    let bad = |detail: &str| {
-        Err(Failure::BadResponse { service: service.to_owned(), detail: detail.to_owned() })
-    };
+pub fn check_response<B>(response: &Response<B>, service: &str) -> Result<(), Failure> {
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return bad("101 that nobody asked for");
-    }
-    if fields.has(Fields::TRANSFER_ENCODING) && response.version() <= Version::HTTP_11 {
-        let mut codings = response.headers().get_all(TRANSFER_ENCODING).iter();
-        if let Some(coding) = codings.next() {
-            if response.version() == Version::HTTP_10 {
-                return bad("transfer-encoding in HTTP/1.0");
-            }
-            if response.headers().contains_key(CONTENT_LENGTH) {
-                return bad("both transfer-encoding and content-length");
-            }
-            let chunked = coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
-            if !chunked || codings.next().is_some() {
-                return bad("a transfer coding other than chunked");
-            }
-        }
+        let detail = "101 that nobody asked for".to_owned();
+        return Err(Failure::BadResponse { service: service.to_owned(), detail });
     }
     Ok(())
 }

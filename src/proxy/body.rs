@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::time::{Sleep, sleep_until};
 
 use super::headers::retain_trailers;
@@ -16,7 +15,7 @@ use super::report::{Ending, Report};
 use super::upload::{RequestBody, Upload};
 use crate::clock::{self, Instant};
 use crate::endpoint::InFlight;
-use crate::upstream::Lease;
+use crate::upstream::{Lease, ResponseBody};
 
 pub type BoxError = Box<dyn StdError + Send + Sync>;
 
@@ -38,7 +37,7 @@ enum Kind {
 
 /// A response body with what ends when it ends.
 pub struct Download {
-    pub incoming: Incoming,
+    pub incoming: ResponseBody<RequestBody>,
     pub lease: Option<Lease<RequestBody>>,
     /// Counts the request as in flight at its endpoint; also when the client goes away.
     pub in_flight: InFlight,
@@ -49,9 +48,9 @@ pub struct Download {
 }
 
 impl Download {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         if !self.ended {
-            let frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx));
+            let frame = ready!(self.incoming.poll_frame(cx));
             self.idle.progress();
             if frame.is_some() {
                 return Poll::Ready(frame);
@@ -157,7 +156,7 @@ impl HttpBody for Body {
             }
             Some(Err(error)) => {
                 this.end(Ending::UpstreamBroken);
-                Some(Err(error.into()))
+                Some(Err(error))
             }
         })
     }

@@ -10,19 +10,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, StatusCode};
+use http::HeaderValue;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 
 use super::error::Failure;
-use super::gate::Gate;
-use super::hints::Hints;
 use super::opening::Tunnel;
 use super::report::TcpReport;
 use super::target::LastTarget;
 use super::tunnel::{self, End, TunnelEnd};
-use super::upload::RequestBody;
 use super::{attempt, forwarded, handle};
 use crate::clock;
 use crate::config::snapshot::{Destination, Detect, Listener, ListenerKind, Snapshot};
@@ -53,7 +50,6 @@ pub struct Connection {
     begun: Cell<u64>,
     /// Requests that have not ended.
     active: Cell<u32>,
-    hints: Arc<Hints>,
 }
 
 impl Connection {
@@ -75,7 +71,6 @@ impl Connection {
             closing: Cell::new(false),
             begun: Cell::new(0),
             active: Cell::new(0),
-            hints: Arc::default(),
         })
     }
 
@@ -101,34 +96,6 @@ impl Connection {
     pub fn decide_upgrade(&self) {
         if let Some(guard) = &self.guard {
             guard.decide_upgrade(true);
-        }
-    }
-
-    /// Makes the upstream's interim answers to `request` known: `100` opens the gate of the body, the
-    /// others go to a client of HTTP/1.1 by [`Connection::pass_hints`]. Older ones do not know them, and
-    /// hyper's HTTP/2 has no way to tell of them, on either side.
-    pub fn listen_for_hints(&self, request: &mut Request<RequestBody>, gate: Option<Arc<Gate>>) {
-        // What the request before had too many of.
-        self.hints.clear();
-        let hints = self.hints.clone();
-        hyper::ext::on_informational(request, move |hint| {
-            if hint.status() == StatusCode::CONTINUE {
-                if let Some(gate) = &gate {
-                    gate.open();
-                }
-                return;
-            }
-            hints.push(hint.status(), hint.headers().clone());
-        });
-    }
-
-    /// Writes interim answers to the client as they come.
-    pub async fn pass_hints(&self) -> Infallible {
-        let Some(guard) = &self.guard else {
-            return std::future::pending().await;
-        };
-        loop {
-            guard.inject(&self.hints.next().await);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What a body waits behind that was announced with `Expect: 100-continue`.
 
+use std::cell::RefCell;
 use std::pin::Pin;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::clock;
 /// Holds a body back until the upstream says `100 Continue`, or for [`GATE_PATIENCE`] at most, as
 /// clients do of upstreams that never say it (RFC 9110 10.1.1).
 #[derive(Default)]
-pub struct Gate(Mutex<GateState>);
+pub struct Gate(RefCell<GateState>);
 
 #[derive(Default)]
 struct GateState {
@@ -26,22 +26,17 @@ struct GateState {
 const GATE_PATIENCE: Duration = Duration::from_secs(1);
 
 impl Gate {
-    fn state(&self) -> MutexGuard<'_, GateState> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     pub fn is_open(&self) -> bool {
-        self.state().open
+        self.0.borrow().open
     }
 
     /// The final answer is there: if the body was not asked for until now, it never is.
     pub fn shut(&self) {
-        self.state().shut = true;
+        self.0.borrow_mut().shut = true;
     }
 
-    /// May be called from any thread: it is what hyper asks of a callback.
     pub fn open(&self) {
-        let mut state = self.state();
+        let mut state = self.0.borrow_mut();
         state.open = true;
         if let Some(waker) = state.waker.take() {
             waker.wake();
@@ -49,7 +44,7 @@ impl Gate {
     }
 
     pub fn poll_open(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut state = self.state();
+        let mut state = self.0.borrow_mut();
         if state.open {
             return Poll::Ready(());
         }

@@ -1,72 +1,52 @@
 //! Interim answers (1xx) on their way from an upstream connection to a client's.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use http::{HeaderMap, StatusCode, Version};
 
-use http::{HeaderMap, StatusCode};
-
+use super::connection::Connection;
 use super::fields::Fields;
+use super::gate::Gate;
 use super::headers::strip_hop_by_hop;
 
-/// More of them for one request than this are dropped.
+/// More of them for one attempt than this are dropped.
 const MAX: u32 = 20;
 
-/// What waits to be written. hyper asks for what can be shared between threads; in truth one thread
-/// alone ever sees it.
-#[derive(Default)]
-pub struct Hints(Mutex<Queue>);
-
-#[derive(Default)]
-struct Queue {
-    waiting: Vec<u8>,
-    taken: u32,
-    waker: Option<Waker>,
+/// Where the interim answers of one attempt go: `100` opens the gate of the body, the others go to a
+/// client of HTTP/1.1. Older ones do not know them, and hyper's HTTP/2 has no way to tell of them.
+pub struct Hints<'a> {
+    client: Option<&'a Connection>,
+    gate: Option<&'a Gate>,
+    passed: u32,
 }
 
-impl Hints {
-    /// Forgets what a request before has left.
-    pub fn clear(&self) {
-        let mut queue = self.lock();
-        queue.waiting.clear();
-        queue.taken = 0;
+impl<'a> Hints<'a> {
+    pub fn new(version: Version, client: &'a Connection, gate: Option<&'a Gate>) -> Self {
+        let client = (version == Version::HTTP_11).then_some(client);
+        Self { client, gate, passed: 0 }
     }
 
-    /// Takes one more, in the form of HTTP/1.1.
-    pub fn push(&self, status: StatusCode, mut headers: HeaderMap) {
-        let mut queue = self.lock();
-        queue.taken += 1;
-        if queue.taken > MAX {
+    pub fn pass_on(&mut self, status: StatusCode, mut headers: HeaderMap) {
+        if status == StatusCode::CONTINUE {
+            if let Some(gate) = self.gate {
+                gate.open();
+            }
+            return;
+        }
+        self.passed += 1;
+        let Some(guard) = self.client.and_then(|client| client.guard.as_ref()) else {
+            return;
+        };
+        if self.passed > MAX {
             return;
         }
         let fields = Fields::of(&headers);
         strip_hop_by_hop(&mut headers, fields);
-        queue.waiting.extend_from_slice(format!("HTTP/1.1 {status}\r\n").as_bytes());
+        let mut text = format!("HTTP/1.1 {status}\r\n").into_bytes();
         for (name, value) in &headers {
             for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
-                queue.waiting.extend_from_slice(part);
+                text.extend_from_slice(part);
             }
         }
-        queue.waiting.extend_from_slice(b"\r\n");
-        if let Some(waker) = queue.waker.take() {
-            waker.wake();
-        }
-    }
-
-    /// Waits for something to write.
-    pub async fn next(&self) -> Vec<u8> {
-        std::future::poll_fn(|cx| self.poll_next(cx)).await
-    }
-
-    fn poll_next(&self, cx: &Context<'_>) -> Poll<Vec<u8>> {
-        let mut queue = self.lock();
-        if queue.waiting.is_empty() {
-            queue.waker = Some(cx.waker().clone());
-            return Poll::Pending;
-        }
-        Poll::Ready(std::mem::take(&mut queue.waiting))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        text.extend_from_slice(b"\r\n");
+        guard.inject(&text);
     }
 }

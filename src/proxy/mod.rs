@@ -33,7 +33,6 @@ mod upgrade;
 pub mod upload;
 
 use std::rc::Rc;
-use std::sync::Arc;
 
 use http::header::{CONNECTION, CONTENT_LENGTH, VIA};
 use http::request::Parts;
@@ -197,7 +196,7 @@ async fn answer(
         cluster,
         to: host.map_or(Choice::Group(destination), Choice::Host),
         policy: &route.policy,
-        parts: Some(parts),
+        parts,
         authority,
         path,
         upload: upload.clone(),
@@ -214,16 +213,17 @@ async fn answer(
     if let Asked::Upgrade { protocol, key } = &asked
         && upgrade::granted(&answer.response, wire, answer.sent_key.as_ref())
     {
-        return Ok(opening::switched(
+        return opening::switched(
             answer,
             &route,
             client_version,
             protocol,
             key.as_ref(),
             on_upgrade,
-        ));
+            &cluster.name,
+        );
     }
-    attempt::check_response(&answer.response, answer.fields, &cluster.name)?;
+    attempt::check_response(&answer.response, &cluster.name)?;
     if let Some(gate) = &gate
         && !gate.is_open()
     {
@@ -254,11 +254,11 @@ fn take_on_upgrade(parts: &mut Parts) -> Option<OnUpgrade> {
 
 /// A client that waits for `100 Continue` gets the upstream's, not ours: the upstream may refuse the
 /// request before its body is sent. HTTP/2 has no such wait here, see [`Connection::listen_for_hints`].
-fn gate(parts: &Parts, fields: Fields, wire: Wire) -> Option<Arc<Gate>> {
+fn gate(parts: &Parts, fields: Fields, wire: Wire) -> Option<Rc<Gate>> {
     let waits = parts.version == Version::HTTP_11
         && wire == Wire::Http1
         && headers::expects_continue(&parts.headers, fields);
-    waits.then(Arc::default)
+    waits.then(Rc::default)
 }
 
 fn outgoing_headers(

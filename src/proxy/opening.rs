@@ -22,7 +22,7 @@ use crate::config::snapshot::{ListenerKind, Route};
 use crate::drain::{Drain, Phase};
 use crate::endpoint::InFlight;
 use crate::stream::Stream;
-use crate::upstream::{Lease, connect::connect};
+use crate::upstream::{Lease, Wire, connect::connect};
 use crate::worker::{View, Worker};
 
 /// The upstream's consent to another protocol, in the form that the client's version has for it.
@@ -33,16 +33,30 @@ pub fn switched(
     protocol: &HeaderValue,
     key: Option<&HeaderValue>,
     client: Option<OnUpgrade>,
-) -> Answered {
-    let server = Far::Upgrade(hyper::upgrade::on(&mut answer.response));
-    let (mut head, _) = answer.response.into_parts();
+    service: &str,
+) -> Result<Answered, Failure> {
+    let on_upgrade = hyper::upgrade::on(&mut answer.response);
+    let (mut head, body) = answer.response.into_parts();
+    // On HTTP/1 the lease alone has the connection now.
+    drop(body);
+    let (server, lease) = match answer.lease.wire() {
+        Wire::Http2 => (Far::Upgrade(on_upgrade), Some(answer.lease)),
+        Wire::Http1 => {
+            let (stream, early) =
+                answer.lease.into_stream().ok_or_else(|| Failure::BadResponse {
+                    service: service.to_owned(),
+                    detail: "101 before the end of the request's body".to_owned(),
+                })?;
+            (Far::Socket(stream, early), None)
+        }
+    };
     headers::strip_hop_by_hop(&mut head.headers, answer.fields);
     route.response_headers.apply(&mut head.headers);
     let mut response = Response::from_parts(head, Body::empty());
     *response.version_mut() = Version::HTTP_11;
     upgrade::grant(&mut response, version, protocol, key);
-    let held = Held { _in_flight: answer.in_flight, _lease: Some(answer.lease) };
-    Answered::Tunnel(response, Opening { client, server, held })
+    let held = Held { _in_flight: answer.in_flight, _lease: lease };
+    Ok(Answered::Tunnel(response, Opening { client, server, held }))
 }
 
 /// `CONNECT`: a tunnel to a service, or to the host that the client names.
@@ -76,7 +90,7 @@ pub async fn open(
     report.attempt(&endpoint);
     report.answered(StatusCode::OK, clock::now());
     let held = Held { _in_flight: in_flight, _lease: None };
-    let opening = Opening { client, server: Far::Socket(stream), held };
+    let opening = Opening { client, server: Far::Socket(stream, Bytes::new()), held };
     Ok(Answered::Tunnel(Response::new(Body::empty()), opening))
 }
 
@@ -96,7 +110,8 @@ struct Held {
 
 enum Far {
     Upgrade(OnUpgrade),
-    Socket(Stream),
+    /// With what was read from it already.
+    Socket(Stream, Bytes),
 }
 
 impl Opening {
@@ -135,7 +150,7 @@ impl Tunnel {
     pub async fn run(self, client: End, drain: &Drain) {
         let Self { server, held, report, idle } = self;
         let server = match server {
-            Far::Socket(stream) => End::socket(stream, Bytes::new()),
+            Far::Socket(stream, early) => End::socket(stream, early),
             Far::Upgrade(upgrade) => match upgrade.await {
                 Ok(upgraded) => End::upgraded(upgraded),
                 Err(_) => return report.finish(Ending::UpstreamBroken, clock::now()),

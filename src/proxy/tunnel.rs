@@ -40,12 +40,9 @@ impl End {
         Self { io: EndIo::Socket(stream), early }
     }
 
-    /// What hyper hands over after an upgrade: the socket itself where the connection was HTTP/1.
+    /// A stream of HTTP/2, which hyper hands over.
     pub fn upgraded(upgraded: Upgraded) -> Self {
-        match upgraded.downcast::<TokioIo<Stream>>() {
-            Ok(parts) => Self::socket(parts.io.into_inner(), parts.read_buf),
-            Err(upgraded) => Self { io: EndIo::Multiplexed(upgraded), early: Bytes::new() },
-        }
+        Self { io: EndIo::Multiplexed(upgraded), early: Bytes::new() }
     }
 }
 

@@ -4,7 +4,6 @@
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
@@ -54,7 +53,7 @@ pub struct Upload {
     /// The upstream would take more, and the client sends nothing.
     starved: Cell<bool>,
     fault: Cell<Option<UploadFault>>,
-    gate: Option<Arc<Gate>>,
+    gate: Option<Rc<Gate>>,
     /// The connection that waits for more of it.
     waker: RefCell<Option<Waker>>,
 }
@@ -74,7 +73,7 @@ impl Upload {
     pub fn new(
         incoming: Incoming,
         limit: Option<u64>,
-        gate: Option<Arc<Gate>>,
+        gate: Option<Rc<Gate>>,
         now: Instant,
     ) -> Rc<Self> {
         let finished = arrived(&incoming).then_some(now);

@@ -2,7 +2,8 @@
 //! Nothing here retries; [`crate::proxy::attempt`] owns that.
 
 pub mod connect;
+pub mod http1;
 pub mod pool;
 
 pub use connect::{ConnectError, ConnectErrorKind};
-pub use pool::{Lease, Pool, PoolLimits, Reuse, Wire};
+pub use pool::{Lease, Pool, PoolLimits, ResponseBody, Reuse, SendError, Wire};

@@ -11,17 +11,21 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, Request, Response};
-use http_body::Body;
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, Request, Response, StatusCode};
+use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1, http2};
+use hyper::client::conn::{TrySendError, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 
 use super::connect::{ConnectError, ConnectErrorKind, connect};
+use super::http1;
 use crate::clock::{self, Instant};
 use crate::endpoint::{Endpoint, State};
+use crate::stream::Stream;
 use crate::telemetry::metrics::Recorder;
 use crate::worker::LocalExec;
 
@@ -53,7 +57,7 @@ pub struct PoolLimits {
 type BoxError = Box<dyn StdError + Send + Sync>;
 type Key = (usize, Wire);
 
-/// What hyper may hold of one HTTP/1 connection in each direction: a head has to fit in.
+/// What hyper may hold of a client's HTTP/1 connection in each direction: a head has to fit in.
 pub fn buffer(max_head: usize) -> usize {
     max_head + (64 << 10)
 }
@@ -77,7 +81,7 @@ struct Host<B> {
 }
 
 struct Idle<B> {
-    sender: http1::SendRequest<B>,
+    connection: http1::Connection<B>,
     expires: Instant,
     _counted: IdleCount,
 }
@@ -121,13 +125,41 @@ pub struct Lease<B> {
     pool: Rc<Pool<B>>,
     state: Arc<State>,
     sender: Sender<B>,
+    /// Sends what is left of the request's body while the response is read.
+    sending: Option<AbortOnDrop>,
     /// Whether earlier requests went over this connection.
     pub reused: bool,
     keep_alive: Option<Duration>,
 }
 
+/// A task that is of use only as long as this lives.
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// The body of a response.
+pub enum ResponseBody<B> {
+    Http1(http1::Connection<B>),
+    Http2(Incoming),
+}
+
+/// Why a request got no response.
+#[derive(Debug)]
+pub enum SendError {
+    Http1(http1::Error),
+    /// Whether none of it was written, and why.
+    Http2 {
+        unwritten: bool,
+        error: hyper::Error,
+    },
+}
+
 enum Sender<B> {
-    Http1(http1::SendRequest<B>),
+    Http1(http1::Connection<B>),
     Http2(http2::SendRequest<B>, #[expect(dead_code, reason = "counts by its drop")] StreamCount),
 }
 
@@ -185,8 +217,9 @@ where
         }
         match wire {
             Wire::Http1 => {
-                let sender = self.open_http1(endpoint, connect_timeout).await?;
-                Ok(self.lease(endpoint, Sender::Http1(sender), false))
+                let stream = connect(&endpoint.address, connect_timeout).await?;
+                let connection = http1::Connection::new(stream, self.limits.get().max_head);
+                Ok(self.lease(endpoint, Sender::Http1(connection), false))
             }
             Wire::Http2 => self.open_http2(endpoint, connect_timeout, now).await,
         }
@@ -207,7 +240,7 @@ where
 
     fn lease(self: &Rc<Self>, endpoint: &Endpoint, sender: Sender<B>, reused: bool) -> Lease<B> {
         let state = endpoint.state.clone();
-        Lease { pool: self.clone(), state, sender, reused, keep_alive: None }
+        Lease { pool: self.clone(), state, sender, sending: None, reused, keep_alive: None }
     }
 
     fn host<R>(&self, state: &Arc<State>, wire: Wire, run: impl FnOnce(&mut Host<B>) -> R) -> R {
@@ -226,8 +259,8 @@ where
         match key.1 {
             Wire::Http1 => {
                 while let Some(idle) = host.idle.pop() {
-                    if idle.expires > now && idle.sender.is_ready() {
-                        return Some(Sender::Http1(idle.sender));
+                    if idle.expires > now && idle.connection.is_quiet() {
+                        return Some(Sender::Http1(idle.connection));
                     }
                 }
                 None
@@ -243,28 +276,6 @@ where
                 streams.min_by_key(|stream| stream.active.get()).map(Multiplexed::borrow_stream)
             }
         }
-    }
-
-    async fn open_http1(
-        &self,
-        endpoint: &Endpoint,
-        limit: Duration,
-    ) -> Result<http1::SendRequest<B>, ConnectError> {
-        let stream = connect(&endpoint.address, limit).await?;
-        let (sender, connection) = http1::Builder::new()
-            .preserve_header_case(true)
-            .max_header_size(self.limits.get().max_head)
-            .max_buf_size(buffer(self.limits.get().max_head))
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| {
-                ConnectError::new(ConnectErrorKind::Handshake, &endpoint.address, error.to_string())
-            })?;
-        // The connection's own errors reach the request that is on it; without one nobody asks.
-        tokio::task::spawn_local(async move {
-            let _ = connection.with_upgrades().await;
-        });
-        Ok(sender)
     }
 
     async fn open_http2(
@@ -340,14 +351,14 @@ where
     fn put_idle(
         self: &Rc<Self>,
         state: &Arc<State>,
-        sender: http1::SendRequest<B>,
+        connection: http1::Connection<B>,
         idle: Duration,
         now: Instant,
     ) {
         let limits = self.limits.get();
         self.host(state, Wire::Http1, |host| {
             host.idle.push(Idle {
-                sender,
+                connection,
                 expires: now + idle.min(limits.idle),
                 _counted: IdleCount::new(&self.recorder),
             });
@@ -381,7 +392,7 @@ where
         const HTTP2_IDLE: Duration = Duration::from_secs(300);
         let mut hosts = self.hosts.borrow_mut();
         for host in hosts.values_mut() {
-            host.idle.retain(|idle| idle.expires > now && !idle.sender.is_closed());
+            host.idle.retain(|idle| idle.expires > now && idle.connection.is_quiet());
             host.streams.retain(|stream| {
                 let busy = stream.active.get() > 0;
                 let fresh = now.saturating_duration_since(stream.idle_since.get()) < HTTP2_IDLE;
@@ -393,6 +404,35 @@ where
             !host.idle.is_empty() || !host.streams.is_empty() || Rc::strong_count(&host.dial) > 1
         });
         !hosts.is_empty()
+    }
+}
+
+impl<B> ResponseBody<B>
+where
+    B: Body<Data = bytes::Bytes> + Unpin,
+{
+    pub fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<bytes::Bytes>, BoxError>>> {
+        match self {
+            Self::Http1(connection) => connection.poll_frame(cx).map_err(Into::into),
+            Self::Http2(incoming) => Pin::new(incoming).poll_frame(cx).map_err(Into::into),
+        }
+    }
+
+    pub fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Http1(connection) => connection.is_end_stream(),
+            Self::Http2(incoming) => incoming.is_end_stream(),
+        }
+    }
+
+    pub fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Http1(connection) => connection.size_hint(),
+            Self::Http2(incoming) => incoming.size_hint(),
+        }
     }
 }
 
@@ -410,17 +450,54 @@ where
     B: Body<Data = bytes::Bytes> + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    /// Sends one request and waits for the head of its response.
+    /// Sends one request and waits for the head of its response. `interim` gets the 1xx responses of
+    /// HTTP/1.
     ///
     /// # Errors
-    /// With the request inside where nothing of it was written, so that any method may be sent again.
+    /// With it, whether anything of the request was written: if not, any method may be sent again.
     pub async fn send(
         &mut self,
-        request: Request<B>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<B>>> {
+        head: &Parts,
+        body: Option<B>,
+        none: impl FnOnce() -> B,
+        interim: impl FnMut(StatusCode, HeaderMap),
+    ) -> Result<Response<ResponseBody<B>>, SendError> {
         match &mut self.sender {
-            Sender::Http1(sender) => sender.try_send_request(request).await,
-            Sender::Http2(sender, _) => sender.try_send_request(request).await,
+            Sender::Http1(connection) => {
+                let sent = connection.send(head, body, interim).await;
+                let response = sent.map_err(SendError::Http1)?;
+                if !connection.is_sent() {
+                    let rest = connection.clone().finish_sending();
+                    self.sending = Some(AbortOnDrop(tokio::task::spawn_local(rest)));
+                }
+                Ok(response.map(|()| ResponseBody::Http1(connection.clone())))
+            }
+            Sender::Http2(sender, _) => {
+                // A refused request may be sent again after it was written, so its head stays here.
+                let request = Request::from_parts(head.clone(), body.unwrap_or_else(none));
+                let sent = sender.try_send_request(request).await;
+                let response = sent.map_err(|mut error: TrySendError<_>| SendError::Http2 {
+                    unwritten: error.take_message().is_some(),
+                    error: error.into_error(),
+                })?;
+                Ok(response.map(ResponseBody::Http2))
+            }
+        }
+    }
+
+    pub fn wire(&self) -> Wire {
+        match self.sender {
+            Sender::Http1(_) => Wire::Http1,
+            Sender::Http2(..) => Wire::Http2,
+        }
+    }
+
+    /// The connection itself, after it was switched to another protocol by an answer of HTTP/1, and
+    /// what came behind that answer.
+    pub fn into_stream(self) -> Option<(Stream, bytes::Bytes)> {
+        match self.sender {
+            Sender::Http1(connection) => connection.into_stream(),
+            Sender::Http2(..) => None,
         }
     }
 
@@ -438,22 +515,28 @@ where
 
     /// The response was read to its end: the connection may carry the next request.
     pub fn release(self, now: Instant) {
-        let Self { pool, state, sender, keep_alive, .. } = self;
-        let Sender::Http1(mut sender) = sender else {
+        let Self { pool, state, sender, sending, keep_alive, .. } = self;
+        let Sender::Http1(connection) = sender else {
             return;
         };
         let idle = keep_alive.unwrap_or(Duration::MAX);
-        if idle.is_zero() || sender.is_closed() {
+        if idle.is_zero() {
             return;
         }
-        if sender.is_ready() {
-            return pool.put_idle(&state, sender, idle, now);
+        if connection.is_reusable() {
+            return pool.put_idle(&state, connection, idle, now);
+        }
+        if connection.is_sent() {
+            return;
         }
         // The answer came before the request was sent to its end; give the rest a moment.
         tokio::task::spawn_local(async move {
             const PATIENCE: Duration = Duration::from_secs(1);
-            if let Ok(Ok(())) = tokio::time::timeout(PATIENCE, sender.ready()).await {
-                pool.put_idle(&state, sender, idle, clock::now());
+            drop(sending);
+            let rest = connection.clone().finish_sending();
+            let ended = tokio::time::timeout(PATIENCE, rest).await.is_ok();
+            if ended && connection.is_reusable() {
+                pool.put_idle(&state, connection, idle, clock::now());
             }
         });
     }

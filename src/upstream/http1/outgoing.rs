@@ -1,0 +1,262 @@
+//! The bytes of a request that are not written yet. A small body goes out with the head in one write, a
+//! large one is not copied.
+
+use std::io::{self, IoSlice, Write};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use http::header::{CONTENT_LENGTH, TRAILER};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName};
+use http_body::Body;
+use tokio::io::AsyncWrite;
+
+use super::{Error, head};
+
+/// Data up to this length is copied behind what is to be written anyway.
+const SMALL: usize = 4 * 1024;
+/// No more is asked of the body while so much waits.
+const ENOUGH: usize = 16 * 1024;
+
+pub struct Outgoing<B> {
+    /// Written first, from `at` on. Kept for the next request.
+    buffer: Vec<u8>,
+    at: usize,
+    /// Written after it: data that is too long to copy, and what ends its chunk.
+    large: Bytes,
+    tail: &'static [u8],
+    body: Option<B>,
+    coding: Coding,
+    /// Trailers that the head has announced.
+    announced: Vec<HeaderName>,
+    /// A byte of this request was written.
+    touched: bool,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Coding {
+    /// So many bytes are still to come.
+    Length(u64),
+    Chunked,
+}
+
+#[derive(Debug)]
+enum State {
+    Sending,
+    Done,
+    /// The peer takes no more; why, until it was told. An answer may be there nevertheless.
+    Refused(Option<io::Error>),
+    /// The request's own body is at fault.
+    Failed,
+}
+
+impl<B> Default for Outgoing<B> {
+    fn default() -> Self {
+        Self {
+            buffer: Vec::new(),
+            at: 0,
+            large: Bytes::new(),
+            tail: b"",
+            body: None,
+            coding: Coding::Length(0),
+            announced: Vec::new(),
+            touched: false,
+            state: State::Done,
+        }
+    }
+}
+
+impl<B> Outgoing<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    /// Takes a request that is to be written.
+    ///
+    /// # Errors
+    /// A `content-length` that is none.
+    pub fn begin(&mut self, head: &Parts, body: Option<B>) -> Result<(), Error> {
+        self.buffer.clear();
+        self.at = 0;
+        self.announced.clear();
+        self.touched = false;
+        self.state = State::Sending;
+        head::write(head, &mut self.buffer);
+        if body.is_some() {
+            self.coding = match head.headers.get(CONTENT_LENGTH) {
+                Some(length) => Coding::Length(
+                    head::content_length(length)
+                        .ok_or_else(|| Error::malformed("the request's content-length is none"))?,
+                ),
+                None => Coding::Chunked,
+            };
+            let values = head.headers.get_all(TRAILER).iter();
+            let names = values.filter_map(|value| value.to_str().ok()).flat_map(|v| v.split(','));
+            self.announced.extend(names.filter_map(|name| name.trim().parse::<HeaderName>().ok()));
+        }
+        self.body = body;
+        Ok(())
+    }
+
+    pub fn is_done(&self) -> bool {
+        matches!(self.state, State::Done)
+    }
+
+    /// Whether the request's own body has failed.
+    pub fn has_failed(&self) -> bool {
+        matches!(self.state, State::Failed)
+    }
+
+    /// Why the peer takes no more, once.
+    pub fn take_error(&mut self) -> Option<io::Error> {
+        match &mut self.state {
+            State::Refused(error) => error.take(),
+            State::Sending | State::Done | State::Failed => None,
+        }
+    }
+
+    pub fn put_back(&mut self, error: io::Error) {
+        self.state = State::Refused(Some(error));
+    }
+
+    /// Writes until all of the request is written. Pending: the socket or the body has to go on.
+    ///
+    /// # Errors
+    /// [`Error::Unwritten`], [`Error::RequestBody`], or [`Error::Io`], which [`Outgoing::take_error`] has.
+    pub fn poll_send(
+        &mut self,
+        io: &mut (impl AsyncWrite + Unpin),
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Error>> {
+        match &self.state {
+            State::Sending => {}
+            State::Done => return Poll::Ready(Ok(())),
+            State::Refused(_) => return Poll::Ready(Err(io::Error::other("refused").into())),
+            State::Failed => return Poll::Ready(Err(Error::RequestBody)),
+        }
+        loop {
+            let filled = self.poll_fill(cx);
+            if let Poll::Ready(Err(error)) = filled {
+                self.state = State::Failed;
+                self.body = None;
+                return Poll::Ready(Err(error));
+            }
+            match ready!(self.poll_write(io, cx)) {
+                Ok(()) => {}
+                Err(_) if !self.touched => {
+                    self.state = State::Refused(None);
+                    return Poll::Ready(Err(Error::Unwritten));
+                }
+                Err(error) => {
+                    let told = io::Error::from(error.kind());
+                    self.state = State::Refused(Some(error));
+                    return Poll::Ready(Err(told.into()));
+                }
+            }
+            ready!(filled)?;
+            if self.body.is_none() {
+                self.state = State::Done;
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+
+    /// Takes what the body has, up to a limit. Pending: it has nothing now.
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        while self.large.is_empty() && self.buffer.len() - self.at < ENOUGH {
+            let Some(body) = &mut self.body else { break };
+            match ready!(Pin::new(body).poll_frame(cx)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => self.data(data)?,
+                    Err(frame) => {
+                        if let Ok(trailers) = frame.into_trailers() {
+                            self.end(Some(&trailers))?;
+                        }
+                        break;
+                    }
+                },
+                Some(Err(_)) => return Poll::Ready(Err(Error::RequestBody)),
+                None => self.end(None)?,
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn data(&mut self, data: Bytes) -> Result<(), Error> {
+        match &mut self.coding {
+            Coding::Length(left) => {
+                // More than was announced would be taken for the next request.
+                *left = left.checked_sub(data.len() as u64).ok_or(Error::RequestBody)?;
+            }
+            // An empty chunk would be the last one.
+            Coding::Chunked if data.is_empty() => return Ok(()),
+            Coding::Chunked => {
+                // Writing to a vector never fails.
+                let _ = write!(self.buffer, "{:x}\r\n", data.len());
+                self.tail = b"\r\n";
+            }
+        }
+        if data.len() <= SMALL {
+            self.buffer.extend_from_slice(&data);
+            self.buffer.extend_from_slice(std::mem::take(&mut self.tail));
+        } else {
+            self.large = data;
+        }
+        // Whoever knows the length need not be asked for the end.
+        if self.coding == Coding::Length(0)
+            && self.body.as_ref().is_some_and(|body| body.is_end_stream())
+        {
+            self.body = None;
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, trailers: Option<&HeaderMap>) -> Result<(), Error> {
+        self.body = None;
+        match self.coding {
+            Coding::Length(0) => {}
+            Coding::Length(_) => return Err(Error::RequestBody),
+            Coding::Chunked => {
+                self.buffer.extend_from_slice(b"0\r\n");
+                for (name, value) in trailers.into_iter().flatten() {
+                    if self.announced.contains(name) {
+                        head::write_field(name.as_str(), value, &mut self.buffer);
+                    }
+                }
+                self.buffer.extend_from_slice(b"\r\n");
+            }
+        }
+        Ok(())
+    }
+
+    fn poll_write(
+        &mut self,
+        io: &mut (impl AsyncWrite + Unpin),
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            let head = &self.buffer[self.at..];
+            let written = if self.large.is_empty() && self.tail.is_empty() {
+                if head.is_empty() {
+                    self.buffer.clear();
+                    self.at = 0;
+                    return Poll::Ready(Ok(()));
+                }
+                ready!(Pin::new(&mut *io).poll_write(cx, head))?
+            } else {
+                let all = [head, &self.large, self.tail].map(IoSlice::new);
+                ready!(Pin::new(&mut *io).poll_write_vectored(cx, &all))?
+            };
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.touched = true;
+            let of_head = written.min(head.len());
+            let of_large = (written - of_head).min(self.large.len());
+            self.at += of_head;
+            self.large.advance(of_large);
+            self.tail = &self.tail[written - of_head - of_large..];
+        }
+    }
+}
