@@ -45,17 +45,29 @@ pub struct Download {
     pub idle: IdleTimer,
     /// No frame is left of `incoming`.
     pub ended: bool,
+    /// Why it broke off, to be told when what came before is on its way.
+    pub broken: Option<BoxError>,
 }
 
 impl Download {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if let Some(error) = self.broken.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
         if !self.ended {
             let frame = ready!(self.incoming.poll_frame(cx));
             self.idle.progress();
-            if frame.is_some() {
-                return Poll::Ready(frame);
+            match frame {
+                Some(Ok(frame)) => return Poll::Ready(Some(Ok(frame))),
+                // hyper drops what it has not flushed when a body fails. A client that gets nothing at
+                // all may take its request for one that nobody has seen.
+                Some(Err(error)) => {
+                    self.broken = Some(error);
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                None => self.ended = true,
             }
-            self.ended = true;
         }
         if let Some(upload) = &self.upload {
             ready!(upload.poll_end(cx));

@@ -336,6 +336,7 @@ fn passed_on(answer: Answer, route: &Route, upload: Option<Rc<Upload>>) -> Respo
         upload,
         idle,
         ended: false,
+        broken: None,
     });
     Response::from_parts(head, body)
 }
