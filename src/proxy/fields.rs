@@ -8,7 +8,7 @@ use http::HeaderMap;
 pub struct Fields(u32);
 
 impl Fields {
-    /// Those of one connection, and what may name more of them (RFC 9110 7.6.1).
+    /// Those of one connection (RFC 9110 7.6.1) but `Connection` itself.
     pub const HOP_BY_HOP: Self = Self(1);
     /// What says who the client is: `x-forwarded-*`, `x-real-ip`, with dashes or underscores.
     pub const CLAIM: Self = Self(1 << 1);
@@ -23,6 +23,8 @@ impl Fields {
     pub const CONTENT_TYPE: Self = Self(1 << 9);
     pub const KEEP_ALIVE: Self = Self(1 << 10);
     pub const TRANSFER_ENCODING: Self = Self(1 << 11);
+    /// `Connection`, which may name others.
+    pub const CONNECTION: Self = Self(1 << 12);
 
     /// Those that stand in `headers`.
     pub fn of(headers: &HeaderMap) -> Self {
@@ -34,7 +36,7 @@ impl Fields {
         self.0 & others.0 != 0
     }
 
-    const fn and(self, others: Self) -> Self {
+    pub const fn and(self, others: Self) -> Self {
         Self(self.0 | others.0)
     }
 
@@ -44,11 +46,11 @@ impl Fields {
         match (name.len(), name) {
             (2, "te")
             | (7, "upgrade")
-            | (10, "connection")
             | (14, "http2-settings")
             | (16, "proxy-connection")
             | (18, "proxy-authenticate")
             | (19, "proxy-authorization") => Self::HOP_BY_HOP,
+            (10, "connection") => Self::CONNECTION,
             (10, "keep-alive") => Self::HOP_BY_HOP.and(Self::KEEP_ALIVE),
             (17, "transfer-encoding") => Self::HOP_BY_HOP.and(Self::TRANSFER_ENCODING),
             (2, "b3")
@@ -91,7 +93,7 @@ mod tests {
         for (name, expected) in [
             ("te", Fields::HOP_BY_HOP),
             ("upgrade", Fields::HOP_BY_HOP),
-            ("connection", Fields::HOP_BY_HOP),
+            ("connection", Fields::CONNECTION),
             ("http2-settings", Fields::HOP_BY_HOP),
             ("proxy-connection", Fields::HOP_BY_HOP),
             ("proxy-authenticate", Fields::HOP_BY_HOP),

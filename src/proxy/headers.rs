@@ -31,7 +31,11 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
 /// is what gRPC asks for and what hyper looks at. Returns the `Upgrade` that the message asks for, if
 /// `Connection` names it.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap, fields: Fields) -> Option<HeaderValue> {
-    if !fields.has(Fields::HOP_BY_HOP) {
+    if !fields.has(Fields::HOP_BY_HOP.and(Fields::CONNECTION)) {
+        return None;
+    }
+    if !fields.has(Fields::HOP_BY_HOP) && names_nothing(headers) {
+        headers.remove(CONNECTION);
         return None;
     }
     let mut gone: SmallVec<[HeaderName; 8]> =
@@ -56,6 +60,14 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap, fields: Fields) -> Option<Heade
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
     upgrade
+}
+
+/// Whether `Connection` says only whether the connection goes on, which is what most of them say.
+fn names_nothing(headers: &HeaderMap) -> bool {
+    headers.get_all(CONNECTION).iter().all(|value| {
+        let value = value.as_bytes();
+        value.eq_ignore_ascii_case(b"keep-alive") || value.eq_ignore_ascii_case(b"close")
+    })
 }
 
 /// The elements of a comma-separated field over all its lines. What is not text is skipped.

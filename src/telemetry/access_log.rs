@@ -63,17 +63,17 @@ pub struct Record<'a> {
     pub grpc_status: Option<u16>,
 }
 
-/// Appends one line, with its line feed.
-pub fn write(record: &Record<'_>, format: Format, out: &mut Vec<u8>) {
+/// Appends one line, with its line feed. `stamp` is that of the line before.
+pub fn write(record: &Record<'_>, format: Format, stamp: &mut Stamp, out: &mut Vec<u8>) {
     match format {
-        Format::Text => write_text(record, out),
-        Format::Json => write_json(record, out),
+        Format::Text => write_text(record, stamp, out),
+        Format::Json => write_json(record, stamp, out),
     }
 }
 
-fn write_text(record: &Record<'_>, out: &mut Vec<u8>) {
+fn write_text(record: &Record<'_>, stamp: &mut Stamp, out: &mut Vec<u8>) {
     out.push(b'[');
-    timestamp(record.start, out);
+    out.extend_from_slice(stamp.of(record.start));
     out.extend_from_slice(b"] \"");
     text_field(record.method.as_bytes(), out);
     out.push(b' ');
@@ -111,11 +111,11 @@ fn write_text(record: &Record<'_>, out: &mut Vec<u8>) {
     out.push(b'\n');
 }
 
-fn write_json(record: &Record<'_>, out: &mut Vec<u8>) {
+fn write_json(record: &Record<'_>, stamp: &mut Stamp, out: &mut Vec<u8>) {
     // Room for a usual line at once, so that its fields need not grow the buffer one by one.
     out.reserve(1024);
     out.extend_from_slice(b"{\"start_time\":\"");
-    timestamp(record.start, out);
+    out.extend_from_slice(stamp.of(record.start));
     out.push(b'"');
     json_text(b",\"method\":", Some(record.method.as_bytes()), out);
     json_text(b",\"path\":", Some(record.path.as_bytes()), out);
@@ -162,7 +162,7 @@ fn json_text(key: &[u8], value: Option<&[u8]>, out: &mut Vec<u8>) {
     };
     out.push(b'"');
     // Looking at all of it without a way out lets the compiler take many bytes at a time.
-    if value.iter().fold(true, |plain, byte| plain & !needs_text_escape(*byte)) {
+    if value.iter().fold(0, |special, byte| special | u8::from(needs_text_escape(*byte))) == 0 {
         out.extend_from_slice(value);
     } else {
         json_string(value, out);
@@ -199,7 +199,8 @@ fn text_field(value: &[u8], out: &mut Vec<u8>) {
 }
 
 const fn needs_text_escape(byte: u8) -> bool {
-    byte < b' ' || byte > b'~' || byte == b'"' || byte == b'\\'
+    // Without shortcuts, so that many bytes can be looked at with one instruction.
+    (byte < b' ') | (byte > b'~') | (byte == b'"') | (byte == b'\\')
 }
 
 /// The inside of a JSON string (RFC 8259, 7). What is not UTF-8 becomes U+FFFD.
@@ -279,31 +280,47 @@ fn number(mut value: u64, out: &mut Vec<u8>) {
     }
 }
 
-/// `2016-04-15T20:17:00.310Z` (RFC 3339, UTC). A time before 1970 is written as 1970, one after
-/// 9999 as its last millisecond.
-fn timestamp(time: SystemTime, out: &mut Vec<u8>) {
-    const LAST: u64 = 253_402_300_799_999;
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let milliseconds = milliseconds(since).min(LAST);
-    let (seconds, milliseconds) = (milliseconds / 1000, milliseconds % 1000);
-    let (year, month, day) = civil(seconds / 86_400);
-    let mut text = *b"0000-00-00T00:00:00.000Z";
-    for (field, value) in [
-        (0..4, year),
-        (5..7, month),
-        (8..10, day),
-        (11..13, seconds / 3600 % 24),
-        (14..16, seconds / 60 % 60),
-        (17..19, seconds % 60),
-        (20..23, milliseconds),
-    ] {
-        let mut rest = value;
-        for digit in text[field].iter_mut().rev() {
-            *digit = b'0' + (rest % 10) as u8;
-            rest /= 10;
-        }
+/// The text of a time, like `2016-04-15T20:17:00.310Z` (RFC 3339, UTC). A time before 1970 is written as
+/// 1970, one after 9999 as its last millisecond. Remembers its second, which the next line mostly has too.
+#[derive(Clone, Copy, Debug)]
+pub struct Stamp {
+    second: u64,
+    text: [u8; 24],
+}
+
+impl Default for Stamp {
+    fn default() -> Self {
+        Self { second: 0, text: *b"1970-01-01T00:00:00.000Z" }
     }
-    out.extend_from_slice(&text);
+}
+
+impl Stamp {
+    fn of(&mut self, time: SystemTime) -> &[u8] {
+        const LAST: u64 = 253_402_300_799_999;
+        let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let milliseconds = milliseconds(since).min(LAST);
+        let (second, milliseconds) = (milliseconds / 1000, milliseconds % 1000);
+        if second != self.second {
+            self.second = second;
+            let (year, month, day) = civil(second / 86_400);
+            digits(year, &mut self.text[0..4]);
+            digits(month, &mut self.text[5..7]);
+            digits(day, &mut self.text[8..10]);
+            digits(second / 3600 % 24, &mut self.text[11..13]);
+            digits(second / 60 % 60, &mut self.text[14..16]);
+            digits(second % 60, &mut self.text[17..19]);
+        }
+        digits(milliseconds, &mut self.text[20..23]);
+        &self.text
+    }
+}
+
+/// Writes the last digits of a number, as many as there is room for.
+fn digits(mut value: u64, out: &mut [u8]) {
+    for digit in out.iter_mut().rev() {
+        *digit = b'0' + (value % 10) as u8;
+        value /= 10;
+    }
 }
 
 /// Year, month (1 to 12) and day (1 to 31) of a day since 1970-01-01, in the Gregorian calendar.
@@ -360,7 +377,7 @@ mod tests {
 
     fn line(record: &Record<'_>, format: Format) -> String {
         let mut out = Vec::new();
-        write(record, format, &mut out);
+        write(record, format, &mut Stamp::default(), &mut out);
         String::from_utf8(out).unwrap()
     }
 
@@ -448,13 +465,15 @@ mod tests {
             (253_402_300_799_999, "9999-12-31T23:59:59.999Z"),
             (253_402_300_800_000, "9999-12-31T23:59:59.999Z"),
         ];
+        // One after the other: what is remembered of a second must not show in another.
+        let mut stamp = Stamp::default();
         for (milliseconds, expected) in cases {
             let mut out = Vec::new();
-            timestamp(UNIX_EPOCH + Duration::from_millis(milliseconds), &mut out);
+            out.extend_from_slice(stamp.of(UNIX_EPOCH + Duration::from_millis(milliseconds)));
             assert_eq!(String::from_utf8(out).unwrap(), expected);
         }
         let mut out = Vec::new();
-        timestamp(UNIX_EPOCH - Duration::from_secs(1), &mut out);
+        out.extend_from_slice(stamp.of(UNIX_EPOCH - Duration::from_secs(1)));
         assert_eq!(out, b"1970-01-01T00:00:00.000Z");
     }
 
@@ -500,7 +519,7 @@ mod tests {
                 ..record()
             };
             let mut out = Vec::new();
-            write(&record, Format::Json, &mut out);
+            write(&record, Format::Json, &mut Stamp::default(), &mut out);
             let (end, body) = out.split_last().unwrap();
             prop_assert_eq!(*end, b'\n');
             prop_assert!(body.iter().all(|byte| *byte >= b' ' && *byte != 0x7f));

@@ -1,7 +1,7 @@
 //! A worker's side of the access log: formats records into a buffer, and hands it to the log's
 //! thread in batches.
 
-use super::access_log::{self, Format, Record};
+use super::access_log::{self, Format, Record, Stamp};
 use super::log_writer::LogSink;
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -25,6 +25,7 @@ pub struct WorkerLog {
 struct Inner {
     output: Option<(LogSink, Format)>,
     buffer: Vec<u8>,
+    stamp: Stamp,
     /// A [`WorkerLog::flush_soon`] is on its way.
     flush_due: bool,
 }
@@ -32,7 +33,7 @@ struct Inner {
 impl WorkerLog {
     /// With no output nothing is logged.
     pub fn new(output: Option<(LogSink, Format)>) -> Rc<WorkerLog> {
-        let inner = Inner { output, buffer: Vec::new(), flush_due: false };
+        let inner = Inner { output, buffer: Vec::new(), stamp: Stamp::default(), flush_due: false };
         Rc::new(WorkerLog { inner: RefCell::new(inner) })
     }
 
@@ -48,7 +49,7 @@ impl WorkerLog {
         let Some((_, format)) = &inner.output else {
             return false;
         };
-        access_log::write(record, *format, &mut inner.buffer);
+        access_log::write(record, *format, &mut inner.stamp, &mut inner.buffer);
         if inner.buffer.len() >= BATCH_BYTES {
             inner.hand_over();
         }

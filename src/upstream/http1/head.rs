@@ -85,22 +85,36 @@ pub fn parse(bytes: &mut BytesMut, method: &Method) -> Result<Option<Parsed>, Er
     let mut response = Response::new(());
     *response.status_mut() = status;
     *response.version_mut() = version;
-    let keep_alive = fields(response.headers_mut(), &head, &places, version)?;
-    let framing = framing(response.headers_mut(), status, version, method)?;
-    let keep_alive = keep_alive && framing != Framing::Close;
+    let said = fields(response.headers_mut(), &head, &places, version)?;
+    let framing = framing(response.headers_mut(), &said, status, version, method)?;
+    let keep_alive = said.keep_alive && !said.close && framing != Framing::Close;
     Ok(Some(Parsed { response, framing, keep_alive }))
 }
 
 type Place = (usize, usize);
 
-/// Puts the fields into `headers`. Says whether the connection may live on.
+/// What the fields say of the message.
+struct Said {
+    close: bool,
+    /// HTTP/1.0 closes unless it says this.
+    keep_alive: bool,
+    transfer_encoding: bool,
+    content_length: bool,
+}
+
+/// Puts the fields into `headers`.
 fn fields(
     headers: &mut HeaderMap,
     head: &Bytes,
     places: &[(Place, Place)],
     version: Version,
-) -> Result<bool, Error> {
-    let mut keep_alive = version == Version::HTTP_11;
+) -> Result<Said, Error> {
+    let mut said = Said {
+        close: false,
+        keep_alive: version == Version::HTTP_11,
+        transfer_encoding: false,
+        content_length: false,
+    };
     headers.reserve(places.len());
     for ((name, name_length), (value, value_length)) in places {
         let name = HeaderName::from_bytes(&head[*name..name + name_length])
@@ -108,29 +122,33 @@ fn fields(
         let value = HeaderValue::from_maybe_shared(head.slice(*value..value + value_length))
             .map_err(|_| Error::malformed("invalid HTTP: the value of a field"))?;
         if name == CONNECTION {
-            for token in value.as_bytes().split(|byte| *byte == b',') {
-                match token.trim_ascii() {
-                    token if token.eq_ignore_ascii_case(b"close") => keep_alive = false,
-                    token if token.eq_ignore_ascii_case(b"keep-alive") => {
-                        keep_alive |= version == Version::HTTP_10;
-                    }
-                    _ => {}
-                }
-            }
+            said.connection(value.as_bytes());
         }
+        said.transfer_encoding |= name == TRANSFER_ENCODING;
+        said.content_length |= name == CONTENT_LENGTH;
         headers.append(name, value);
     }
-    Ok(keep_alive)
+    Ok(said)
+}
+
+impl Said {
+    fn connection(&mut self, value: &[u8]) {
+        for token in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+            self.close |= token.eq_ignore_ascii_case(b"close");
+            self.keep_alive |= token.eq_ignore_ascii_case(b"keep-alive");
+        }
+    }
 }
 
 fn framing(
     headers: &mut HeaderMap,
+    said: &Said,
     status: StatusCode,
     version: Version,
     method: &Method,
 ) -> Result<Framing, Error> {
-    let chunked = chunked(headers, version)?;
-    let length = length(headers)?;
+    let chunked = said.transfer_encoding && chunked(headers, version)?;
+    let length = if said.content_length { length(headers)? } else { None };
     if chunked && length.is_some() {
         return Err(Error::malformed("both transfer-encoding and content-length"));
     }
