@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::callgrind::Profile;
 
-/// By how much a figure may grow, and may shrink before the baseline is to be made anew.
-pub const MOST: f64 = 0.03;
+/// By how many hundredths a figure may grow, and may shrink before the baseline is to be made anew.
+pub const MOST_PERCENT: u64 = 3;
 /// So many functions of each scenario are kept: those that cost most.
 const FUNCTIONS: usize = 60;
 
@@ -107,10 +107,13 @@ impl Figure {
     }
 
     pub fn verdict(&self, was: &Self) -> Verdict {
-        match self.growth(was) {
-            growth if growth > MOST => Verdict::Grown,
-            growth if growth < -MOST => Verdict::Shrunk,
-            _ => Verdict::Same,
+        let (is, was) = (self.instructions * 100, was.instructions);
+        if is > was * (100 + MOST_PERCENT) {
+            Verdict::Grown
+        } else if is < was * (100 - MOST_PERCENT) {
+            Verdict::Shrunk
+        } else {
+            Verdict::Same
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::baseline::{Figure, MOST, Verdict, Was};
+use crate::baseline::{Figure, MOST_PERCENT, Verdict, Was};
 use crate::callgrind::Profile;
 
 pub const GOOD: &str = "no scenario takes more than 3 % more instructions than its figure";
@@ -26,11 +26,10 @@ pub fn comparison(name: &str, was: &Figure, is: &Figure) -> String {
         Verdict::Grown => {}
         Verdict::Shrunk => changes.reverse(),
     }
-    let most = MOST * 100.0;
     if is.verdict(was) == Verdict::Grown {
         let _ = writeln!(
             text,
-            "    at most {most:+} %; what each function itself takes for a request:"
+            "    at most +{MOST_PERCENT} %; what each function itself takes for a request:"
         );
     }
     for change in changes.iter().take(CHANGES) {
