@@ -14,6 +14,9 @@ mod body;
 mod head;
 mod outgoing;
 
+#[cfg(test)]
+mod tests;
+
 use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
