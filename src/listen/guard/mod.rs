@@ -4,7 +4,12 @@
 //! sees a byte of it, and a refused one reaches the service as an ordinary call that knows why.
 //!
 //! `head`, `chunked` and `framing` decide and do no I/O; `io` does what they say.
+//!
+//! It also keeps the upper and lower case of field names, for which hyper needs more time than for the rest of a
+//! head: `shared` hands the names of each request to the service, and `answers` writes heads with the names that
+//! the service asks for.
 
+mod answers;
 mod chunked;
 mod framing;
 mod head;
