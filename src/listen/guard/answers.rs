@@ -44,7 +44,11 @@ impl Answers {
 
     /// Whether there is a head to restore in what is offered.
     pub fn has_head(&self) -> bool {
-        !self.head.is_empty() || self.coming.first().is_some_and(|(from, _)| *from < self.offered)
+        !self.head.is_empty() || self.has_next()
+    }
+
+    fn has_next(&self) -> bool {
+        self.coming.first().is_some_and(|(from, _)| *from < self.offered)
     }
 
     pub fn add_written(&mut self, len: usize) {
@@ -104,7 +108,8 @@ impl Answers {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let head = &self.head[self.sent..];
-        if !io.is_write_vectored() {
+        // What is behind it must not go along if there is another head in it.
+        if !io.is_write_vectored() || self.has_next() {
             return io.poll_write(cx, head);
         }
         let mut slices = [IoSlice::new(&[]); MAX_SLICES];
