@@ -5,9 +5,9 @@
 //!
 //! `head`, `chunked` and `framing` decide and do no I/O; `io` does what they say.
 //!
-//! It also keeps the upper and lower case of field names, for which hyper needs more time than for the rest of a
-//! head: `shared` hands the names of each request to the service, and `answers` writes heads with the names that
-//! the service asks for.
+//! It also keeps the upper and lower case of field names, which hyper does at a price: `shared` has
+//! the names of each request for the service, and `answers` writes heads with those that the service
+//! asks for.
 
 mod answers;
 mod chunked;

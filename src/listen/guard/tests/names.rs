@@ -24,7 +24,10 @@ use super::properties::stream;
 use crate::listen::guard::{GuardedIo, HeadLimits, Messages, Shared, check};
 use crate::names::Names;
 
-const HEAD: &str = "HTTP/1.1 200 OK\r\nX-Own: aB\r\nVia: x-own\r\nX-OWN: c\r\ncontent-length: ";
+/// hyper puts equal names together.
+const HEAD: &str = "HTTP/1.1 200 OK\r\nX-Own: aB\r\nX-OWN: c\r\nVia: x-own\r\ncontent-length: ";
+const LOWER: &str =
+    "HTTP/1.1 200 OK\r\nx-own: aB\r\nx-own: c\r\nvia: x-own\r\ncontent-length: 6\r\n\r\n/lower";
 
 #[allow(clippy::disallowed_methods)]
 fn now() -> Instant {
@@ -238,13 +241,16 @@ fn names_that_nobody_takes_do_not_pile_up() {
     assert!(shared.take_names().is_empty(), "all in lower case");
     shared.next_request();
     assert_eq!(shared.take_names(), named("E"));
-    // None are asked for, of many.
-    for head in 6..200 {
-        shared.name_head(head, named("F"));
-        shared.name_head(head + 200, named("G"));
+    // Two are always pipelined, and nobody asks for them.
+    let mut size = 0;
+    for pair in 3..1000 {
+        shared.name_head(2 * pair, named("F"));
+        shared.name_head(2 * pair + 1, named("G"));
+        size = size.max(format!("{shared:?}").len());
+        shared.next_request();
         shared.next_request();
     }
-    (200..=206).for_each(|_| assert_eq!(shared.next_request(), None));
+    assert!(size < 2000, "{size}");
     assert_eq!(shared.take_names(), named("G"));
 }
 
@@ -254,18 +260,15 @@ async fn answers_go_out_with_the_names_that_were_asked_for() {
          GET /lower HTTP/1.1\r\nhost: a\r\n\r\n\
          GET /long-enough-to-be-a-body HTTP/1.1\r\nhost: a\r\n\r\n\
          GET /last HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
-    let lower = "HTTP/1.1 200 OK\r\nx-own: aB\r\nx-own: c\r\nvia: x-own\r\n";
     let wanted = [
         answer("/a"),
-        format!("{lower}content-length: 6\r\n\r\n/lower"),
+        LOWER.to_owned(),
         answer("/long-enough-to-be-a-body"),
         last(&answer("/last")),
     ]
     .concat();
-    // hyper puts equal names together.
-    let wanted = wanted.replace("Via: x-own\r\nX-OWN: c\r\n", "X-OWN: c\r\nVia: x-own\r\n");
     for vectored in [false, true] {
-        for at_once in (1..200).chain([usize::MAX]) {
+        for at_once in (1..30).chain((30..200).step_by(7)).chain([usize::MAX]) {
             let writes = Writes { vectored, at_once, ..PLAIN };
             for piece in [1, input.len()] {
                 assert_eq!(send(writes, input, piece).await.0, wanted, "{writes:?}");
@@ -290,7 +293,6 @@ async fn interim_answers_stay_as_they_are() {
         &last(&answer("/then")),
     ]
     .concat();
-    let wanted = wanted.replace("Via: x-own\r\nX-OWN: c\r\n", "X-OWN: c\r\nVia: x-own\r\n");
     for vectored in [false, true] {
         for at_once in [1, 2, 3, 24, 25, 26, usize::MAX] {
             let writes = Writes { vectored, at_once, ..PLAIN };
@@ -309,11 +311,8 @@ async fn an_answer_may_be_behind_another_that_is_not_out() {
         "{early}{early}GET /lower HTTP/1.1\r\nhost: a\r\n\r\n\
          GET /last HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
     );
-    let lower = "HTTP/1.1 200 OK\r\nx-own: aB\r\nx-own: c\r\nvia: x-own\r\n";
-    let lower = format!("{lower}content-length: 6\r\n\r\n/lower");
-    let wanted = [&answer("/early"), &answer("/early"), &lower, &last(&answer("/last"))];
-    let wanted = wanted.map(String::as_str).concat();
-    let wanted = wanted.replace("Via: x-own\r\nX-OWN: c\r\n", "X-OWN: c\r\nVia: x-own\r\n");
+    let (early_answer, last) = (answer("/early"), last(&answer("/last")));
+    let wanted = [&early_answer, &early_answer, LOWER, &last].concat();
     for vectored in [false, true] {
         for room in (1..150).step_by(7) {
             let writes = Writes { vectored, at_once: usize::MAX, room };
