@@ -234,8 +234,8 @@ async fn serve_http1(
     if limits.max_headers > DEFAULT_MAX_HEADERS {
         builder.max_headers(limits.max_headers);
     }
+    // The case of names is the guard's, too.
     let mut serving = builder
-        .preserve_header_case(true)
         .auto_date_header(false)
         .max_header_size(limits.max_head.saturating_add(1024))
         .max_buf_size(buffer(limits.max_head))

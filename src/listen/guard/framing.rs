@@ -1,9 +1,12 @@
 //! Follows the messages that a client sends on one HTTP/1 connection: head, body, next head. Says
 //! for each piece of input how many of its bytes may pass on.
 
+use smallvec::SmallVec;
+
 use super::chunked::{Chunked, Taken};
 use super::head::{Framing, Head, HeadLimits, HeadParser};
 use super::rejection::Rejection;
+use crate::names::Names;
 
 /// Why the bytes after those that pass must stay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +37,8 @@ pub struct Messages {
     heads: u64,
     /// The message in progress asks for another protocol.
     upgrade: bool,
+    /// The names of heads that passed, with their numbers, unless all are in lower case.
+    names: SmallVec<[(u64, Names); 1]>,
 }
 
 #[derive(Debug)]
@@ -49,7 +54,12 @@ enum State {
 
 impl Default for Messages {
     fn default() -> Self {
-        Self { state: State::Head(HeadParser::default()), heads: 0, upgrade: false }
+        Self {
+            state: State::Head(HeadParser::default()),
+            heads: 0,
+            upgrade: false,
+            names: SmallVec::new(),
+        }
     }
 }
 
@@ -65,7 +75,11 @@ impl Messages {
                     Ok(None) => break Stop::More,
                     Ok(Some(head)) => {
                         pass += head.len;
+                        let names = parser.take_names();
                         self.begin_body(&head);
+                        if !names.is_empty() {
+                            self.names.push((self.heads, names));
+                        }
                     }
                     Err(rejection) => break self.refuse_head(rejection),
                 },
@@ -125,6 +139,12 @@ impl Messages {
     /// Heads that passed so far, and the refused one.
     pub fn heads(&self) -> u64 {
         self.heads
+    }
+
+    /// The names of the heads that passed, each with the number of its head, counted from 1. Not of those
+    /// whose names are all in lower case.
+    pub fn take_names(&mut self) -> impl Iterator<Item = (u64, Names)> {
+        self.names.drain(..)
     }
 
     /// The message in progress, or the one just before, asks for another protocol and is not

@@ -7,6 +7,7 @@ use super::syntax::{
     authority, content_length, elements, is_twin, target_end, target_form, token_end,
     transfer_encoding, trim_ows, value_end,
 };
+use crate::names::{Names, has_upper};
 
 /// Empty lines that are overlooked before a request line (RFC 9112 2.2).
 const MAX_BLANK_LINES: usize = 4;
@@ -85,6 +86,7 @@ pub struct HeadParser {
     expect_continue: bool,
     upgrade_field: bool,
     upgrade_option: bool,
+    names: Names,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -128,6 +130,11 @@ impl HeadParser {
     /// Whether a head has begun in an input of `len` bytes that was fed. Empty lines do not count.
     pub fn has_begun(&self, len: usize) -> bool {
         self.request_line.is_some() || len > self.line
+    }
+
+    /// How the names of the head that was taken last are written.
+    pub fn take_names(&mut self) -> Names {
+        std::mem::take(&mut self.names)
     }
 
     fn take_request_line(&mut self, input: &[u8], limits: &HeadLimits) -> Result<Line, Rejection> {
@@ -221,7 +228,9 @@ impl HeadParser {
             self.clean = value_stop;
             return Ok(Line::Partial);
         };
-        self.field(&input[begin..name_end], trim_ows(&input[value_begin..value_stop]), request)?;
+        let name = &input[begin..name_end];
+        self.field(name, trim_ows(&input[value_begin..value_stop]), request)?;
+        self.record(name, &input[..begin]);
         self.fields += 1;
         self.line = next;
         self.clean = 0;
@@ -254,6 +263,19 @@ impl HeadParser {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Keeps the names from the first one on that is not in lower case, and then those before it, too.
+    fn record(&mut self, name: &[u8], before: &[u8]) {
+        if self.names.is_empty() {
+            if !has_upper(name) {
+                return;
+            }
+            if self.fields > 0 {
+                self.names = Names::before(before);
+            }
+        }
+        self.names.add(name);
     }
 
     fn connection(&mut self, value: &[u8]) -> Result<(), Rejection> {

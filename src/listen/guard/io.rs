@@ -13,6 +13,7 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
+use super::answers::Answers;
 use super::framing::{Messages, Stop};
 use super::head::{HeadLimits, request_line};
 use super::rejection::Rejection;
@@ -54,6 +55,7 @@ pub struct GuardedIo<T> {
     linger: Option<Pin<Box<Sleep>>>,
     /// Bytes that may still be thrown away.
     discardable: usize,
+    answers: Answers,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -95,6 +97,7 @@ impl<T> GuardedIo<T> {
             waker: None,
             linger: None,
             discardable: LINGER_BYTES,
+            answers: Answers::default(),
         }
     }
 
@@ -153,7 +156,10 @@ impl<T> GuardedIo<T> {
         self.mode = Mode::BrokenBody(rejection);
     }
 
-    fn note_progress(&self) {
+    fn note_progress(&mut self) {
+        for (head, names) in self.messages.take_names() {
+            self.shared.name_head(head, names);
+        }
         let messages = &self.messages;
         let in_head = messages.in_head(self.held.len() - self.ready);
         let mid_message = in_head || messages.in_body() || messages.is_held();
@@ -335,6 +341,28 @@ impl<T: AsyncRead + Unpin> Read for GuardedIo<T> {
 }
 
 impl<T: AsyncWrite + Unpin> GuardedIo<T> {
+    /// hyper has `len` bytes to write.
+    fn begin_write(&mut self, len: usize) {
+        self.shared.set_flushed(false);
+        self.answers.offer(self.shared.take_answer_names(), len);
+    }
+
+    fn add_written(&mut self, bytes: usize) {
+        self.answers.add_written(bytes);
+        self.shared.add_written(bytes);
+    }
+
+    /// Writes bytes with a head whose names have their case to get back.
+    fn poll_write_answer(
+        &mut self,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(self.answers.poll_write(Pin::new(&mut self.io), cx, bufs))?;
+        self.shared.add_written(written);
+        Poll::Ready(Ok(written))
+    }
+
     /// Writes the injected bytes, if there are any.
     fn poll_write_injected(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.shared.has_injected() {
@@ -365,10 +393,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Write for GuardedIo<T> {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        this.shared.set_flushed(false);
+        this.begin_write(buf.len());
         ready!(this.poll_write_injected(cx))?;
+        if this.answers.has_head() {
+            return this.poll_write_answer(cx, &[io::IoSlice::new(buf)]);
+        }
         let written = ready!(Pin::new(&mut this.io).poll_write(cx, buf))?;
-        this.shared.add_written(written);
+        this.add_written(written);
         Poll::Ready(Ok(written))
     }
 
@@ -378,10 +409,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Write for GuardedIo<T> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        this.shared.set_flushed(false);
+        this.begin_write(bufs.iter().map(|buf| buf.len()).sum());
         ready!(this.poll_write_injected(cx))?;
+        if this.answers.has_head() {
+            return this.poll_write_answer(cx, bufs);
+        }
         let written = ready!(Pin::new(&mut this.io).poll_write_vectored(cx, bufs))?;
-        this.shared.add_written(written);
+        this.add_written(written);
         Poll::Ready(Ok(written))
     }
 

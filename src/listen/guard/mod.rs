@@ -4,7 +4,12 @@
 //! sees a byte of it, and a refused one reaches the service as an ordinary call that knows why.
 //!
 //! `head`, `chunked` and `framing` decide and do no I/O; `io` does what they say.
+//!
+//! It also keeps the upper and lower case of field names, which hyper does at a price: `shared` has
+//! the names of each request for the service, and `answers` writes heads with those that the service
+//! asks for.
 
+mod answers;
 mod chunked;
 mod framing;
 mod head;

@@ -1,5 +1,6 @@
 //! What the guard of a connection and the service of that connection tell each other.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
@@ -9,6 +10,7 @@ use bytes::{Buf, BytesMut};
 use tokio::time::Instant;
 
 use super::rejection::Rejection;
+use crate::names::{Names, Slot};
 
 /// Method and target of a refused request, for the log. Printable ASCII.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +51,13 @@ pub struct Shared {
     /// All that hyper has given us was written and flushed.
     flushed: AtomicBool,
     has_injected: AtomicBool,
+    /// How the names of a head are written, and the number of that head; 0 for none.
+    names: Slot,
+    named: AtomicU64,
+    /// `Rare` has those of heads behind it.
+    has_more_names: AtomicBool,
+    /// How the names of the next answer are to be written.
+    answer_names: Slot,
     rare: Mutex<Rare>,
 }
 
@@ -58,6 +67,8 @@ struct Rare {
     line: Option<RequestLine>,
     body_rejection: Option<Rejection>,
     injected: BytesMut,
+    /// How the names of pipelined heads are written. Packed: the heads may be small and many.
+    more_names: VecDeque<(u64, Box<[u8]>)>,
     waker: Option<Waker>,
 }
 
@@ -85,6 +96,10 @@ impl Shared {
             written_before: AtomicU64::new(0),
             flushed: AtomicBool::new(true),
             has_injected: AtomicBool::new(false),
+            names: Slot::default(),
+            named: AtomicU64::new(0),
+            has_more_names: AtomicBool::new(false),
+            answer_names: Slot::default(),
             rare: Mutex::default(),
         })
     }
@@ -99,6 +114,32 @@ impl Shared {
             return None;
         }
         self.rare().rejection
+    }
+
+    /// How the client wrote the field names of the request that the service was called for last. Empty
+    /// if all are in lower case, and the second time.
+    pub fn take_names(&self) -> Names {
+        let number = self.started.load(Relaxed);
+        if self.named.load(Relaxed) == number {
+            self.named.store(0, Relaxed);
+            return self.names.take();
+        }
+        if !self.has_more_names.load(Relaxed) {
+            return Names::default();
+        }
+        let mut rare = self.rare();
+        rare.more_names.retain(|(head, _)| *head >= number);
+        let found = rare.more_names.pop_front_if(|(head, _)| *head == number);
+        self.has_more_names.store(!rare.more_names.is_empty(), Relaxed);
+        found.map_or_else(Names::default, |(_, names)| Names::unpack(&names))
+    }
+
+    /// Has the field names of the answer written like this. To be called before the response to the
+    /// request at hand is returned. Interim answers are not of it.
+    pub fn answer_names(&self, names: Names) {
+        if !names.is_empty() {
+            self.answer_names.put(names);
+        }
     }
 
     /// To be called once for each call of [`next_request`](Self::next_request), when the body of
@@ -199,6 +240,26 @@ impl Shared {
         self.heads.store(heads, Relaxed);
         self.mid_message.store(mid_message, Relaxed);
         self.opaque.store(opaque, Relaxed);
+    }
+
+    /// For a head whose names are not all in lower case. Nobody may ask for those of earlier ones.
+    pub(super) fn name_head(&self, head: u64, names: Names) {
+        let started = self.started.load(Relaxed);
+        let waiting = self.named.load(Relaxed);
+        if waiting == 0 || waiting < started {
+            self.names.put(names);
+            self.named.store(head, Relaxed);
+            return;
+        }
+        let mut rare = self.rare();
+        rare.more_names.retain(|(head, _)| *head >= started);
+        rare.more_names.push_back((head, names.pack()));
+        self.has_more_names.store(true, Relaxed);
+    }
+
+    pub(super) fn take_answer_names(&self) -> Option<Names> {
+        let names = self.answer_names.take();
+        (!names.is_empty()).then_some(names)
     }
 
     pub(super) fn await_upgrade(&self, head: u64) {

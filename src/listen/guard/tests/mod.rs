@@ -1,4 +1,5 @@
 mod framing;
 mod head;
 mod io;
+mod names;
 mod properties;
