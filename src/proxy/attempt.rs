@@ -24,6 +24,7 @@ use super::upload::{RequestBody, Upload, UploadFault};
 use crate::clock::{self, Instant};
 use crate::config::snapshot::{Cluster, Destination, Protocol};
 use crate::endpoint::{Endpoint, InFlight, Outcome};
+use crate::names::Names;
 use crate::policy::Policy;
 use crate::upstream::http1;
 use crate::upstream::{
@@ -41,6 +42,8 @@ pub struct Call<'a> {
     pub policy: &'a Policy,
     /// The head, hop-by-hop fields off.
     pub parts: Parts,
+    /// How the client wrote the names of its fields.
+    pub names: Names,
     pub authority: HeaderValue,
     pub path: PathAndQuery,
     pub upload: Option<Rc<Upload>>,
@@ -69,6 +72,8 @@ pub struct Answer {
     pub in_flight: InFlight,
     /// What stands in its head.
     pub fields: Fields,
+    /// How its fields are written.
+    pub names: Names,
     /// When it came.
     pub at: Instant,
     /// The key that a WebSocket was asked with by us.
@@ -276,7 +281,7 @@ impl Call<'_> {
         let sent = if lease.reused { began } else { clock::now() };
         let result = tokio::select! {
             biased;
-            result = lease.send(&self.parts, body, RequestBody::empty, |status, headers| {
+            result = lease.send(&self.parts, &self.names, body, RequestBody::empty, |status, headers| {
                 hints.pass_on(status, headers);
             }) => result.map_err(Ok),
             failure = self.expired(started) => Err(Err(failure)),
@@ -285,13 +290,13 @@ impl Call<'_> {
         match result
             .map_err(|error| error.map_or_else(|failure| failure, |e| self.send_failure(&e)))
         {
-            Ok(response) => {
+            Ok((response, names)) => {
                 let fields = Fields::of(response.headers());
                 if fields.has(Fields::KEEP_ALIVE) {
                     lease.note_keep_alive(response.headers());
                 }
                 in_flight.observe(clock::nanos(now), now - sent, Outcome::Answered);
-                Ok(Answer { response, lease, in_flight, fields, at: now, sent_key: None })
+                Ok(Answer { response, lease, in_flight, fields, names, at: now, sent_key: None })
             }
             Err(failure) => {
                 // A client that breaks off says nothing about the endpoint.

@@ -26,6 +26,7 @@ use crate::config::snapshot::{Destination, Detect, Listener, ListenerKind, Snaps
 use crate::drain::{CLOSE_IDLE_AFTER, Drain, Phase};
 use crate::listen::detect::{self, Detected, Prefixed};
 use crate::listen::guard::{GuardedIo, HeadLimits, Shared};
+use crate::names::Names;
 use crate::policy::Policy;
 use crate::stream::Stream;
 use crate::telemetry::Direction;
@@ -77,6 +78,18 @@ impl Connection {
     /// What `x-forwarded-for` says of this client.
     pub fn peer_text(&self) -> &HeaderValue {
         self.peer_text.get_or_init(|| forwarded::element(self.peer.ip()))
+    }
+
+    /// How the client wrote the fields of the request at hand; nothing on HTTP/2, or when asked again.
+    pub fn names_of_request(&self) -> Names {
+        self.guard.as_ref().map_or_else(Names::default, |guard| guard.take_names())
+    }
+
+    /// Has the fields of the answer written like this, where the client's HTTP leaves that open.
+    pub fn name_answer(&self, names: Names) {
+        if let Some(guard) = &self.guard {
+            guard.answer_names(names);
+        }
     }
 
     pub fn request_begins(&self) {

@@ -197,6 +197,7 @@ async fn answer(
         to: host.map_or(Choice::Group(destination), Choice::Host),
         policy: &route.policy,
         parts,
+        names: connection.names_of_request(),
         authority,
         path,
         upload: upload.clone(),
@@ -206,13 +207,15 @@ async fn answer(
         client_version,
         client_timeout,
     };
-    let answer = attempt::run(call, report).await?;
+    let mut answer = attempt::run(call, report).await?;
+    let names = std::mem::take(&mut answer.names);
 
     report.answered(answer.response.status(), answer.at);
     report.trailers(answer.response.headers());
     if let Asked::Upgrade { protocol, key } = &asked
         && upgrade::granted(&answer.response, wire, answer.sent_key.as_ref())
     {
+        connection.name_answer(names);
         return opening::switched(
             answer,
             &route,
@@ -224,6 +227,7 @@ async fn answer(
         );
     }
     attempt::check_response(&answer.response, &cluster.name)?;
+    connection.name_answer(names);
     if let Some(gate) = &gate
         && !gate.is_open()
     {

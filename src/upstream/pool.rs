@@ -25,6 +25,7 @@ use super::connect::{ConnectError, ConnectErrorKind, connect};
 use super::http1;
 use crate::clock::{self, Instant};
 use crate::endpoint::{Endpoint, State};
+use crate::names::Names;
 use crate::stream::Stream;
 use crate::telemetry::metrics::Recorder;
 use crate::worker::LocalExec;
@@ -451,26 +452,27 @@ where
     B::Error: Into<BoxError>,
 {
     /// Sends one request and waits for the head of its response. `interim` gets the 1xx responses of
-    /// HTTP/1.
+    /// HTTP/1, where alone `names` say anything: how the fields of either head are written.
     ///
     /// # Errors
     /// With it, whether anything of the request was written: if not, any method may be sent again.
     pub async fn send(
         &mut self,
         head: &Parts,
+        names: &Names,
         body: Option<B>,
         none: impl FnOnce() -> B,
         interim: impl FnMut(StatusCode, HeaderMap),
-    ) -> Result<Response<ResponseBody<B>>, SendError> {
+    ) -> Result<(Response<ResponseBody<B>>, Names), SendError> {
         match &mut self.sender {
             Sender::Http1(connection) => {
-                let sent = connection.send(head, body, interim).await;
-                let response = sent.map_err(SendError::Http1)?;
+                let sent = connection.send(head, names, body, interim).await;
+                let (response, names) = sent.map_err(SendError::Http1)?;
                 if !connection.is_sent() {
                     let rest = connection.clone().finish_sending();
                     self.sending = Some(AbortOnDrop(tokio::task::spawn_local(rest)));
                 }
-                Ok(response.map(|()| ResponseBody::Http1(connection.clone())))
+                Ok((response.map(|()| ResponseBody::Http1(connection.clone())), names))
             }
             Sender::Http2(sender, _) => {
                 // A refused request may be sent again after it was written, so its head stays here.
@@ -480,7 +482,7 @@ where
                     unwritten: error.take_message().is_some(),
                     error: error.into_error(),
                 })?;
-                Ok(response.map(ResponseBody::Http2))
+                Ok((response.map(ResponseBody::Http2), Names::default()))
             }
         }
     }

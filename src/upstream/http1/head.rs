@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Ver
 use smallvec::SmallVec;
 
 use super::Error;
+use crate::names::Names;
 
 /// Fields of a response; hyper's number too.
 const MAX_FIELDS: usize = 100;
@@ -26,12 +27,14 @@ pub enum Framing {
 #[derive(Debug)]
 pub struct Parsed {
     pub response: Response<()>,
+    /// As they were written.
+    pub names: Names,
     pub framing: Framing,
     pub keep_alive: bool,
 }
 
-/// Appends the head of a request.
-pub fn write(head: &Parts, out: &mut Vec<u8>) {
+/// Appends the head of a request to `out`, which is empty, its fields named as in `names`.
+pub fn write(head: &Parts, names: &Names, out: &mut Vec<u8>) {
     out.extend_from_slice(head.method.as_str().as_bytes());
     out.push(b' ');
     out.extend_from_slice(head.uri.path_and_query().map_or("/", |path| path.as_str()).as_bytes());
@@ -40,6 +43,9 @@ pub fn write(head: &Parts, out: &mut Vec<u8>) {
         write_field(name.as_str(), value, out);
     }
     out.extend_from_slice(b"\r\n");
+    if !names.is_empty() {
+        names.restore(out);
+    }
 }
 
 pub fn write_field(name: &str, value: &HeaderValue, out: &mut Vec<u8>) {
@@ -81,6 +87,7 @@ pub fn parse(bytes: &mut BytesMut, method: &Method) -> Result<Option<Parsed>, Er
     let fields_of =
         |field: &httparse::Header<'_>| (place(field.name.as_bytes()), place(field.value));
     let places: SmallVec<[(Place, Place); 32]> = found.headers.iter().map(fields_of).collect();
+    let names = Names::collect(found.headers.iter().map(|field| field.name.as_bytes()));
     let head = bytes.split_to(length).freeze();
     let mut response = Response::new(());
     *response.status_mut() = status;
@@ -88,7 +95,7 @@ pub fn parse(bytes: &mut BytesMut, method: &Method) -> Result<Option<Parsed>, Er
     let said = fields(response.headers_mut(), &head, &places, version)?;
     let framing = framing(response.headers_mut(), &said, status, version, method)?;
     let keep_alive = said.keep_alive && !said.close && framing != Framing::Close;
-    Ok(Some(Parsed { response, framing, keep_alive }))
+    Ok(Some(Parsed { response, names, framing, keep_alive }))
 }
 
 type Place = (usize, usize);

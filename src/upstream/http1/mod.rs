@@ -29,6 +29,7 @@ use http::{HeaderMap, Method, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, ReadBuf};
 
+use crate::names::Names;
 use crate::stream::Stream;
 use body::Decoder;
 use head::Framing;
@@ -117,6 +118,7 @@ where
 
     /// Sends a request and waits for the head of its response. `body` is framed as `head` says:
     /// `content-length`, or else chunked; none is no body. The target has to be in origin-form.
+    /// The fields are named as in `names`; those of the response come with how they were written.
     /// `interim` gets each 1xx response but 101.
     ///
     /// # Errors
@@ -124,12 +126,13 @@ where
     pub async fn send(
         &self,
         head: &Parts,
+        names: &Names,
         body: Option<B>,
         mut interim: impl FnMut(StatusCode, HeaderMap),
-    ) -> Result<Response<()>, Error> {
+    ) -> Result<(Response<()>, Names), Error> {
         {
             let inner = &mut *self.0.borrow_mut();
-            inner.out.begin(head, body)?;
+            inner.out.begin(head, names, body)?;
             inner.reading = Reading::Head { method: head.method.clone(), seen: 0 };
         }
         std::future::poll_fn(|cx| self.0.borrow_mut().poll_response(cx, &mut interim)).await
@@ -208,7 +211,7 @@ where
         &mut self,
         cx: &mut Context<'_>,
         interim: &mut dyn FnMut(StatusCode, HeaderMap),
-    ) -> Poll<Result<Response<()>, Error>> {
+    ) -> Poll<Result<(Response<()>, Names), Error>> {
         let sent = self.out.poll_send(&mut self.io, cx);
         match sent {
             // What failed may have been answered before; else the reason is told below.
@@ -232,13 +235,13 @@ where
         &mut self,
         cx: &mut Context<'_>,
         interim: &mut dyn FnMut(StatusCode, HeaderMap),
-    ) -> Poll<Result<Response<()>, Error>> {
+    ) -> Poll<Result<(Response<()>, Names), Error>> {
         loop {
-            if let Some(response) = self.parse()? {
+            if let Some((response, names)) = self.parse()? {
                 if !response.status().is_informational()
                     || response.status() == StatusCode::SWITCHING_PROTOCOLS
                 {
-                    return Poll::Ready(Ok(response));
+                    return Poll::Ready(Ok((response, names)));
                 }
                 let (head, ()) = response.into_parts();
                 interim(head.status, head.headers);
@@ -255,7 +258,7 @@ where
     }
 
     /// Takes a head out of what was read, if there is a whole one.
-    fn parse(&mut self) -> Result<Option<Response<()>>, Error> {
+    fn parse(&mut self) -> Result<Option<(Response<()>, Names)>, Error> {
         let Reading::Head { method, seen } = &mut self.reading else {
             return Err(Error::Closed);
         };
@@ -280,7 +283,7 @@ where
                 framing => Reading::Body(Decoder::new(framing)),
             };
         }
-        Ok(Some(parsed.response))
+        Ok(Some((parsed.response, parsed.names)))
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {

@@ -13,6 +13,7 @@ use http_body::Body;
 use tokio::io::AsyncWrite;
 
 use super::{Error, head};
+use crate::names::Names;
 
 /// Data up to this length is copied behind what is to be written anyway.
 const SMALL: usize = 4 * 1024;
@@ -76,13 +77,13 @@ where
     ///
     /// # Errors
     /// A `content-length` that is none.
-    pub fn begin(&mut self, head: &Parts, body: Option<B>) -> Result<(), Error> {
+    pub fn begin(&mut self, head: &Parts, names: &Names, body: Option<B>) -> Result<(), Error> {
         self.buffer.clear();
         self.at = 0;
         self.announced.clear();
         self.touched = false;
         self.state = State::Sending;
-        head::write(head, &mut self.buffer);
+        head::write(head, names, &mut self.buffer);
         if body.is_some() {
             self.coding = match head.headers.get(CONTENT_LENGTH) {
                 Some(length) => Coding::Length(

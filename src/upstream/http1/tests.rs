@@ -14,6 +14,7 @@ use tokio::net::UnixStream;
 use super::body::Decoder;
 use super::head::{self, Framing, Parsed};
 use super::{Connection, Error};
+use crate::names::Names;
 use crate::stream::Stream;
 
 /// Frames that are there at once.
@@ -77,7 +78,8 @@ async fn exchange(
     expected: usize,
     answer: &[u8],
 ) -> (String, Result<StatusCode, Error>) {
-    let ours = connection.send(&request.0, request.1, |_, _| {});
+    let names = Names::default();
+    let ours = connection.send(&request.0, &names, request.1, |_, _| {});
     let upstream = async {
         let mut got = vec![0; expected];
         theirs.read_exact(&mut got).await.unwrap();
@@ -85,7 +87,7 @@ async fn exchange(
         String::from_utf8(got).unwrap()
     };
     let (response, got) = tokio::join!(ours, upstream);
-    (got, response.map(|response| response.status()))
+    (got, response.map(|(response, _)| response.status()))
 }
 
 #[tokio::test(flavor = "local")]
@@ -160,7 +162,9 @@ async fn a_body_of_another_length_than_announced_is_an_error() {
     for pieces in [&[&b"toolong"[..]][..], &[b"short"]] {
         let (connection, _theirs) = pair();
         let request = head(Method::POST, &[("content-length", "6")]);
-        let sent = connection.send(&request, Some(Frames::data(pieces)), |_, _| {}).await;
+        let sent = connection
+            .send(&request, &Names::default(), Some(Frames::data(pieces)), |_, _| {})
+            .await;
         assert!(matches!(sent, Err(Error::RequestBody)), "{sent:?}");
         assert!(!connection.is_reusable());
     }
@@ -175,10 +179,28 @@ async fn interim_answers_are_told_and_the_final_one_is_returned() {
         .unwrap();
     let mut told = Vec::new();
     let request = head(Method::GET, &[]);
-    let response =
-        connection.send(&request, None, |status, _| told.push(status.as_u16())).await.unwrap();
-    assert_eq!((told, response.status().as_u16()), (vec![100, 103], 304));
+    let response = connection
+        .send(&request, &Names::default(), None, |status, _| told.push(status.as_u16()))
+        .await
+        .unwrap();
+    assert_eq!((told, response.0.status().as_u16()), (vec![100, 103], 304));
     assert!(connection.is_end_stream() && connection.is_reusable());
+}
+
+#[tokio::test(flavor = "local")]
+async fn names_keep_their_case_both_ways() {
+    let (connection, mut theirs) = pair();
+    let request = head(Method::GET, &[("host", "a"), ("x-ours", "1")]);
+    let names = Names::of(b"GET / HTTP/1.1\r\nHoSt: a\r\n\r\n");
+    theirs.write_all(b"HTTP/1.1 204 No Content\r\nX-ABC: 1\r\n\r\n").await.unwrap();
+    let (_, names) = connection.send(&request, &names, None, |_, _| {}).await.unwrap();
+    let expected = b"GET /a?b HTTP/1.1\r\nHoSt: a\r\nx-ours: 1\r\n\r\n";
+    let mut got = vec![0; expected.len()];
+    theirs.read_exact(&mut got).await.unwrap();
+    assert_eq!(got, expected);
+    let mut head = *b"HTTP/1.1 204 No Content\r\nx-abc: 1\r\n\r\n";
+    names.restore(&mut head);
+    assert_eq!(head, *b"HTTP/1.1 204 No Content\r\nX-ABC: 1\r\n\r\n");
 }
 
 #[tokio::test(flavor = "local")]
@@ -186,7 +208,7 @@ async fn a_connection_that_is_closed_before_the_request_has_taken_nothing() {
     let (connection, theirs) = pair();
     drop(theirs);
     let request = head(Method::GET, &[]);
-    let sent = connection.send(&request, None, |_, _| {}).await;
+    let sent = connection.send(&request, &Names::default(), None, |_, _| {}).await;
     assert!(matches!(sent, Err(Error::Unwritten)), "{sent:?}");
 }
 
@@ -197,8 +219,10 @@ async fn an_answer_that_came_before_the_close_counts() {
     // It reads nothing, so that the socket is full before all of the body is written.
     let large = vec![b'x'; 4 << 20];
     let request = head(Method::POST, &[("content-length", "4194304")]);
-    let response = connection.send(&request, Some(Frames::data(&[&large])), |_, _| {}).await;
-    assert_eq!(response.unwrap().status(), StatusCode::PAYLOAD_TOO_LARGE);
+    let response = connection
+        .send(&request, &Names::default(), Some(Frames::data(&[&large])), |_, _| {})
+        .await;
+    assert_eq!(response.unwrap().0.status(), StatusCode::PAYLOAD_TOO_LARGE);
     assert!(!connection.is_sent());
     assert_eq!(read_all(&connection).await.unwrap().0, b"no");
     assert!(!connection.is_reusable());
@@ -212,8 +236,8 @@ async fn a_switched_connection_is_handed_over_with_what_came_behind() {
     let (connection, mut theirs) = pair();
     theirs.write_all(b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\n\r\nearly").await.unwrap();
     let request = head(Method::GET, &[("upgrade", "x"), ("connection", "upgrade")]);
-    let response = connection.send(&request, None, |_, _| {}).await.unwrap();
-    assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
+    let response = connection.send(&request, &Names::default(), None, |_, _| {}).await.unwrap();
+    assert_eq!(response.0.status(), StatusCode::SWITCHING_PROTOCOLS);
     assert!(!connection.is_reusable());
     let (_, early) = connection.into_stream().unwrap();
     assert_eq!(early, "early");
