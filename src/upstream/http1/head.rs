@@ -7,6 +7,7 @@ use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version};
+use hyper::ext::ReasonPhrase;
 use smallvec::SmallVec;
 
 use super::Error;
@@ -80,6 +81,8 @@ pub fn parse(bytes: &mut BytesMut, method: &Method) -> Result<Option<Parsed>, Er
     };
     let status = found.code.and_then(|code| StatusCode::from_u16(code).ok());
     let status = status.ok_or_else(|| Error::malformed("invalid HTTP: status"))?;
+    let reason = found.reason.filter(|reason| Some(*reason) != status.canonical_reason());
+    let reason = reason.and_then(|reason| ReasonPhrase::try_from(reason.as_bytes()).ok());
     let version = if found.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
     // The fields as places in `bytes`, which are taken off it as one shared piece.
     let start = bytes.as_ptr().addr();
@@ -92,6 +95,10 @@ pub fn parse(bytes: &mut BytesMut, method: &Method) -> Result<Option<Parsed>, Er
     let mut response = Response::new(());
     *response.status_mut() = status;
     *response.version_mut() = version;
+    if let Some(reason) = reason {
+        // hyper's server writes it.
+        response.extensions_mut().insert(reason);
+    }
     let said = fields(response.headers_mut(), &head, &places, version)?;
     let framing = framing(response.headers_mut(), &said, status, version, method)?;
     let keep_alive = said.keep_alive && !said.close && framing != Framing::Close;
