@@ -367,7 +367,7 @@ fn ends(name: &[u8]) -> Option<[u8; 8]> {
 
 /// The bit that makes upper case lower, in each of eight bytes that is an ASCII letter.
 fn case_bits(word: u64) -> u64 {
-    let lower = (word | ONES * 0x20) & !HIGH;
+    let lower = (word | (ONES * 0x20)) & !HIGH;
     // Sums of seven bits each: no carry leaves its byte.
     let from_a = lower + ONES * (0x80 - b'a' as u64);
     let past_z = lower + ONES * (0x7f - b'z' as u64);
