@@ -65,6 +65,17 @@ fn each_of_equal_names_gets_its_own_case() {
 }
 
 #[test]
+fn spelling_is_asked_name_by_name() {
+    let names = Names::of(b"GET / HTTP/1.1\r\nHost: a\r\nX-A: 1\r\nx-a: 2\r\nETag: 3\r\n\r\n");
+    let mut spelling = names.spelling();
+    let asked = ["etag", "x-a", "hosts", "x-a", "tage", "host", "x-forwarded-for"];
+    let found = asked.map(|name| spelling.of(name.as_bytes()).unwrap_or(name.as_bytes()));
+    let wanted = ["ETag", "X-A", "hosts", "x-a", "tage", "Host", "x-forwarded-for"];
+    assert_eq!(found, wanted.map(str::as_bytes));
+    assert_eq!(Names::default().spelling().of(b"host"), None);
+}
+
+#[test]
 fn lower_case_keeps_nothing() {
     let names = Names::of(b"GET /A HTTP/1.1\r\nhost: A\r\nx-a: B\r\n\r\nHost: x");
     assert!(names.is_empty() && names.0.is_none());
