@@ -7,6 +7,7 @@
 //!
 //! `scenario.rs` is the table of what is measured, `subject.rs` tells how.
 
+mod allocator;
 mod baseline;
 mod callgrind;
 mod peers;
@@ -28,6 +29,9 @@ const USAGE: &str = "usage: instructions [--update | --profile | --list] [SCENAR
   --update    writes baseline.json, or these scenarios in it
   --profile   the functions that cost most
   --list      the scenarios";
+#[global_allocator]
+static ALLOCATOR: allocator::FreeLists = allocator::FreeLists;
+
 /// The profile of cargo that figures are made with.
 const PROFILE: &str = "release-ci";
 
