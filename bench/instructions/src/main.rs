@@ -7,7 +7,6 @@
 //!
 //! `scenario.rs` is the table of what is measured, `subject.rs` tells how.
 
-mod allocator;
 mod baseline;
 mod callgrind;
 mod peers;
@@ -29,8 +28,9 @@ const USAGE: &str = "usage: instructions [--update | --profile | --list] [SCENAR
   --update    writes baseline.json, or these scenarios in it
   --profile   the functions that cost most
   --list      the scenarios";
+// As the proxy has it.
 #[global_allocator]
-static ALLOCATOR: allocator::FreeLists = allocator::FreeLists;
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// The profile of cargo that figures are made with.
 const PROFILE: &str = "release-ci";

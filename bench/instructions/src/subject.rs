@@ -2,8 +2,7 @@
 //! upstreams on the other ends of Unix sockets.
 //!
 //! Whatever could make two runs differ is taken out: everything but the log's writer happens on one
-//! thread in lockstep, the clock is tokio's and goes on by [`TICK`] a turn, chance has a fixed seed, and
-//! [`crate::allocator`] has fixed prices.
+//! thread in lockstep, the clock is tokio's and goes on by [`TICK`] a turn, and chance has a fixed seed.
 
 use std::os::unix::net::UnixStream;
 use std::path::Path;
