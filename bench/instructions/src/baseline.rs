@@ -207,7 +207,7 @@ mod tests {
 
     #[test]
     fn a_figure_is_for_one_request() {
-        let cost = Cost { own: 1_499, inclusive: 5_000 };
+        let cost = Cost { own: 1_499, inclusive: 5_000, calls: 1 };
         let profile = Profile { total: 2_500, functions: [("f".to_owned(), cost)].into() };
         assert_eq!(Figure::new(&profile, 1000), figure(3, &[("f", 1)]));
     }

@@ -23,6 +23,8 @@ pub struct Cost {
     pub own: u64,
     /// Together with what it called. Too much where a function calls itself.
     pub inclusive: u64,
+    /// How often it was called. Callgrind counts these also in the warm-up.
+    pub calls: u64,
 }
 
 /// Measures the scenario of this name; leaves the file of Callgrind in `directory`.
@@ -69,7 +71,7 @@ fn parse(text: &str) -> Option<Profile> {
     // A name is written once, as `fn=(7) name`, and stands for its number from then on.
     let mut names: HashMap<&str, String> = HashMap::new();
     let mut costs: HashMap<&str, Cost> = HashMap::new();
-    let mut current = None;
+    let (mut current, mut called) = (None, None);
     let mut is_call = false;
     let mut whole = None;
     for line in text.lines() {
@@ -79,12 +81,14 @@ fn parse(text: &str) -> Option<Profile> {
                 if !name.is_empty() {
                     names.insert(number, readable(name));
                 }
-                if key == "fn" {
-                    current = Some(number);
-                }
+                *(if key == "fn" { &mut current } else { &mut called }) = Some(number);
             }
-            // The line after it is what the call cost altogether.
+            // The line after it is what these calls took altogether.
             is_call = key == "calls";
+            if is_call {
+                let calls = value.split(' ').next()?.parse::<u64>().ok()?;
+                costs.entry(called?).or_default().calls += calls;
+            }
         } else if let Some(totals) = line.strip_prefix("totals:") {
             whole = totals.trim().parse().ok();
         } else if line.starts_with(|first: char| first.is_ascii_digit() || "+-*".contains(first)) {
@@ -102,6 +106,7 @@ fn parse(text: &str) -> Option<Profile> {
         let sum = profile.functions.entry(names.get(number)?.clone()).or_default();
         sum.own += cost.own;
         sum.inclusive += cost.inclusive;
+        sum.calls += cost.calls;
     }
     let parts: u64 = profile.functions.values().map(|cost| cost.own).sum();
     (parts == profile.total).then_some(profile)
@@ -170,11 +175,11 @@ totals: 1130
     fn costs_are_summed_by_name_and_calls_are_apart() {
         let profile = parse(FILE).expect("a profile");
         assert_eq!(profile.total, 1130);
-        let cost = |own, inclusive| Cost { own, inclusive };
+        let cost = |own, inclusive, calls| Cost { own, inclusive, calls };
         let expected = [
-            ("malloc", cost(130, 1030)),
-            ("memcpy", cost(150, 150)),
-            ("pilotfish::proxy::handle", cost(850, 1150)),
+            ("malloc", cost(130, 1030, 3)),
+            ("memcpy", cost(150, 150, 0)),
+            ("pilotfish::proxy::handle", cost(850, 1150, 2)),
         ];
         assert_eq!(profile.functions, expected.map(|(name, cost)| (name.to_owned(), cost)).into());
     }

@@ -28,6 +28,10 @@ const USAGE: &str = "usage: instructions [--update | --profile | --list] [SCENAR
   --update    writes baseline.json, or these scenarios in it
   --profile   the functions that cost most
   --list      the scenarios";
+// As the proxy has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The profile of cargo that figures are made with.
 const PROFILE: &str = "release-ci";
 

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use crate::baseline::{Figure, MOST_PERCENT, Verdict, Was};
 use crate::callgrind::Profile;
+use crate::subject::WARM_UP;
 
 pub const GOOD: &str = "no scenario takes more than 3 % more instructions than its figure";
 pub const BAD: &str = "Too many instructions. If they are worth it, `cargo run -p instructions --profile release-ci -- --update`
@@ -55,13 +56,18 @@ pub fn functions(name: &str, profile: &Profile, requests: u64) -> String {
     by_inclusive.sort_by_key(|(_, cost)| std::cmp::Reverse(cost.inclusive));
     let heads = ["by what they take themselves", "by what they take with what they call"];
     for (head, functions) in heads.iter().zip([by_own, by_inclusive]) {
-        let _ = writeln!(text, "{:>9}{:>8}{:>11}{:>8}  {head}", "self", "%", "inclusive", "%");
+        let _ = writeln!(
+            text,
+            "{:>9}{:>8}{:>11}{:>8}{:>8}  {head}",
+            "self", "%", "inclusive", "%", "calls"
+        );
         for (function, cost) in functions.into_iter().take(TOP) {
             let (own, inclusive) = (each(cost.own), each(cost.inclusive));
+            let calls = cost.calls as f64 / (requests + WARM_UP as u64) as f64;
             let (own_share, inclusive_share) = (share(cost.own), share(cost.inclusive));
             let _ = writeln!(
                 text,
-                "{own:>9}{own_share:>8.2}{inclusive:>11}{inclusive_share:>8.2}  {function}"
+                "{own:>9}{own_share:>8.2}{inclusive:>11}{inclusive_share:>8.2}{calls:>8.1}  {function}"
             );
         }
         text.push('\n');

@@ -29,7 +29,7 @@ use crate::peers::{Client, Upstream};
 use crate::scenario::Scenario;
 
 /// Requests before those that count: connections and buffers are there then.
-const WARM_UP: usize = 96;
+pub const WARM_UP: usize = 96;
 /// How much time passes between two turns of the peers.
 const TICK: Duration = Duration::from_micros(50);
 /// Turns without an answer after which none will come.
@@ -76,14 +76,10 @@ pub fn run(scenario: &Scenario, requests: usize) {
         peers: vec![commands],
         random: fastrand::Rng::with_seed(1),
     };
-    // A thread has an arena of malloc to itself, as a worker has. What starting up has left in the main
-    // one, in the order of tables whose hashes have random seeds, would change what malloc takes.
-    std::thread::scope(|scope| {
-        scope.spawn(|| on_own_thread(scenario, requests, start, writer, directory.path()));
-    });
+    lockstep(scenario, requests, start, writer, directory.path());
 }
 
-fn on_own_thread(
+fn lockstep(
     scenario: &Scenario,
     requests: usize,
     start: Start,
