@@ -54,6 +54,10 @@ impl Drain {
         }
     }
 
+    pub fn is_at(&self, phase: Phase) -> bool {
+        self.phase.get() >= phase
+    }
+
     /// Waits until the proxy is at `phase` or beyond it. To be polled by one task alone: it makes its
     /// waker known once.
     pub fn reached(&self, phase: Phase) -> Reached<'_> {
@@ -73,7 +77,7 @@ impl Future for Reached<'_> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        if self.drain.phase.get() >= self.phase {
+        if self.drain.is_at(self.phase) {
             return Poll::Ready(());
         }
         if self.key.is_none() {

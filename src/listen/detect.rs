@@ -6,9 +6,10 @@
 
 use std::future::Future;
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -25,6 +26,8 @@ const GREETING: Duration = Duration::from_secs(10);
 /// What is read at most to find out: a request line longer than this is HTTP for all we know, and the
 /// guard of HTTP/1 refuses it.
 const ENOUGH: usize = 16 * 1024;
+/// What is read at once of a client that was silent: most requests are smaller.
+const PIECE: usize = 2048;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Detected {
@@ -120,21 +123,34 @@ fn given_up(early: &[u8]) -> Detected {
     }
 }
 
+/// Waits for bytes and reads some; none at the end of the stream. Until they come this holds nothing.
+pub async fn first_bytes<T: AsyncRead + Unpin>(stream: &mut T) -> Option<Bytes> {
+    std::future::poll_fn(|cx| {
+        let mut scratch = [MaybeUninit::<u8>::uninit(); PIECE];
+        let mut read = ReadBuf::uninit(&mut scratch);
+        let result = ready!(Pin::new(&mut *stream).poll_read(cx, &mut read));
+        let is_some = result.is_ok() && !read.filled().is_empty();
+        Poll::Ready(is_some.then(|| Bytes::copy_from_slice(read.filled())))
+    })
+    .await
+}
+
 /// For a listener that takes HTTP alone: HTTP/2 by its preface, all else goes to HTTP/1, which answers
-/// what is malformed.
-pub async fn http(stream: &mut Stream, limit: Duration) -> (Detected, Bytes) {
-    let mut early = BytesMut::with_capacity(1024);
+/// what is malformed. `early` was read before.
+pub async fn http(stream: &mut Stream, early: Bytes, limit: Duration) -> (Detected, Bytes) {
+    let mut early = BytesMut::from(early);
     let found = timeout(limit, async {
         loop {
-            match stream.read_buf(&mut early).await {
-                Ok(1..) => {}
-                _ => return Detected::Gone,
-            }
             match classify(&early) {
                 Some(Detected::Http2) => return Detected::Http2,
                 None if early.starts_with(b"PRI") => {}
                 None if b"PRI".starts_with(&early) => {}
                 _ => return Detected::Http1,
+            }
+            early.reserve(PIECE);
+            match stream.read_buf(&mut early).await {
+                Ok(1..) => {}
+                _ => return Detected::Gone,
             }
         }
     });
@@ -144,14 +160,15 @@ pub async fn http(stream: &mut Stream, limit: Duration) -> (Detected, Bytes) {
     (found, early.freeze())
 }
 
-/// For a listener that takes anything. `dial` connects to the server that gets what is not HTTP; it is
-/// awaited at most once.
+/// For a listener that takes anything. `early` was read before. `dial` connects to the server that gets
+/// what is not HTTP; it is awaited at most once.
 pub async fn any(
     stream: &mut Stream,
+    early: Bytes,
     patience: Patience,
     dial: impl Future<Output = Option<Dialled>>,
 ) -> (Detected, Bytes, Option<Dialled>) {
-    let mut early = BytesMut::with_capacity(1024);
+    let mut early = BytesMut::from(early);
     let found = timeout(patience.silence, read_verdict(stream, &mut early)).await;
     if let Ok(found) = found {
         return (found, early.freeze(), None);
@@ -179,6 +196,7 @@ async fn read_verdict(stream: &mut Stream, early: &mut BytesMut) -> Detected {
         if let (false, Some(found)) = (early.is_empty(), classify(early)) {
             return found;
         }
+        early.reserve(PIECE);
         // `read_buf` loses nothing when it is cancelled.
         match stream.read_buf(early).await {
             Ok(1..) => {}

@@ -2,36 +2,40 @@
 //! follow the drain, and carry on as a tunnel where a request asked for one.
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderValue;
-use hyper::server::conn::{http1, http2};
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::time::{sleep, sleep_until};
 
 use super::error::Failure;
 use super::opening::Tunnel;
 use super::report::TcpReport;
 use super::target::LastTarget;
 use super::tunnel::{self, End, TunnelEnd};
-use super::{attempt, forwarded, handle};
-use crate::clock;
+use super::{attempt, forwarded, http1, http2};
+use crate::clock::{self, Instant};
 use crate::config::snapshot::{Destination, Detect, Listener, ListenerKind, Snapshot};
 use crate::drain::{CLOSE_IDLE_AFTER, Drain, Phase};
 use crate::listen::detect::{self, Detected, Prefixed};
-use crate::listen::guard::{GuardedIo, HeadLimits, Shared};
+use crate::listen::guard::Shared;
 use crate::names::Names;
 use crate::policy::Policy;
 use crate::stream::Stream;
 use crate::telemetry::Direction;
-use crate::upstream::pool::buffer;
-use crate::worker::{ConnectionGuard, LocalExec, View, Worker};
+use crate::worker::{ConnectionGuard, View, Worker};
+
+/// Between whom a connection is.
+#[derive(Debug)]
+pub struct Ends {
+    pub listener: Listener,
+    pub peer: SocketAddr,
+    pub local: SocketAddr,
+}
 
 /// What the requests of one connection share.
 pub struct Connection {
@@ -54,20 +58,16 @@ pub struct Connection {
 }
 
 impl Connection {
-    fn new(
-        listener: Listener,
-        peer: SocketAddr,
-        local: SocketAddr,
-        guard: Option<Arc<Shared>>,
-    ) -> Rc<Self> {
+    pub fn new(ends: &Ends, guard: Option<Arc<Shared>>) -> Rc<Self> {
+        let Ends { listener, peer, local } = *ends;
         Rc::new(Self {
             peer,
             local,
             listener,
             direction: listener.direction(),
+            guard,
             last_target: LastTarget::default(),
             peer_text: OnceCell::new(),
-            guard,
             tunnel: RefCell::default(),
             closing: Cell::new(false),
             begun: Cell::new(0),
@@ -98,10 +98,21 @@ impl Connection {
     }
 
     /// To be called once for each [`Connection::request_begins`], when the answer has ended.
-    pub fn request_ends(&self, now: clock::Instant) {
+    pub fn request_ends(&self, now: Instant) {
         self.active.set(self.active.get() - 1);
         if let Some(guard) = &self.guard {
             guard.response_done(now);
+        }
+    }
+
+    /// Waits until there was no request for `limit`.
+    pub async fn idle(&self, limit: Duration) {
+        loop {
+            let before = self.begun.get();
+            sleep(limit).await;
+            if self.begun.get() == before && self.active.get() == 0 {
+                return;
+            }
         }
     }
 
@@ -113,6 +124,13 @@ impl Connection {
     }
 }
 
+/// A connection between two requests, or before its first.
+pub struct Parked {
+    pub stream: Stream,
+    /// When it has been silent for too long.
+    pub until: Instant,
+}
+
 /// Serves a connection in a task of its own.
 pub fn spawn(
     worker: &Rc<Worker>,
@@ -121,14 +139,6 @@ pub fn spawn(
     peer: SocketAddr,
     counted: ConnectionGuard,
 ) {
-    let worker = worker.clone();
-    tokio::task::spawn_local(async move {
-        let _counted = (counted, worker.recorder.connection_opened(listener.direction()));
-        serve(&worker, listener, stream, peer).await;
-    });
-}
-
-async fn serve(worker: &Rc<Worker>, listener: Listener, mut stream: Stream, peer: SocketAddr) {
     let local = match &stream {
         Stream::Tcp(stream) => stream.local_addr(),
         Stream::Unix(_) => Ok(listener.address),
@@ -136,45 +146,126 @@ async fn serve(worker: &Rc<Worker>, listener: Listener, mut stream: Stream, peer
     let Ok(local) = local else {
         return;
     };
-    let view = worker.view();
+    let ends = Ends { listener, peer, local };
+    let counted = (counted, worker.recorder.connection_opened(listener.direction()));
+    let worker = worker.clone();
+    tokio::task::spawn_local(async move {
+        serve(&worker, &ends, stream).await;
+        drop(counted);
+    });
+}
+
+/// The connection's life. What is large of it is boxed, and there only while it is needed: all that there
+/// is of an idle connection is this future.
+async fn serve(worker: &Rc<Worker>, ends: &Ends, stream: Stream) {
+    let limits = worker.view().snapshot.limits;
     // A client that stops reading stops hyper from asking for more, and with it every timer of a body.
-    stream.prepare(view.snapshot.limits.write_timeout);
-    let Expected { detect, opaque, connect } = expectation(&view.snapshot, listener);
+    stream.prepare(limits.write_timeout);
+    let new = New::expect(&worker.view().snapshot, ends.listener);
+    let mut parked = Parked { stream, until: new.opened + new.silence };
+    let mut new = Some(new);
+    loop {
+        let heard = match &new {
+            // Its server may be the one who speaks.
+            Some(New { detect: Detect::Tcp, .. }) => Heard::Nothing,
+            _ => listen(worker, ends.listener.direction(), &mut parked).await,
+        };
+        let early = match heard {
+            Heard::Bytes(bytes) => bytes,
+            Heard::Nothing if new.as_ref().is_some_and(New::may_be_silent) => Bytes::new(),
+            Heard::Nothing | Heard::End => return,
+        };
+        let served = match new.take() {
+            Some(new) => Box::pin(begin(worker, ends, new, parked.stream, early)).await,
+            None => Box::pin(http1::serve(worker, ends, parked.stream, early)).await,
+        };
+        match served {
+            Some(idle) => parked = idle,
+            None => return,
+        }
+    }
+}
+
+/// What came of a connection on which nothing is in progress.
+enum Heard {
+    Bytes(Bytes),
+    /// Nothing until the time was up.
+    Nothing,
+    /// The client has left, or the drain is at its end.
+    End,
+}
+
+async fn listen(worker: &Worker, side: Direction, parked: &mut Parked) -> Heard {
+    let mut silence = pin!(sleep_until(parked.until));
+    let mut closing = pin!(worker.drain.reached(closing(side)));
+    let mut cut = pin!(worker.drain.reached(Phase::Cut));
+    let mut is_closing = false;
+    loop {
+        // By reference: it has room for each of its futures twice.
+        tokio::select! {
+            biased;
+            bytes = detect::first_bytes(&mut parked.stream) => {
+                return bytes.map_or(Heard::End, Heard::Bytes);
+            }
+            () = &mut closing, if !is_closing => {
+                is_closing = true;
+                let close = parked.until.min(clock::now() + CLOSE_IDLE_AFTER);
+                silence.as_mut().reset(close);
+            }
+            () = &mut cut => return Heard::End,
+            () = &mut silence => return Heard::Nothing,
+        }
+    }
+}
+
+/// Finds out what a new connection speaks, and serves it until it ends or can be parked.
+async fn begin(
+    worker: &Rc<Worker>,
+    ends: &Ends,
+    new: New,
+    mut stream: Stream,
+    early: Bytes,
+) -> Option<Parked> {
+    let view = worker.view();
+    let New { detect, opaque, connect, opened, .. } = new;
     let limits = view.snapshot.limits;
     let find_out = async {
+        let left = |limit: Duration| (opened + limit).saturating_duration_since(clock::now());
         match detect {
-            Detect::Tcp => (Detected::Opaque, Bytes::new(), None),
+            Detect::Tcp => (Detected::Opaque, early, None),
             Detect::Http => {
-                let (detected, early) = detect::http(&mut stream, limits.detect_timeout).await;
+                let left = left(limits.detect_timeout);
+                let (detected, early) = detect::http(&mut stream, early, left).await;
                 (detected, early, None)
             }
             Detect::Auto => {
                 // A failure is told when the client has said something that has to go there.
                 let dial = async { attempt::dial(worker, &view, opaque?, connect).await.ok() };
-                let patience =
-                    detect::Patience { silence: detect::SILENCE, total: limits.detect_timeout };
-                detect::any(&mut stream, patience, dial).await
+                let silence = left(detect::SILENCE);
+                let patience = detect::Patience { silence, total: limits.detect_timeout };
+                detect::any(&mut stream, early, patience, dial).await
             }
         }
     };
+    let side = ends.listener.direction();
     let drained = async {
-        worker.drain.reached(closing(listener.direction())).await;
-        tokio::time::sleep(CLOSE_IDLE_AFTER).await;
+        worker.drain.reached(closing(side)).await;
+        sleep(CLOSE_IDLE_AFTER).await;
     };
     let (detected, early, dialled) = tokio::select! {
         biased;
         found = find_out => found,
-        () = drained => return,
+        () = drained => return None,
     };
     match detected {
         Detected::Gone => {}
         Detected::Http1 => {
             drop((dialled, view));
-            serve_http1(worker, listener, stream, early, peer, local).await;
+            return http1::serve(worker, ends, stream, early).await;
         }
         Detected::Http2 => {
             drop((dialled, view));
-            serve_http2(worker, listener, Prefixed::new(early, stream), peer, local).await;
+            http2::serve(worker, ends, Prefixed::new(early, stream)).await;
         }
         Detected::Opaque => {
             if let Some(to) = opaque {
@@ -183,171 +274,58 @@ async fn serve(worker: &Rc<Worker>, listener: Listener, mut stream: Stream, peer
                     None => attempt::dial(worker, &view, to, connect).await,
                 };
                 let client = End::socket(stream, early);
-                serve_tcp(worker, &view, listener.direction(), to, client, dialled).await;
+                serve_tcp(worker, &view, side, to, client, dialled).await;
             }
         }
     }
+    None
 }
 
-struct Expected {
+/// A connection of which nothing is known.
+struct New {
+    opened: Instant,
     detect: Detect,
+    /// How long its client may be silent.
+    silence: Duration,
     /// Where what is not HTTP goes.
     opaque: Option<Destination>,
     /// How long the way there may take.
     connect: Duration,
 }
 
-/// What may be spoken on a listener.
-fn expectation(snapshot: &Snapshot, listener: Listener) -> Expected {
-    let (detect, opaque, route) = match listener.kind {
-        ListenerKind::Inbound => {
-            let inbound = &snapshot.inbound;
-            (inbound.protocol, inbound.app, inbound.fallback.as_ref())
-        }
-        ListenerKind::Outbound => (Detect::Http, None, None),
-        ListenerKind::Port => match snapshot.outbound.ports.get(&listener.address) {
-            Some(port) => (port.detect, Some(port.destination), Some(&port.service.fallback)),
-            None => (Detect::Http, None, None),
-        },
-    };
-    let policy = route.map_or_else(Policy::default, |route| route.policy.clone());
-    Expected { detect, opaque, connect: policy.timeouts.connect }
-}
-
-async fn serve_http1(
-    worker: &Rc<Worker>,
-    listener: Listener,
-    stream: Stream,
-    early: Bytes,
-    peer: SocketAddr,
-    local: SocketAddr,
-) {
-    let limits = worker.view().snapshot.limits;
-    let shared = Shared::new(clock::now());
-    let head_limits = HeadLimits {
-        max_head: limits.max_head,
-        max_fields: limits.max_headers,
-        header_timeout: limits.header_timeout,
-        idle_timeout: limits.idle_timeout,
-        ..HeadLimits::default()
-    };
-    let io = GuardedIo::new(stream, early, Arc::new(head_limits), shared.clone());
-    let connection = Connection::new(listener, peer, local, Some(shared.clone()));
-    let service = {
-        let (worker, connection) = (worker.clone(), connection.clone());
-        service_fn(move |request| {
-            let (worker, connection) = (worker.clone(), connection.clone());
-            async move { Ok::<_, Infallible>(handle(worker, connection, request).await) }
-        })
-    };
-    let mut builder = http1::Builder::new();
-    // The guard counts fields. hyper's own limit must only be as high, and as long as its default is, it
-    // has the room on its stack.
-    const DEFAULT_MAX_HEADERS: usize = 100;
-    if limits.max_headers > DEFAULT_MAX_HEADERS {
-        builder.max_headers(limits.max_headers);
-    }
-    // The case of names is the guard's, too.
-    let mut serving = builder
-        .auto_date_header(false)
-        .max_header_size(limits.max_head.saturating_add(1024))
-        .max_buf_size(buffer(limits.max_head))
-        .serve_connection(io, service);
-    loop {
-        tokio::select! {
-            biased;
-            // Its error has been told to the request that was on it, by its body or its drop.
-            _ = &mut serving => break,
-            step = next_step(&worker.drain, &connection) => match step {
-                Step::Close => {
-                    connection.closing.set(true);
-                    // hyper would close at once where it has seen nothing of a head that is half here.
-                    if shared.is_busy() {
-                        Pin::new(&mut serving).graceful_shutdown();
-                    }
-                }
-                Step::CloseIdle => {
-                    Pin::new(&mut serving).graceful_shutdown();
-                    until_cut(&worker.drain, &mut serving).await;
-                    break;
-                }
-                Step::Cut => return,
+impl New {
+    /// By what may be spoken on its listener.
+    fn expect(snapshot: &Snapshot, listener: Listener) -> Self {
+        let (detect, opaque, route) = match listener.kind {
+            ListenerKind::Inbound => {
+                let inbound = &snapshot.inbound;
+                (inbound.protocol, inbound.app, inbound.fallback.as_ref())
+            }
+            ListenerKind::Outbound => (Detect::Http, None, None),
+            ListenerKind::Port => match snapshot.outbound.ports.get(&listener.address) {
+                Some(port) => (port.detect, Some(port.destination), Some(&port.service.fallback)),
+                None => (Detect::Http, None, None),
             },
-        }
+        };
+        let silence = match detect {
+            Detect::Http => snapshot.limits.detect_timeout,
+            Detect::Auto => snapshot.limits.detect_timeout.min(detect::SILENCE),
+            Detect::Tcp => Duration::ZERO,
+        };
+        let connect = match route {
+            Some(route) => route.policy.timeouts.connect,
+            None => Policy::default().timeouts.connect,
+        };
+        Self { opened: clock::now(), detect, silence, opaque, connect }
     }
-    let tunnel = connection.tunnel.take();
-    if let Some(tunnel) = tunnel {
-        let parts = serving.into_parts();
-        // What hyper has read comes before what the guard still holds.
-        let (stream, held) = parts.io.into_inner();
-        let early = [parts.read_buf, held].concat().into();
-        let client = End::socket(stream, early);
-        tunnel.run(client, &worker.drain).await;
-    }
-}
 
-async fn serve_http2(
-    worker: &Rc<Worker>,
-    listener: Listener,
-    stream: Prefixed<Stream>,
-    peer: SocketAddr,
-    local: SocketAddr,
-) {
-    let limits = worker.view().snapshot.limits;
-    let connection = Connection::new(listener, peer, local, None);
-    let service = {
-        let (worker, connection) = (worker.clone(), connection.clone());
-        service_fn(move |request| {
-            let (worker, connection) = (worker.clone(), connection.clone());
-            async move { Ok::<_, Infallible>(handle(worker, connection, request).await) }
-        })
-    };
-    let mut serving = http2::Builder::new(LocalExec)
-        .timer(TokioTimer::new())
-        .auto_date_header(false)
-        .enable_connect_protocol()
-        .initial_stream_window_size(256 << 10)
-        .initial_connection_window_size(1 << 20)
-        .max_concurrent_streams(100)
-        .max_header_list_size(limits.max_head as u32)
-        .max_send_buf_size(64 << 10)
-        .keep_alive_interval(Duration::from_secs(30))
-        .keep_alive_timeout(Duration::from_secs(10))
-        .serve_connection(TokioIo::new(stream), service);
-    tokio::select! {
-        _ = &mut serving => return,
-        () = worker.drain.reached(closing(connection.direction)) => {}
-        () = idle(&connection, limits.idle_timeout) => {}
-    }
-    // GOAWAY tells the client which streams still count, so nothing is lost between the two.
-    Pin::new(&mut serving).graceful_shutdown();
-    tokio::select! {
-        () = until_cut(&worker.drain, &mut serving) => {}
-        // A client that does not answer the ping behind the GOAWAY would stay for ever.
-        () = idle(&connection, limits.header_timeout) => {}
-    }
-}
-
-/// What a connection has to do next for the drain.
-enum Step {
-    Close,
-    CloseIdle,
-    Cut,
-}
-
-async fn next_step(drain: &Drain, connection: &Connection) -> Step {
-    if !connection.closing.get() {
-        drain.reached(closing(connection.direction)).await;
-        return Step::Close;
-    }
-    tokio::select! {
-        () = tokio::time::sleep(CLOSE_IDLE_AFTER) => Step::CloseIdle,
-        () = drain.reached(Phase::Cut) => Step::Cut,
+    fn may_be_silent(&self) -> bool {
+        !matches!(self.detect, Detect::Http)
     }
 }
 
 /// From when on the connections of a side are closed.
-fn closing(side: Direction) -> Phase {
+pub fn closing(side: Direction) -> Phase {
     match side {
         Direction::Inbound => Phase::ClosingInbound,
         Direction::Outbound => Phase::ClosingAll,
@@ -355,21 +333,10 @@ fn closing(side: Direction) -> Phase {
 }
 
 /// Serves on until the connection ends or is cut.
-async fn until_cut<F: Future + Unpin>(drain: &Drain, serving: &mut F) {
+pub async fn until_cut<F: Future + Unpin>(drain: &Drain, serving: &mut F) {
     tokio::select! {
         _ = serving => {}
         () = drain.reached(Phase::Cut) => {}
-    }
-}
-
-/// Ends when the connection had no request for `limit`.
-async fn idle(connection: &Connection, limit: Duration) {
-    loop {
-        let before = connection.begun.get();
-        tokio::time::sleep(limit).await;
-        if connection.begun.get() == before && connection.active.get() == 0 {
-            return;
-        }
     }
 }
 
@@ -395,4 +362,21 @@ async fn serve_tcp(
         () = worker.drain.reached(Phase::Cut) => TunnelEnd::Cut,
     };
     report.finish(ending);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All that is kept for an idle connection, besides tokio's own of a task and a socket.
+    #[test]
+    fn the_future_of_an_idle_connection_is_small() {
+        fn size<F: Future>(
+            _: impl FnOnce(&'static Rc<Worker>, &'static Ends, Stream) -> F,
+        ) -> usize {
+            size_of::<F>()
+        }
+        let size = size(serve);
+        assert!(size <= 640, "{size} bytes");
+    }
 }

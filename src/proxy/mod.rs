@@ -24,6 +24,8 @@ mod forwarded;
 mod gate;
 mod headers;
 mod hints;
+mod http1;
+mod http2;
 mod isolate;
 mod opening;
 mod report;

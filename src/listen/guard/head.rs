@@ -28,6 +28,15 @@ pub struct HeadLimits {
     pub header_timeout: Duration,
     /// How long a connection may stand between two requests.
     pub idle_timeout: Duration,
+    /// How long it may do so before [`Shared::take_parking`](super::Shared::take_parking) tells.
+    pub park_after: Duration,
+}
+
+impl HeadLimits {
+    /// When an idle connection is first worth a look.
+    pub(super) fn first_look(&self) -> Duration {
+        self.park_after.min(self.idle_timeout)
+    }
 }
 
 impl Default for HeadLimits {
@@ -40,6 +49,7 @@ impl Default for HeadLimits {
             // Longer than the pools of common clients keep a connection (Go: 90 s), so that it is
             // the client that closes.
             idle_timeout: Duration::from_secs(120),
+            park_after: Duration::MAX,
         }
     }
 }

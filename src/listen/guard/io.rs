@@ -202,7 +202,7 @@ impl<T> GuardedIo<T> {
         let phase = if self.messages.in_head(self.held.len()) {
             Phase::Head
         } else if self.shared.is_busy() || self.messages.in_body() || self.messages.is_held() {
-            Phase::Busy
+            Phase::Busy(self.shared.idle_since())
         } else if self.messages.heads() == 0 {
             Phase::New
         } else {
@@ -217,6 +217,7 @@ impl<T> GuardedIo<T> {
                 self.refuse_head(Rejection::HEADER_TIMEOUT, line);
                 self.note_progress();
             }
+            Due::Park(until) => self.shared.propose_parking(until),
             Due::Close => self.mode = Mode::Ended,
         }
         due
@@ -331,7 +332,7 @@ impl<T: AsyncRead + Unpin> Read for GuardedIo<T> {
                 Poll::Ready(Ok(Fill::Passed | Fill::End)) => return Poll::Ready(Ok(())),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {
-                    if this.wait(cx) == Due::Nothing {
+                    if matches!(this.wait(cx), Due::Nothing | Due::Park(_)) {
                         return Poll::Pending;
                     }
                 }

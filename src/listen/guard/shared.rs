@@ -58,6 +58,8 @@ pub struct Shared {
     has_more_names: AtomicBool,
     /// How the names of the next answer are to be written.
     answer_names: Slot,
+    /// The connection was idle for long when the guard looked last.
+    parking: AtomicBool,
     rare: Mutex<Rare>,
 }
 
@@ -66,6 +68,7 @@ struct Rare {
     rejection: Option<Rejection>,
     line: Option<RequestLine>,
     body_rejection: Option<Rejection>,
+    parked_until: Option<Instant>,
     injected: BytesMut,
     /// How the names of pipelined heads are written. Packed: the heads may be small and many.
     more_names: VecDeque<(u64, Box<[u8]>)>,
@@ -100,6 +103,7 @@ impl Shared {
             named: AtomicU64::new(0),
             has_more_names: AtomicBool::new(false),
             answer_names: Slot::default(),
+            parking: AtomicBool::new(false),
             rare: Mutex::default(),
         })
     }
@@ -224,6 +228,17 @@ impl Shared {
     pub fn is_idle(&self) -> bool {
         !self.is_busy() && !self.mid_message.load(Relaxed)
     }
+
+    /// Says once, if the connection was idle for [`HeadLimits::park_after`](super::HeadLimits) and still
+    /// is, until when it may stay so. All that hyper holds of it then are empty buffers, and all that
+    /// the guard may hold are empty lines. To be asked after each poll of hyper.
+    pub fn take_parking(&self) -> Option<Instant> {
+        if !self.parking.load(Relaxed) {
+            return None;
+        }
+        self.parking.store(false, Relaxed);
+        self.rare().parked_until.filter(|_| self.is_idle())
+    }
 }
 
 /// For the guard.
@@ -234,6 +249,11 @@ impl Shared {
 
     pub(super) fn idle_since(&self) -> Instant {
         self.opened + Duration::from_nanos(self.last_done.load(Relaxed))
+    }
+
+    pub(super) fn propose_parking(&self, until: Instant) {
+        self.rare().parked_until = Some(until);
+        self.parking.store(true, Relaxed);
     }
 
     pub(super) fn note_progress(&self, heads: u64, mid_message: bool, opaque: bool) {

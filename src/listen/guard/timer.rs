@@ -16,8 +16,8 @@ pub enum Phase {
     New,
     /// A head has begun and is not complete.
     Head,
-    /// A request is in progress: its timeouts are the service's.
-    Busy,
+    /// A request is in progress: its timeouts are the service's. The one before ended then.
+    Busy(Instant),
     /// Nothing is in progress since then.
     Idle(Instant),
 }
@@ -26,6 +26,8 @@ pub enum Phase {
 pub enum Due {
     Nothing,
     HeaderTimeout,
+    /// Idle for long enough to be parked; to be closed then.
+    Park(Instant),
     Close,
 }
 
@@ -58,28 +60,48 @@ impl Timer {
                     self.sleep.as_ref().map(|sleep| sleep.deadline())
                 }
             },
-            Phase::Busy | Phase::Idle(_) => None,
+            Phase::Busy(_) | Phase::Idle(_) => {
+                if self.head.is_some() && self.sleep.is_some() {
+                    // It is armed for the head that is complete now.
+                    self.arm(sleep(limits.first_look()));
+                }
+                None
+            }
         };
         self.head = head;
+        let mut due = Due::Nothing;
         loop {
             let Some(fired) = self.fired(cx, limits) else {
-                return Due::Nothing;
+                return due;
             };
             let next = match (phase, head) {
                 (Phase::New, Some(head)) if fired >= head => return Due::Close,
                 (Phase::Head, Some(head)) if fired >= head => return Due::HeaderTimeout,
                 (Phase::New | Phase::Head, Some(head)) => sleep_until(head),
+                (Phase::New | Phase::Head, None) => sleep(limits.header_timeout),
                 (Phase::Idle(since), _) => {
-                    let due = since.max(self.busy) + limits.idle_timeout;
-                    if fired >= due {
+                    let since = since.max(self.busy);
+                    let close = since + limits.idle_timeout;
+                    if fired >= close {
                         return Due::Close;
                     }
-                    sleep_until(due)
+                    let park = since + limits.first_look();
+                    if fired < park {
+                        sleep_until(park)
+                    } else {
+                        due = Due::Park(close);
+                        // In case that it is not parked, since bytes came just then.
+                        sleep_until(close.min(fired + (fired - since)))
+                    }
                 }
-                _ => {
-                    let next = sleep(limits.idle_timeout);
+                (Phase::Busy(since), _) => {
+                    // hyper does not ask for more when a request ends, so that we have to look: the less
+                    // often the longer a request takes.
+                    let pause = fired.saturating_duration_since(since);
+                    let pause = pause.clamp(limits.first_look(), limits.idle_timeout);
+                    let next = sleep(pause);
                     // The present, without asking the clock for it.
-                    self.busy = next.deadline() - limits.idle_timeout;
+                    self.busy = next.deadline() - pause;
                     next
                 }
             };
@@ -92,7 +114,7 @@ impl Timer {
         if self.sleep.is_none() {
             self.arm(match self.head {
                 Some(head) => sleep_until(head),
-                None => sleep(limits.idle_timeout),
+                None => sleep(limits.first_look()),
             });
         }
         let sleep = self.sleep.as_mut()?;

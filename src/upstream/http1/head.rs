@@ -34,25 +34,24 @@ pub struct Parsed {
     pub keep_alive: bool,
 }
 
-/// Appends the head of a request to `out`, which is empty, its fields named as in `names`.
+/// Appends the head of a request, its fields named as in `names`.
 pub fn write(head: &Parts, names: &Names, out: &mut Vec<u8>) {
     out.extend_from_slice(head.method.as_str().as_bytes());
     out.push(b' ');
     out.extend_from_slice(head.uri.path_and_query().map_or("/", |path| path.as_str()).as_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\n");
+    let mut spelling = names.spelling();
     for (name, value) in &head.headers {
-        write_field(name.as_str(), value, out);
+        let name = name.as_str().as_bytes();
+        write_field(spelling.of(name).unwrap_or(name), value, out);
     }
     out.extend_from_slice(b"\r\n");
-    if !names.is_empty() {
-        names.restore(out);
-    }
 }
 
-pub fn write_field(name: &str, value: &HeaderValue, out: &mut Vec<u8>) {
+pub fn write_field(name: &[u8], value: &HeaderValue, out: &mut Vec<u8>) {
     let value = value.as_bytes();
     out.reserve(name.len() + value.len() + 4);
-    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(name);
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
     out.extend_from_slice(b"\r\n");

@@ -222,7 +222,7 @@ where
                 self.buffer.extend_from_slice(b"0\r\n");
                 for (name, value) in trailers.into_iter().flatten() {
                     if self.announced.contains(name) {
-                        head::write_field(name.as_str(), value, &mut self.buffer);
+                        head::write_field(name.as_str().as_bytes(), value, &mut self.buffer);
                     }
                 }
                 self.buffer.extend_from_slice(b"\r\n");

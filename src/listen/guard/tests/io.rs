@@ -494,6 +494,53 @@ async fn a_request_in_flight_is_not_idle() {
     assert_about(begin.elapsed(), 30);
 }
 
+#[tokio::test(start_paused = true)]
+async fn parking_is_proposed_once_when_nothing_was_in_progress_for_long() {
+    let (second, minute) = (Duration::from_secs(1), Duration::from_secs(60));
+    let limits = HeadLimits { idle_timeout: minute, park_after: second, ..HeadLimits::default() };
+    with_client(limits, async |mut io: DuplexStream, shared: Arc<Shared>| {
+        // Not before the first request, which has the time of a head.
+        tokio::time::sleep(2 * second).await;
+        assert_eq!(shared.take_parking(), None);
+
+        for _ in 0..2 {
+            io.write_all(PLAIN.as_bytes()).await.expect("write");
+            read_until(&mut io, "GET /plain").await;
+            let answered = now();
+            tokio::time::sleep(second * 9 / 10).await;
+            assert_eq!(shared.take_parking(), None);
+            tokio::time::sleep(second / 5).await;
+            let until = shared.take_parking().expect("a proposal");
+            assert_about(until - answered, 60);
+            assert_eq!(shared.take_parking(), None);
+        }
+
+        // A head has begun, before the guard looks or just after.
+        io.write_all(b"GET /plain HTTP/1.1\r\n").await.expect("write");
+        tokio::time::sleep(2 * second).await;
+        assert_eq!(shared.take_parking(), None);
+        io.write_all(b"Host: a\r\n\r\n").await.expect("write");
+        read_until(&mut io, "GET /plain").await;
+        tokio::time::sleep(minute / 2).await;
+        io.write_all(b"GET /plain HTTP/1.1\r\n").await.expect("write");
+        while shared.is_idle() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(shared.take_parking(), None);
+
+        // The pauses between two looks grow with the request, so that it costs next to nothing.
+        let slow = PLAIN.replace("/plain", "/slow");
+        io.write_all(format!("Host: a\r\n\r\n{slow}").as_bytes()).await.expect("write");
+        read_until(&mut io, "GET /plain").await;
+        tokio::time::sleep(minute / 2 - second).await;
+        assert_eq!(shared.take_parking(), None);
+        read_until(&mut io, "GET /slow").await;
+        tokio::time::sleep(minute / 2 + 2 * second).await;
+        assert!(shared.take_parking().is_some());
+    })
+    .await;
+}
+
 /// hyper's server, the guard, the service, all at once: what the guard lets through, hyper does not
 /// refuse, and each head comes to the service exactly once.
 async fn serve_stream(stream: Vec<u8>, piece: usize) -> (u64, Vec<String>, Option<bool>) {
