@@ -214,6 +214,6 @@ runtime: {{ workers: 1 }}
         memory.push(proxy.memory("VmRSS"));
         tokio::time::sleep(SILENCE).await;
     }
-    let more = (memory[1] - memory[0]) * 1024 / CONNECTIONS;
+    let more = memory[1].saturating_sub(memory[0]) * 1024 / CONNECTIONS;
     assert!(more < 6 * 1024, "{more} bytes each: {memory:?} KiB");
 }

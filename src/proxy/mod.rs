@@ -115,6 +115,9 @@ pub async fn handle(
     response
 }
 
+/// About as many fields as a request gets on its way through, so that its map grows once.
+const ADDED_FIELDS: usize = 8;
+
 enum Answered {
     Response(Response<Body>),
     /// The head that makes the connection a tunnel, and what is at its other end.
@@ -177,7 +180,9 @@ async fn answer(
     let client_version = parts.version;
     let on_upgrade = take_on_upgrade(&mut parts);
     let gate = gate(&parts, fields, wire);
-    outgoing_headers(worker, view, connection, &target, &route, &mut parts, fields, report);
+    parts.headers.reserve(ADDED_FIELDS);
+    client_headers(view, connection, &target, &mut parts, fields);
+    request_headers(worker, view, &route, &mut parts, fields, report);
     if host.is_some() {
         parts.headers.append(VIA, worker.via.clone());
     }
@@ -259,7 +264,7 @@ fn take_on_upgrade(parts: &mut Parts) -> Option<OnUpgrade> {
 }
 
 /// A client that waits for `100 Continue` gets the upstream's, not ours: the upstream may refuse the
-/// request before its body is sent. HTTP/2 has no such wait here, see [`Connection::listen_for_hints`].
+/// request before its body is sent. HTTP/2 has no such wait here, see [`hints::Hints`].
 fn gate(parts: &Parts, fields: Fields, wire: Wire) -> Option<Rc<Gate>> {
     let waits = parts.version == Version::HTTP_11
         && wire == Wire::Http1
@@ -267,24 +272,30 @@ fn gate(parts: &Parts, fields: Fields, wire: Wire) -> Option<Rc<Gate>> {
     waits.then(Rc::default)
 }
 
-fn outgoing_headers(
-    worker: &Worker,
+/// Says on a request that came from outside where it came from.
+fn client_headers(
     view: &View,
     connection: &Connection,
     target: &Target,
-    route: &Route,
     parts: &mut Parts,
     fields: Fields,
-    report: &mut Report,
 ) {
-    /// What is added below, so that the map grows once.
-    const ADDED: usize = 8;
-    parts.headers.reserve(ADDED);
     if connection.direction == Direction::Inbound {
         let peer = connection.peer.ip().to_canonical();
         let trusted = view.snapshot.inbound.trusted_proxies.iter().any(|net| net.contains(&peer));
         forwarded::apply(&mut parts.headers, fields, connection.peer_text(), trusted, target);
     }
+}
+
+/// The identity of a request, its part of the trace, and what its route changes.
+fn request_headers(
+    worker: &Worker,
+    view: &View,
+    route: &Route,
+    parts: &mut Parts,
+    fields: Fields,
+    report: &mut Report,
+) {
     let random = &mut worker.random.borrow_mut();
     let sample = view.snapshot.trace_sample;
     let (context, origin) = match fields.has(Fields::TRACE) {

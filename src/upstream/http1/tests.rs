@@ -104,8 +104,10 @@ async fn requests_follow_each_other_on_one_connection() {
         assert_eq!(read_all(&connection).await.unwrap().0, b"ok");
     }
     drop(theirs);
-    connection.0.borrow().io.peek().await.unwrap();
-    assert!(!connection.is_quiet(), "it was closed");
+    // It was closed, and the runtime comes to know of it.
+    while connection.is_quiet() {
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test(flavor = "local")]
@@ -290,8 +292,11 @@ fn heads_that_are_refused() {
     }
 }
 
+/// A body, and what came behind it.
+type Decoded = (Vec<u8>, Vec<u8>);
+
 /// Decodes `pieces` as they come. None: the body has not ended.
-fn decode(framing: Framing, pieces: &[&[u8]]) -> Result<Option<(Vec<u8>, Vec<u8>)>, Error> {
+fn decode(framing: Framing, pieces: &[&[u8]]) -> Result<Option<Decoded>, Error> {
     let mut decoder = Decoder::new(framing);
     let (mut bytes, mut data) = (BytesMut::new(), Vec::new());
     for piece in pieces {
@@ -322,7 +327,7 @@ fn chunks_that_are_refused() {
         let decoded = decode(Framing::Chunked, &[body]);
         assert!(matches!(decoded, Err(Error::Malformed(_))), "{}", body.escape_ascii());
     }
-    assert!(decode(Framing::Chunked, &[&[b'1', b';'], &[b'a'; 5000][..]].map(|b| b)).is_err());
+    assert!(decode(Framing::Chunked, &[b"1;", &[b'a'; 5000]]).is_err());
     assert!(decode(Framing::Chunked, &[b"0\r\nx: ", &[b'a'; 20_000]]).is_err());
 }
 
