@@ -122,9 +122,8 @@ fn log_to_stderr(directives: &str) -> Result<(LogLevel, WorkerGuard), String> {
     let filter = EnvFilter::try_new(directives).map_err(|error| error.to_string())?;
     let (filter, handle) = tracing_subscriber::reload::Layer::new(filter);
     // The default's room for 128,000 lines is 4 MB, taken at once.
-    let (writer, guard) = NonBlockingBuilder::default()
-        .buffered_lines_limit(LOG_LINES)
-        .finish(std::io::stderr());
+    let (writer, guard) =
+        NonBlockingBuilder::default().buffered_lines_limit(LOG_LINES).finish(std::io::stderr());
     let to_stderr = tracing_subscriber::fmt::layer()
         .with_writer(writer)
         .with_ansi(std::io::stderr().is_terminal())
