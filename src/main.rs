@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use pilotfish::app::{self, LogLevel, Options, StartError};
 use pilotfish::config::{self, load::Origin};
-use tracing_appender::non_blocking::WorkerGuard;
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::prelude::*;
 
@@ -117,12 +117,17 @@ fn check(path: PathBuf) -> ExitCode {
     }
 }
 
+/// Lines of our own log that may wait for whoever reads it.
+const LOG_LINES: usize = 2048;
+
 /// Our own log goes to stderr: stdout may be the access log. It has a thread of its own, so that a pipe
 /// which nobody reads stops neither control nor a worker; what does not fit is dropped.
 fn log_to_stderr(directives: &str) -> Result<(LogLevel, WorkerGuard), String> {
     let filter = EnvFilter::try_new(directives).map_err(|error| error.to_string())?;
     let (filter, handle) = tracing_subscriber::reload::Layer::new(filter);
-    let (writer, guard) = tracing_appender::non_blocking(std::io::stderr());
+    // The default's room for 128,000 lines is 4 MB, taken at once.
+    let (writer, guard) =
+        NonBlockingBuilder::default().buffered_lines_limit(LOG_LINES).finish(std::io::stderr());
     let to_stderr = tracing_subscriber::fmt::layer()
         .with_writer(writer)
         .with_ansi(std::io::stderr().is_terminal())

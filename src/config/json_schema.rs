@@ -4,7 +4,6 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
-use std::sync::LazyLock;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
@@ -12,14 +11,10 @@ use serde_json::Value;
 
 /// The schema (draft 2020-12), as `pilotfish schema` prints it.
 pub fn json_schema() -> Value {
-    SCHEMA.clone()
-}
-
-pub(super) static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
     let mut schema = schemars::schema_for!(super::schema::Config).to_value();
     tidy(&mut schema);
     schema
-});
+}
 
 /// schemars notes the Rust type of a number as its `format`, which no editor knows.
 fn tidy(value: &mut Value) {

@@ -175,11 +175,17 @@ async fn serve(worker: &Rc<Worker>, ends: &Ends, stream: Stream) {
             Heard::Nothing if new.as_ref().is_some_and(New::may_be_silent) => Bytes::new(),
             Heard::Nothing | Heard::End => return,
         };
-        let served = match new.take() {
-            Some(new) => Box::pin(begin(worker, ends, new, parked.stream, early)).await,
-            None => Box::pin(http1::serve(worker, ends, parked.stream, early)).await,
+        let (stream, early) = match new.take() {
+            None => (parked.stream, early),
+            Some(new) => match Box::pin(begin(worker, ends, new, parked.stream, early)).await {
+                None => return,
+                Some(Http::One(stream, early)) => (stream, early),
+                Some(Http::Two(stream)) => {
+                    return Box::pin(http2::serve(worker, ends, stream)).await;
+                }
+            },
         };
-        match served {
+        match Box::pin(http1::serve(worker, ends, stream, early)).await {
             Some(idle) => parked = idle,
             None => return,
         }
@@ -218,14 +224,20 @@ async fn listen(worker: &Worker, side: Direction, parked: &mut Parked) -> Heard 
     }
 }
 
-/// Finds out what a new connection speaks, and serves it until it ends or can be parked.
+/// What speaks HTTP, with the bytes that told so.
+enum Http {
+    One(TcpStream, Bytes),
+    Two(Prefixed<TcpStream>),
+}
+
+/// Finds out what a new connection speaks. What is no HTTP is served to its end.
 async fn begin(
     worker: &Rc<Worker>,
     ends: &Ends,
     new: New,
     mut stream: Stream,
     early: Bytes,
-) -> Option<Parked> {
+) -> Option<Http> {
     let view = worker.view();
     let New { detect, opaque, connect, opened, .. } = new;
     let limits = view.snapshot.limits;
@@ -259,14 +271,8 @@ async fn begin(
     };
     match detected {
         Detected::Gone => {}
-        Detected::Http1 => {
-            drop((dialled, view));
-            return http1::serve(worker, ends, stream, early).await;
-        }
-        Detected::Http2 => {
-            drop((dialled, view));
-            http2::serve(worker, ends, Prefixed::new(early, stream)).await;
-        }
+        Detected::Http1 => return Some(Http::One(stream, early)),
+        Detected::Http2 => return Some(Http::Two(Prefixed::new(early, stream))),
         Detected::Opaque => {
             if let Some(to) = opaque {
                 let dialled = match dialled {
@@ -377,6 +383,6 @@ mod tests {
             size_of::<F>()
         }
         let size = size(serve);
-        assert!(size <= 640, "{size} bytes");
+        assert!(size <= 704, "{size} bytes");
     }
 }
