@@ -226,8 +226,8 @@ async fn listen(worker: &Worker, side: Direction, parked: &mut Parked) -> Heard 
 
 /// What speaks HTTP, with the bytes that told so.
 enum Http {
-    One(TcpStream, Bytes),
-    Two(Prefixed<TcpStream>),
+    One(Stream, Bytes),
+    Two(Prefixed<Stream>),
 }
 
 /// Finds out what a new connection speaks. What is no HTTP is served to its end.
