@@ -1,0 +1,85 @@
+//! As much as a proxy can do on its core: requests a second, and what one costs.
+
+use std::process::Command;
+use std::thread::sleep;
+use std::time::Duration;
+
+use crate::bench::Bench;
+use crate::load::{self, Done};
+use crate::process::busy;
+use crate::proxies::{Proxy, Running};
+use crate::record::Figures;
+use crate::scenario::{Throughput, Tool};
+
+pub fn measure(bench: &mut Bench, load: &Throughput, proxy: &Proxy) -> Result<Figures, String> {
+    let mut answering = bench.start(proxy, load.workers)?;
+    let seconds = bench.options.seconds;
+    // Connections to the endpoints are opened, caches and allocators filled.
+    apply(bench, load, &answering.running, (seconds / 4.0).max(0.5), || {})?;
+
+    let process = &mut answering.running.process;
+    let core = bench.options.proxy_core;
+    let pids = process.pids();
+    let (before, busy_before) = (process.usage(), busy(core));
+    let mut rss = 0;
+    let done = apply(bench, load, &answering.running, seconds, || {
+        let now = answering.running.process.rss();
+        rss = rss.max(now);
+    })?;
+    // What was put off, as the last lines of a log, belongs to the requests too.
+    sleep(Duration::from_millis(100));
+    let process = &mut answering.running.process;
+    if process.ended() || process.pids() != pids {
+        return Err("it ended under load".into());
+    }
+    let (used, busy) = (process.usage().since(before), busy(core) - busy_before);
+    let each = |nanoseconds: f64| nanoseconds / 1e3 / done.requests;
+    let mut figures = Figures::default();
+    figures.set("cpu_us", each(used.total));
+    figures.set("user_us", each(used.user));
+    figures.set("system_us", each(used.system));
+    figures.set("rate", done.requests / done.seconds);
+    figures.set("requests", done.requests);
+    figures.set("rss_start", answering.rss_at_start as f64);
+    figures.set("rss_load", rss as f64);
+    figures.set("start_ms", answering.started_in.as_secs_f64() * 1e3);
+    if load.workers == 1 {
+        figures.set("core_used", used.total / 1e9 / done.seconds);
+        figures.set("core_others", ((busy - used.total) / 1e9 / done.seconds).max(0.0));
+    }
+    figures.wrong = done.wrong;
+    Ok(figures)
+}
+
+/// Lets the load loose on a proxy.
+fn apply(
+    bench: &Bench,
+    load: &Throughput,
+    running: &Running,
+    seconds: f64,
+    meanwhile: impl FnMut(),
+) -> Result<Done, String> {
+    let (mut command, parse) = command(bench, load, running.port(load.port), seconds);
+    let at_most = Duration::from_secs_f64(seconds + 20.0);
+    let text = load::run(&mut command, bench.options.load_core, at_most, meanwhile)?;
+    parse(&text).ok_or_else(|| format!("its load said: {}", text.trim()))
+}
+
+type Parse = fn(&str) -> Option<Done>;
+
+fn command(bench: &Bench, load: &Throughput, port: u16, seconds: f64) -> (Command, Parse) {
+    match load.tool {
+        Tool::Wrk { connections, path, script } => {
+            // wrk knows whole seconds alone.
+            let seconds = seconds.round().max(1.0);
+            let mut command = Command::new("wrk");
+            command.args(["-t", "1", "-c", &connections.to_string()]);
+            command.args(["-d", &format!("{seconds}s"), "--timeout", "10s"]);
+            if let Some(script) = script {
+                command.arg("-s").arg(bench.folder.join("config").join(script));
+            }
+            command.arg(format!("http://127.0.0.1:{port}{path}"));
+            (command, load::parse_wrk)
+        }
+    }
+}
