@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::machine;
 use crate::options::Options;
 use crate::ports::{Ports, Values};
 use crate::process::{Process, spawn};
@@ -57,12 +58,11 @@ impl Bench {
         Ok(Bench { options, folder: folder.into(), ports, values, upstream, work })
     }
 
+    /// The cores of a proxy with so many workers; the last one is that of the load if there are no others.
     pub fn cores(&self, workers: usize) -> Vec<usize> {
-        let mut cores = vec![self.options.proxy_core];
-        if workers > 1 {
-            cores.push(self.options.load_core);
-        }
-        cores
+        let (own, load) = (self.options.proxy_core, self.options.load_core);
+        let others = (0..machine::cores()).filter(|core| *core != own && *core != load);
+        std::iter::once(own).chain(others).chain([load]).take(workers).collect()
     }
 
     /// Starts a proxy, and waits until it answers.

@@ -125,7 +125,8 @@ pub fn parse_own(text: &str) -> Option<Done> {
     let requests = value["requests"].as_f64()?;
     let errors = value["errors"].as_f64()?;
     let wrong = if errors > 0.0 {
-        Some(format!("{errors} errors"))
+        let first = value["first_error"].as_str().unwrap_or("?");
+        Some(format!("{errors} errors: {first}"))
     } else if requests == 0.0 {
         Some("no request was answered".into())
     } else {
@@ -176,8 +177,10 @@ mod tests {
     fn our_own_load_tells_the_same() {
         let done = parse_own(r#"{"requests": 10, "errors": 0, "seconds": 1.5}"#).unwrap();
         assert_eq!(done, Done { requests: 10.0, seconds: 1.5, wrong: None });
-        let done = parse_own(r#"{"requests": 10, "errors": 2, "seconds": 1.5}"#).unwrap();
-        assert_eq!(done.wrong.as_deref(), Some("2 errors"));
+        let done =
+            parse_own(r#"{"requests": 10, "errors": 2, "seconds": 1.5, "first_error": "x"}"#)
+                .unwrap();
+        assert_eq!(done.wrong.as_deref(), Some("2 errors: x"));
         assert_eq!(parse_own(""), None);
     }
 }

@@ -7,7 +7,6 @@ use serde_json::{Value, json};
 pub fn describe() -> Value {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = field(&cpuinfo, "model name").unwrap_or("?");
-    let cores = cpuinfo.lines().filter(|line| line.starts_with("processor")).count();
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let memory = field(&memory, "MemTotal").and_then(|text| text.strip_suffix("kB"));
@@ -15,11 +14,17 @@ pub fn describe() -> Value {
     json!({
         "cpu": model,
         "virtual": cpuinfo.contains(" hypervisor"),
-        "cores": cores,
+        "cores": cores(),
         "memory_gb": (memory / 1e6).round(),
         "kernel": kernel.trim(),
         "load_average": fs::read_to_string("/proc/loadavg").unwrap_or_default().trim(),
     })
+}
+
+/// All of the machine, not only those that this process may use.
+pub fn cores() -> usize {
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    cpuinfo.lines().filter(|line| line.starts_with("processor")).count()
 }
 
 pub fn line(machine: &Value) -> String {

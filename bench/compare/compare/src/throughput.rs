@@ -81,5 +81,25 @@ fn command(bench: &Bench, load: &Throughput, port: u16, seconds: f64) -> (Comman
             command.arg(format!("http://127.0.0.1:{port}{path}"));
             (command, load::parse_wrk)
         }
+        Tool::H2load { connections, streams, grpc } => {
+            let mut command = Command::new("h2load");
+            command.args(["-t", "1", "-c", &connections.to_string(), "-m", &streams.to_string()]);
+            command.args(["-D", &seconds.round().max(1.0).to_string()]);
+            let mut path = "/";
+            if grpc {
+                command.arg("-d").arg(bench.folder.join("config/message.grpc"));
+                command.args(["-H", "content-type: application/grpc", "-H", "te: trailers"]);
+                path = "/bench.Echo/Unary";
+            }
+            command.arg(format!("http://127.0.0.1:{port}{path}"));
+            (command, load::parse_h2load)
+        }
+        Tool::Own { kind, connections, streams } => {
+            let mut command = Command::new(bench.folder.join("target/release/load"));
+            command.arg(kind).arg(format!("127.0.0.1:{port}"));
+            command.args(["--connections", &connections.to_string()]);
+            command.args(["--streams", &streams.to_string(), "--seconds", &seconds.to_string()]);
+            (command, load::parse_own)
+        }
     }
 }

@@ -29,8 +29,10 @@ pub trait Session {
     /// what follows it. `Err` closes the connection when `out` is sent.
     fn received(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<usize, End>;
 
-    /// Everything is sent; a session that always has more to send adds it here.
-    fn drained(&mut self, _out: &mut Vec<u8>) {}
+    /// Is what it sent when it was opened to be sent again and again?
+    fn repeats(&self) -> bool {
+        false
+    }
 
     /// The connection is closed. A session in its place gets a new connection to the same peer.
     fn closed(&mut self) -> Option<Self>
@@ -250,27 +252,18 @@ impl<S: Session> Connection<S> {
 
     /// Writes what the socket takes; then `out` is empty, or the rest waits for the socket.
     fn write(&mut self) -> io::Result<()> {
-        // A session that always has more is stopped by its socket being full.
-        loop {
-            if self.sent == self.out.len() {
-                self.out.clear();
-                self.sent = 0;
-                self.session.drained(&mut self.out);
-                if self.out.is_empty() {
-                    return Ok(());
-                }
-            }
+        while self.sent < self.out.len() {
             match self.stream.write(&self.out[self.sent..]) {
-                Ok(n) => {
-                    self.sent += n;
-                    if self.sent < self.out.len() {
-                        return Ok(());
-                    }
-                }
+                Ok(n) => self.sent += n,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
+        self.sent = 0;
+        if !self.session.repeats() {
+            self.out.clear();
+        }
+        Ok(())
     }
 }

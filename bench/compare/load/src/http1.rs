@@ -79,13 +79,14 @@ fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
 }
 
 /// A body as it comes, of which nothing is kept.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub enum Reading {
     Length(usize),
     /// In a chunk's data, and its end of line.
     Chunk(usize),
     ChunkSize,
     Trailers,
+    #[default]
     Done,
 }
 

@@ -1,16 +1,26 @@
 //! The upstreams: one process, which answers HTTP/1.1, HTTP/2, gRPC and WebSockets on the same ports (the
 //! first bytes tell), and echoes or pours out plain TCP on others.
 
+use std::collections::HashSet;
+
 use crate::engine::{End, Session};
+use crate::h2::{self, Link};
 use crate::http1::{self, Reading};
+use crate::websocket;
 
 /// The length of a large answer's body, and of a large request's.
 pub const LARGE: usize = 100 * 1024;
 
 /// What is answered. The small one is 304 bytes, head and all.
 pub fn answers() -> &'static Answers {
-    static ANSWERS: std::sync::LazyLock<Answers> =
-        std::sync::LazyLock::new(|| Answers { small: answer(SMALL_BODY), large: answer(LARGE) });
+    static ANSWERS: std::sync::LazyLock<Answers> = std::sync::LazyLock::new(|| Answers {
+        small: answer(SMALL_BODY),
+        large: answer(LARGE),
+        h2_head: h2::block(true, &[("content-type", "text/plain"), ("content-length", "183")]),
+        h2_body: text(SMALL_BODY).collect(),
+        grpc_head: h2::block(true, &[("content-type", "application/grpc")]),
+        grpc_trailers: h2::block(false, &[("grpc-status", "0")]),
+    });
     &ANSWERS
 }
 
@@ -19,6 +29,10 @@ const SMALL_BODY: usize = 183;
 pub struct Answers {
     small: Vec<u8>,
     large: Vec<u8>,
+    h2_head: Vec<u8>,
+    h2_body: Vec<u8>,
+    grpc_head: Vec<u8>,
+    grpc_trailers: Vec<u8>,
 }
 
 fn answer(length: usize) -> Vec<u8> {
@@ -47,8 +61,10 @@ pub enum Server {
     /// HTTP whose version is not known yet.
     Http,
     Http1(Http1),
+    Http2(Http2),
+    WebSocket(Vec<u8>),
     Echo,
-    Source(Vec<u8>),
+    Source,
 }
 
 impl Server {
@@ -56,39 +72,71 @@ impl Server {
         match role {
             Role::Http => Server::Http,
             Role::Echo => Server::Echo,
-            Role::Source => Server::Source(text(256 << 10).collect()),
+            Role::Source => Server::Source,
         }
+    }
+
+    fn http(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<usize, End> {
+        let known = input.len().min(h2::PREFACE.len());
+        if input[..known] != h2::PREFACE[..known] {
+            *self = Server::Http1(Http1::default());
+            return self.received(input, out);
+        }
+        if known < h2::PREFACE.len() {
+            return Ok(0);
+        }
+        Link::greet(out);
+        *self = Server::Http2(Http2 { link: Link::new(), answering: HashSet::new() });
+        Ok(known + self.received(&input[known..], out)?)
     }
 }
 
 impl Session for Server {
+    fn opened(&mut self, out: &mut Vec<u8>) {
+        if self.repeats() {
+            out.extend(text(256 << 10));
+        }
+    }
+
     fn received(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<usize, End> {
         match self {
-            Server::Http => {
-                *self = Server::Http1(Http1 { reading: Reading::Done, answer: &[], close: false });
-                self.received(input, out)
+            Server::Http => self.http(input, out),
+            Server::Http1(http) => {
+                let used = http.received(input, out)?;
+                if http.upgraded {
+                    *self = Server::WebSocket(Vec::new());
+                }
+                Ok(used)
             }
-            Server::Http1(http) => http.received(input, out),
+            Server::Http2(http) => http.received(input, out),
+            Server::WebSocket(message) => {
+                let mut used = 0;
+                while let Some(length) = websocket::take(&input[used..], message)? {
+                    websocket::put(out, message, false);
+                    used += length;
+                }
+                Ok(used)
+            }
             Server::Echo => {
                 out.extend_from_slice(input);
                 Ok(input.len())
             }
-            Server::Source(_) => Ok(input.len()),
+            Server::Source => Ok(input.len()),
         }
     }
 
-    fn drained(&mut self, out: &mut Vec<u8>) {
-        if let Server::Source(bytes) = self {
-            out.extend_from_slice(bytes);
-        }
+    fn repeats(&self) -> bool {
+        matches!(self, Server::Source)
     }
 }
 
+#[derive(Default)]
 pub struct Http1 {
     /// The body of the request that is being read, and what it will be answered with.
     reading: Reading,
     answer: &'static [u8],
     close: bool,
+    upgraded: bool,
 }
 
 impl Http1 {
@@ -98,6 +146,17 @@ impl Http1 {
             if self.answer.is_empty() {
                 let Some(head) = http1::head(&input[used..])? else { return Ok(used) };
                 used += head.length;
+                if let (true, Some(key)) = (head.upgrade, head.websocket_key) {
+                    let accept = websocket::accept(key);
+                    out.extend_from_slice(
+                        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n",
+                    );
+                    out.extend_from_slice(b"Connection: Upgrade\r\nSec-WebSocket-Accept: ");
+                    out.extend_from_slice(accept.as_bytes());
+                    out.extend_from_slice(b"\r\n\r\n");
+                    self.upgraded = true;
+                    return Ok(used);
+                }
                 let path = head.line.split(|byte| *byte == b' ').nth(1).ok_or(End)?;
                 self.answer = match path {
                     b"/large" => &answers().large,
@@ -119,6 +178,60 @@ impl Http1 {
                 return Ok(used);
             }
         }
+    }
+}
+
+/// A stream without a body is answered with the small answer; one with a body gets it back as gRPC, message
+/// by message as they come: unary calls and streams alike.
+pub struct Http2 {
+    link: Link,
+    /// The streams whose answer's head is sent.
+    answering: HashSet<u32>,
+}
+
+impl Http2 {
+    fn received(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<usize, End> {
+        let mut used = 0;
+        while let Some((frame, length)) = h2::parse(&input[used..])? {
+            used += length;
+            if self.link.control(&frame, out)? {
+                continue;
+            }
+            match frame.kind {
+                h2::HEADERS => {
+                    self.link.open(frame.stream);
+                    if frame.ends_stream() {
+                        self.link.headers(out, frame.stream, &answers().h2_head, 0);
+                        self.end(out, frame.stream, Some(&answers().h2_body));
+                    }
+                }
+                h2::DATA => {
+                    if self.answering.insert(frame.stream) {
+                        self.link.headers(out, frame.stream, &answers().grpc_head, 0);
+                    }
+                    if !frame.payload.is_empty() {
+                        self.link.data(out, frame.stream, frame.payload, 0);
+                    }
+                    if frame.ends_stream() {
+                        self.end(out, frame.stream, None);
+                    }
+                }
+                h2::GOAWAY => {}
+                _ => {
+                    self.answering.remove(&frame.stream);
+                    self.link.close(frame.stream);
+                }
+            }
+        }
+        Ok(used)
+    }
+
+    fn end(&mut self, out: &mut Vec<u8>, stream: u32, body: Option<&[u8]>) {
+        match body {
+            Some(body) => self.link.data(out, stream, body, h2::END_STREAM),
+            None => self.link.headers(out, stream, &answers().grpc_trailers, h2::END_STREAM),
+        }
+        self.answering.remove(&stream);
     }
 }
 
