@@ -121,7 +121,7 @@ fn measure(bench: &mut Bench, scenarios: &[Scenario], proxies: &[Proxy]) -> Reco
             // Another one begins each time, so that nobody is always measured after the same one.
             for at in 0..proxies.len() {
                 let proxy = &proxies[(at + round) % proxies.len()];
-                if scenario.omits(proxy.kind).is_some() {
+                if scenario.omits(proxy).is_some() {
                     continue;
                 }
                 let measured = match scenario.what {

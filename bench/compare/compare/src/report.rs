@@ -26,7 +26,7 @@ impl Report<'_> {
             if let Some(wrong) = self.records.wrong(scenario.name, &proxy.label) {
                 notes.push(format!("- **{} is not to be trusted**: {wrong}", proxy.label));
             }
-            match scenario.omits(proxy.kind) {
+            match scenario.omits(proxy) {
                 Some(reason) if !reason.is_empty() => {
                     notes.push(format!("- {}: not measured, {reason}", proxy.label));
                 }

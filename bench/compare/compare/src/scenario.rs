@@ -1,6 +1,6 @@
 //! What is measured. To add a load, add a line to `all`.
 
-use crate::proxies::{Kind, Port};
+use crate::proxies::{Kind, Port, Proxy};
 
 #[derive(Debug, Clone, Copy)]
 pub struct Scenario {
@@ -124,16 +124,15 @@ pub fn all() -> Vec<Scenario> {
 }
 
 impl Scenario {
-    /// Why this proxy is not measured here; `None`: it is.
-    pub fn omits(&self, kind: Kind) -> Option<&'static str> {
+    /// Why this proxy is not measured here; `None`: it is. An empty reason goes without saying.
+    pub fn omits(&self, proxy: &Proxy) -> Option<&'static str> {
         let What::Throughput(load) = self.what;
         let tcp = matches!(load.port, Port::Echo | Port::Bulk);
-        match kind {
+        match proxy.kind {
             Kind::Direct => Some(""),
             Kind::HaproxySplice if !tcp => Some(""),
-            Kind::Hyper | Kind::Pingora if tcp => Some("it knows HTTP alone"),
             Kind::Hyper if self.name == "websocket" => Some("it knows no upgrades"),
-            _ => None,
+            _ => proxy.lacks(load.port),
         }
     }
 }

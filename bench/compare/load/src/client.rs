@@ -64,6 +64,10 @@ impl Session for Client {
         }
     }
 
+    fn many(&self) -> bool {
+        matches!(self, Client::Http1(Http1 { then: Then::Reconnect, .. }))
+    }
+
     fn closed(&mut self) -> Option<Self> {
         match self {
             Client::Http1(http) => http.again().map(Client::Http1),
@@ -149,8 +153,8 @@ impl Http1 {
         self.tally.count();
         match self.then {
             Then::Ask => self.ask(out),
-            Then::Reconnect => return Err(End),
-            Then::Wait => {}
+            // The peer closes: it was asked to.
+            Then::Reconnect | Then::Wait => {}
         }
         Ok(used)
     }

@@ -34,6 +34,12 @@ pub trait Session {
         false
     }
 
+    /// Has it connections by the ten thousand, one after the other? Then closing them must leave nothing
+    /// behind: not a port that is in TIME_WAIT, on whichever side.
+    fn many(&self) -> bool {
+        false
+    }
+
     /// The connection is closed. A session in its place gets a new connection to the same peer.
     fn closed(&mut self) -> Option<Self>
     where
@@ -220,6 +226,10 @@ impl<S: Session> Engine<S> {
     fn close(&mut self, key: usize) {
         let Some(mut connection) = self.connections[key].take() else { return };
         self.free.push(key);
+        if connection.session.many() {
+            let _ =
+                rustix::net::sockopt::set_socket_linger(&connection.stream, Some(Duration::ZERO));
+        }
         let again = connection.session.closed();
         let peer = connection.peer;
         drop(connection);
