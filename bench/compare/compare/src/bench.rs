@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::growth::Size;
 use crate::machine;
 use crate::options::Options;
 use crate::ports::{Ports, Values};
@@ -32,7 +33,8 @@ pub struct Answering {
 }
 
 impl Bench {
-    pub fn new(options: Options, folder: &Path) -> Result<Self, String> {
+    /// `grown`: an upstream has to answer on all of 127.0.0.0/8.
+    pub fn new(options: Options, folder: &Path, grown: bool) -> Result<Self, String> {
         let mut ports = Ports::new();
         let mut values = Values::new();
         let mut command = Command::new(folder.join("target/release/load"));
@@ -43,6 +45,11 @@ impl Bench {
                 command.arg(flag).arg(format!("127.0.0.1:{port}"));
                 values.insert(format!("{name}{number}"), port.to_string());
             }
+        }
+        if grown {
+            let port = ports.free().map_err(|error| error.to_string())?;
+            command.arg("--http").arg(format!("0.0.0.0:{port}"));
+            values.insert("ANY".into(), port.to_string());
         }
         let work = folder.join("results").join(format!("run-{}", std::process::id()));
         fs::create_dir_all(&work).map_err(|error| error.to_string())?;
@@ -67,6 +74,15 @@ impl Bench {
 
     /// Starts a proxy, and waits until it answers.
     pub fn start(&mut self, proxy: &Proxy, workers: usize) -> Result<Answering, String> {
+        self.start_grown(proxy, workers, Size::USUAL)
+    }
+
+    pub fn start_grown(
+        &mut self,
+        proxy: &Proxy,
+        workers: usize,
+        size: Size,
+    ) -> Result<Answering, String> {
         if self.upstream.ended() {
             return Err("the upstreams have ended".into());
         }
@@ -81,6 +97,7 @@ impl Bench {
             folder: &folder,
             configs: &self.folder.join("config"),
             workers,
+            size,
             cores: &cores,
             own: &[self.options.load_core],
         })?;
@@ -94,6 +111,11 @@ impl Bench {
         let started_in = began.elapsed();
         let rss_at_start = running.process.rss();
         Ok(Answering { running, started_in, rss_at_start })
+    }
+
+    /// A place for a file, on a disk.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.work.join(name)
     }
 
     /// The log of a run at full speed is large.

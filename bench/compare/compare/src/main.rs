@@ -1,6 +1,9 @@
 //! Measures Pilotfish and other proxies side by side, in one run. See README.md.
 
 mod bench;
+mod growth;
+mod idle;
+mod latency;
 mod load;
 mod machine;
 mod options;
@@ -44,7 +47,7 @@ fn run() -> Result<bool, String> {
     let found = proxies::find(&options, &folder);
     let scenarios: Vec<Scenario> = scenario::all()
         .into_iter()
-        .filter(|scenario| options.wants_scenario(scenario.name))
+        .filter(|scenario| options.wants_scenario(scenario.name, scenario.group))
         .collect();
     if options.list {
         list(&found);
@@ -53,10 +56,12 @@ fn run() -> Result<bool, String> {
     if let Some(unknown) = unknown(&options, &found) {
         return Err(format!("there is no `{unknown}`; `--list` shows what there is"));
     }
+    process::raise_limits();
     process::pin(&[options.load_core]).map_err(|error| error.to_string())?;
     let output = output(&options, &folder)?;
     let machine = machine::describe();
-    let mut bench = Bench::new(options.clone(), &folder)?;
+    let grown = scenarios.iter().any(|scenario| scenario.group == "growth");
+    let mut bench = Bench::new(options.clone(), &folder, grown)?;
     let records = measure(&mut bench, &scenarios, &found.proxies);
     drop(bench);
 
@@ -76,9 +81,9 @@ fn run() -> Result<bool, String> {
 }
 
 fn list(found: &Found) {
-    println!("scenarios:");
+    println!("scenarios and their groups:");
     for scenario in scenario::all() {
-        println!("  {:<16} {}", scenario.name, scenario.title);
+        println!("  {:<16} {:<9} {}", scenario.name, scenario.group, scenario.title);
     }
     println!("proxies:");
     for proxy in &found.proxies {
@@ -92,7 +97,9 @@ fn list(found: &Found) {
 /// A name that was asked for and does not exist.
 fn unknown(options: &Options, found: &Found) -> Option<String> {
     let scenarios = scenario::all();
-    let scenario = |name: &&String| !scenarios.iter().any(|scenario| scenario.name == **name);
+    let scenario = |name: &&String| {
+        !scenarios.iter().any(|scenario| scenario.name == **name || scenario.group == **name)
+    };
     let proxy = |name: &&String| {
         let label = |label: &str| label == **name;
         !label("pilotfish")
@@ -118,15 +125,16 @@ fn measure(bench: &mut Bench, scenarios: &[Scenario], proxies: &[Proxy]) -> Reco
     let began = Instant::now();
     for round in 0..bench.options.rounds {
         for scenario in scenarios {
+            if round >= scenario.rounds(bench.options.rounds) {
+                continue;
+            }
             // Another one begins each time, so that nobody is always measured after the same one.
             for at in 0..proxies.len() {
                 let proxy = &proxies[(at + round) % proxies.len()];
                 if scenario.omits(proxy).is_some() {
                     continue;
                 }
-                let measured = match scenario.what {
-                    What::Throughput(load) => throughput::measure(bench, &load, proxy),
-                };
+                let measured = one(bench, scenario, proxy, proxies, &records);
                 bench.clean(proxy);
                 let figures = measured
                     .unwrap_or_else(|error| Figures { wrong: Some(error), ..Figures::default() });
@@ -146,13 +154,48 @@ fn measure(bench: &mut Bench, scenarios: &[Scenario], proxies: &[Proxy]) -> Reco
     records
 }
 
+fn one(
+    bench: &mut Bench,
+    scenario: &Scenario,
+    proxy: &Proxy,
+    proxies: &[Proxy],
+    records: &Records,
+) -> Result<Figures, String> {
+    match scenario.what {
+        What::Throughput(load) => throughput::measure(bench, &load, proxy),
+        What::Latency => {
+            let rate = latency::rate(bench, records, proxies)?;
+            latency::measure(bench, proxy, rate)
+        }
+        What::Idle { http2 } => idle::connections(bench, proxy, http2),
+        What::Start => idle::start(bench, proxy),
+        What::Syscalls => idle::syscalls(bench, proxy),
+        What::Reload => {
+            let rate = latency::rate(bench, records, proxies)?;
+            growth::reload(bench, proxy, rate)
+        }
+    }
+}
+
 fn progress(figures: &Figures) -> String {
     let show = |(name, unit): &(&str, &str)| {
         let value = figures.figures.get(*name)?;
         Some(format!("{}{unit}", table::number(*value)))
     };
-    let mut text: Vec<String> =
-        [("cpu_us", " µs"), ("rate", "/s")].iter().filter_map(show).collect();
+    let shown = [
+        ("cpu_us", " µs CPU"),
+        ("rate", "/s"),
+        ("p50", " µs p50"),
+        ("p99", " µs p99"),
+        ("p999", " µs p99.9"),
+        ("bytes", " bytes a connection"),
+        ("start_ms", " ms to the first answer"),
+        ("total", " system calls a request"),
+        ("reload_ms", " ms to reload"),
+        ("p99_before", " µs p99 before"),
+        ("p99_during", " µs during"),
+    ];
+    let mut text: Vec<String> = shown.iter().filter_map(show).collect();
     text.extend(figures.wrong.clone().map(|wrong| format!("WRONG: {wrong}")));
     text.join(", ")
 }

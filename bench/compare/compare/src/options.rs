@@ -18,7 +18,7 @@ pub struct Options {
     /// Only these proxies: their names, or labels of builds.
     #[arg(long, value_delimiter = ',')]
     pub only: Vec<String>,
-    /// Only these scenarios.
+    /// Only these scenarios, or groups of them.
     #[arg(long, value_delimiter = ',')]
     pub scenarios: Vec<String>,
     /// One round of a second each: does everything work?
@@ -77,8 +77,9 @@ impl Options {
         options
     }
 
-    pub fn wants_scenario(&self, name: &str) -> bool {
-        self.scenarios.is_empty() || self.scenarios.iter().any(|wanted| wanted == name)
+    pub fn wants_scenario(&self, name: &str, group: &str) -> bool {
+        self.scenarios.is_empty()
+            || self.scenarios.iter().any(|wanted| wanted == name || wanted == group)
     }
 
     /// `pilotfish` stands for all its builds.

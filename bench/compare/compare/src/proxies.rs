@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::growth::Size;
 use crate::options::{Build, Options};
 use crate::ports::{Ports, Values, fill_in};
 use crate::process::{Process, spawn};
@@ -13,7 +14,7 @@ pub enum Kind {
     Pilotfish,
     Nginx,
     Haproxy,
-    /// With `option splice-auto`, which matters for TCP alone.
+    /// With splicing, which matters for TCP alone.
     HaproxySplice,
     Envoy,
     EnvoyGoverned,
@@ -21,6 +22,13 @@ pub enum Kind {
     Pingora,
     /// No proxy: the load meets an upstream.
     Direct,
+}
+
+impl Kind {
+    /// Is it one that is measured with HTTP, rather than a variant of another or none at all?
+    pub fn serves_http(self) -> bool {
+        !matches!(self, Kind::Direct | Kind::HaproxySplice)
+    }
 }
 
 /// What a proxy listens on.
@@ -35,6 +43,10 @@ pub enum Port {
 
 impl Port {
     pub const ALL: [Port; 5] = [Port::Http1, Port::Http2, Port::Grpc, Port::Echo, Port::Bulk];
+
+    pub fn is_tcp(self) -> bool {
+        matches!(self, Port::Echo | Port::Bulk)
+    }
 
     pub fn name(self) -> &'static str {
         match self {
@@ -216,6 +228,7 @@ pub struct Start<'a> {
     pub folder: &'a Path,
     pub configs: &'a Path,
     pub workers: usize,
+    pub size: Size,
     pub cores: &'a [usize],
     pub own: &'a [usize],
 }
@@ -249,7 +262,10 @@ impl Proxy {
         if self.kind == Kind::Nginx {
             self.nginx_values(start, &mut values)?;
         }
-        let splice = if self.kind == Kind::HaproxySplice { "option splice-auto" } else { "" };
+        let splice = match self.kind {
+            Kind::HaproxySplice => "option splice-request\n    option splice-response",
+            _ => "",
+        };
         values.insert("SPLICE".into(), splice.into());
         Ok(values)
     }
@@ -282,7 +298,7 @@ impl Proxy {
 
     /// Why it cannot be asked for this; `None`: it can.
     pub fn lacks(&self, port: Port) -> Option<&'static str> {
-        let tcp = matches!(port, Port::Echo | Port::Bulk);
+        let tcp = port.is_tcp();
         match self.kind {
             Kind::Hyper | Kind::Pingora if tcp => Some("it knows HTTP alone"),
             Kind::Nginx if tcp && self.stream == Stream::Absent => {
@@ -292,19 +308,23 @@ impl Proxy {
         }
     }
 
+    /// The configuration of Pilotfish, not filled in.
+    pub fn template(&self, configs: &Path) -> Result<String, String> {
+        read(self.config.as_ref().unwrap_or(&configs.join("pilotfish.yaml")))
+    }
+
     fn command(&self, start: &Start, values: &Values) -> Result<Command, String> {
         let mut command = Command::new(&self.binary);
-        let config = |name: &str| -> Result<PathBuf, String> {
-            let template = self.config.clone().unwrap_or_else(|| start.configs.join(name));
-            let template = fs::read_to_string(&template)
-                .map_err(|error| format!("{}: {error}", template.display()))?;
+        let write = |name: &str, template: &str| -> Result<PathBuf, String> {
             let file = start.folder.join(name);
-            fs::write(&file, fill_in(&template, values)?).map_err(text)?;
+            fs::write(&file, fill_in(template, values)?).map_err(text)?;
             Ok(file)
         };
+        let config = |name: &str| write(name, &read(&start.configs.join(name))?);
         match self.kind {
             Kind::Pilotfish => {
-                command.arg("run").arg("-c").arg(config("pilotfish.yaml")?);
+                let template = start.size.grow(&self.template(start.configs)?, values, 0)?;
+                command.arg("run").arg("-c").arg(write("pilotfish.yaml", &template)?);
             }
             Kind::Haproxy | Kind::HaproxySplice => {
                 command.arg("-db").arg("-f").arg(config("haproxy.cfg")?);
@@ -338,6 +358,10 @@ impl Proxy {
 /// 22 of `nginx version: nginx/1.22.1`.
 fn nginx_minor(version: &str) -> Option<u32> {
     version.split_once("nginx/")?.1.split('.').nth(1)?.parse().ok()
+}
+
+fn read(file: &Path) -> Result<String, String> {
+    fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))
 }
 
 fn text(error: impl ToString) -> String {

@@ -1,6 +1,6 @@
 //! What was measured, and the medians of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
@@ -55,6 +55,14 @@ impl Records {
 
     pub fn median(&self, scenario: &str, proxy: &str, figure: &str) -> Option<f64> {
         median(self.values(scenario, proxy, figure))
+    }
+
+    /// The medians of all that is known.
+    pub fn all_medians(&self, scenario: &str, proxy: &str) -> Vec<(String, f64)> {
+        let names: BTreeSet<&String> =
+            self.of(scenario, proxy).flat_map(|record| record.figures.figures.keys()).collect();
+        let median = |name: &String| Some((name.clone(), self.median(scenario, proxy, name)?));
+        names.into_iter().filter_map(median).collect()
     }
 
     /// The first thing that was wrong in any round.

@@ -1,6 +1,6 @@
 //! The tables, out of the records.
 
-use crate::proxies::Proxy;
+use crate::proxies::{Kind, Proxy};
 use crate::record::Records;
 use crate::scenario::{Scenario, Throughput, What};
 use crate::table::{Table, number};
@@ -18,9 +18,11 @@ pub struct Report<'a> {
 impl Report<'_> {
     pub fn scenario(&self, scenario: &Scenario) -> String {
         let mut text = format!("\n### {}: {}\n\n", scenario.name, scenario.title);
-        match scenario.what {
-            What::Throughput(load) => text += &self.throughput(scenario, &load),
-        }
+        text += &match scenario.what {
+            What::Throughput(load) => self.throughput(scenario, &load),
+            What::Syscalls => self.syscalls(scenario),
+            _ => self.figures(scenario, columns(scenario.what)),
+        };
         let mut notes = Vec::new();
         for proxy in self.proxies {
             if let Some(wrong) = self.records.wrong(scenario.name, &proxy.label) {
@@ -31,6 +33,12 @@ impl Report<'_> {
                     notes.push(format!("- {}: not measured, {reason}", proxy.label));
                 }
                 _ => {}
+            }
+            if let Some(rate) = self.records.median(scenario.name, &proxy.label, "rate")
+                && matches!(scenario.what, What::Latency)
+                && proxy.kind == Kind::Direct
+            {
+                notes.push(format!("- the rate: {}/s", number(rate)));
             }
             let others = self.records.median(scenario.name, &proxy.label, "core_others");
             if let Some(others) = others
@@ -61,8 +69,7 @@ impl Report<'_> {
             let all = self.records.values(scenario.name, label, "cpu_us");
             let least = all.iter().copied().fold(f64::INFINITY, f64::min);
             let most = all.iter().copied().fold(0.0, f64::max);
-            let mark = if self.records.wrong(scenario.name, label).is_some() { " (!)" } else { "" };
-            let mut row = vec![format!("{label}{mark}"), number(cpu)];
+            let mut row = vec![self.marked(scenario.name, label), number(cpu)];
             row.extend([show("user_us"), show("system_us")]);
             row.push(format!("{}–{}", number(least), number(most)));
             if let Some(base) = self.base {
@@ -76,5 +83,88 @@ impl Report<'_> {
             table.row(row);
         }
         table.to_string()
+    }
+
+    fn figures(&self, scenario: &Scenario, columns: &[Column]) -> String {
+        let mut table =
+            Table::new(std::iter::once("proxy").chain(columns.iter().map(|column| column.head)));
+        for proxy in self.proxies {
+            let label = &*proxy.label;
+            let cells: Vec<String> = columns
+                .iter()
+                .map(|column| {
+                    let value = self.records.median(scenario.name, label, column.figure);
+                    value.map_or("–".into(), |value| number(value / column.unit))
+                })
+                .collect();
+            if cells.iter().any(|cell| cell != "–") {
+                table.row(std::iter::once(self.marked(scenario.name, label)).chain(cells));
+            }
+        }
+        table.to_string()
+    }
+
+    fn syscalls(&self, scenario: &Scenario) -> String {
+        let mut table = Table::new(["proxy", "calls a request", "which"]);
+        for proxy in self.proxies {
+            let label = &*proxy.label;
+            let Some(total) = self.records.median(scenario.name, label, "total") else { continue };
+            let mut calls = self.records.all_medians(scenario.name, label);
+            calls.retain(|(name, each)| !matches!(&**name, "total" | "requests") && *each >= 0.05);
+            calls.sort_by(|a, b| b.1.total_cmp(&a.1));
+            let calls: Vec<String> =
+                calls.iter().map(|(name, each)| format!("{name} {each:.2}")).collect();
+            let mark = self.marked(scenario.name, label);
+            table.row([mark, format!("{total:.2}"), calls.join(", ")]);
+        }
+        table.to_string()
+    }
+
+    fn marked(&self, scenario: &str, label: &str) -> String {
+        let wrong = self.records.wrong(scenario, label).is_some();
+        format!("{label}{}", if wrong { " (!)" } else { "" })
+    }
+}
+
+struct Column {
+    figure: &'static str,
+    head: &'static str,
+    /// What it is divided by.
+    unit: f64,
+}
+
+const fn column(figure: &'static str, head: &'static str, unit: f64) -> Column {
+    Column { figure, head, unit }
+}
+
+fn columns(what: What) -> &'static [Column] {
+    const LATENCY: &[Column] = &[
+        column("p50", "p50 µs", 1.0),
+        column("p99", "p99 µs", 1.0),
+        column("p999", "p99.9 µs", 1.0),
+        column("max", "max µs", 1.0),
+        column("cpu_us", "CPU µs a request", 1.0),
+    ];
+    const IDLE: &[Column] = &[
+        column("bytes", "bytes a connection", 1.0),
+        column("rss_before", "MB before", 1e6),
+        column("rss_after", "MB with them", 1e6),
+        column("idle_us_s", "CPU µs a second, idle", 1.0),
+    ];
+    const START: &[Column] =
+        &[column("start_ms", "ms to the first answer", 1.0), column("rss_start", "MB then", 1e6)];
+    const RELOAD: &[Column] = &[
+        column("reload_ms", "ms until in force", 1.0),
+        column("p99_before", "p99 µs before", 1.0),
+        column("p99_during", "p99 µs during", 1.0),
+        column("max_before", "max µs before", 1.0),
+        column("max_during", "max µs during", 1.0),
+    ];
+    match what {
+        What::Latency => LATENCY,
+        What::Idle { .. } => IDLE,
+        What::Start => START,
+        What::Reload => RELOAD,
+        What::Throughput(_) | What::Syscalls => &[],
     }
 }

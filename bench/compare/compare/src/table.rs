@@ -12,10 +12,6 @@ impl Table {
     pub fn row<T: ToString>(&mut self, cells: impl IntoIterator<Item = T>) {
         self.rows.push(cells.into_iter().map(|cell| cell.to_string()).collect());
     }
-
-    pub fn is_empty(&self) -> bool {
-        self.rows.len() < 2
-    }
 }
 
 impl std::fmt::Display for Table {

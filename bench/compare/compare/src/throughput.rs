@@ -12,10 +12,12 @@ use crate::record::Figures;
 use crate::scenario::{Throughput, Tool};
 
 pub fn measure(bench: &mut Bench, load: &Throughput, proxy: &Proxy) -> Result<Figures, String> {
-    let mut answering = bench.start(proxy, load.workers)?;
+    let mut answering = bench.start_grown(proxy, load.workers, load.size)?;
     let seconds = bench.options.seconds;
     // Connections to the endpoints are opened, caches and allocators filled.
-    apply(bench, load, &answering.running, (seconds / 4.0).max(0.5), || {})?;
+    let many = load.size.endpoints > 100;
+    let warm_up = if many { 3.0 } else { (seconds / 4.0).max(0.5) };
+    apply(bench, load, &answering.running, warm_up, || {})?;
 
     let process = &mut answering.running.process;
     let core = bench.options.proxy_core;
@@ -42,7 +44,6 @@ pub fn measure(bench: &mut Bench, load: &Throughput, proxy: &Proxy) -> Result<Fi
     figures.set("requests", done.requests);
     figures.set("rss_start", answering.rss_at_start as f64);
     figures.set("rss_load", rss as f64);
-    figures.set("start_ms", answering.started_in.as_secs_f64() * 1e3);
     if load.workers == 1 {
         figures.set("core_used", used.total / 1e9 / done.seconds);
         figures.set("core_others", ((busy - used.total) / 1e9 / done.seconds).max(0.0));
@@ -99,6 +100,12 @@ fn command(bench: &Bench, load: &Throughput, port: u16, seconds: f64) -> (Comman
             command.arg(kind).arg(format!("127.0.0.1:{port}"));
             command.args(["--connections", &connections.to_string()]);
             command.args(["--streams", &streams.to_string(), "--seconds", &seconds.to_string()]);
+            (command, load::parse_own)
+        }
+        Tool::Paths { number } => {
+            let mut command = Command::new(bench.folder.join("target/release/load"));
+            command.arg("http1").arg(format!("127.0.0.1:{port}"));
+            command.args(["--paths", &number.to_string(), "--seconds", &seconds.to_string()]);
             (command, load::parse_own)
         }
     }

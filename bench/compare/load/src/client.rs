@@ -41,6 +41,7 @@ pub enum Client {
 impl Session for Client {
     fn opened(&mut self, out: &mut Vec<u8>) {
         match self {
+            Client::Http1(http) if http.then == Then::Tell => {}
             Client::Http1(http) => http.ask(out),
             Client::Grpc(grpc) => grpc.open(out),
             Client::WebSocket(_) => out.extend_from_slice(UPGRADE),
@@ -99,8 +100,10 @@ pub enum Then {
     Ask,
     /// The next request, on a connection of its own.
     Reconnect,
-    /// Nothing, until it is told to.
+    /// Nothing more.
     Wait,
+    /// Tells it, and waits until it is told to ask, as it did at the beginning.
+    Tell,
 }
 
 pub struct Http1 {
@@ -108,7 +111,9 @@ pub struct Http1 {
     pub then: Then,
     /// The requests, taken at random.
     pub requests: Rc<Vec<Vec<u8>>>,
-    pub random: u64,
+    random: u64,
+    /// Where it tells which connection it is.
+    pub told: Option<(Rc<RefCell<Vec<usize>>>, usize)>,
     asked: bool,
     reading: Option<Reading>,
 }
@@ -116,7 +121,7 @@ pub struct Http1 {
 impl Http1 {
     pub fn new(tally: Rc<Tally>, then: Then, requests: Rc<Vec<Vec<u8>>>, seed: u64) -> Self {
         let random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-        Http1 { tally, then, requests, random, asked: false, reading: None }
+        Http1 { tally, then, requests, random, told: None, asked: false, reading: None }
     }
 
     pub fn ask(&mut self, out: &mut Vec<u8>) {
@@ -155,6 +160,11 @@ impl Http1 {
             Then::Ask => self.ask(out),
             // The peer closes: it was asked to.
             Then::Reconnect | Then::Wait => {}
+            Then::Tell => {
+                if let Some((told, key)) = &self.told {
+                    told.borrow_mut().push(*key);
+                }
+            }
         }
         Ok(used)
     }
@@ -163,7 +173,7 @@ impl Http1 {
         if self.asked || self.then != Then::Reconnect {
             self.tally.error("the connection was closed");
         }
-        (self.then != Then::Wait)
+        matches!(self.then, Then::Ask | Then::Reconnect)
             .then(|| Http1::new(self.tally.clone(), self.then, self.requests.clone(), self.random))
     }
 }

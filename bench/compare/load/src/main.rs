@@ -6,12 +6,14 @@ mod client;
 mod engine;
 mod h2;
 mod http1;
+mod open;
 mod server;
 mod websocket;
 
 use std::error::Error;
 use std::io::Write;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -25,8 +27,8 @@ use server::{Role, Server};
 type Failure = Box<dyn Error>;
 
 const USAGE: &str = "upstream (--http | --echo | --source ADDRESS)...
-KIND ADDRESS [--connections N] [--seconds S] [--streams N] [--paths N]
-KIND: http1, connect, grpc-stream, websocket, echo, bulk, idle-http1, idle-http2";
+KIND ADDRESS [--connections N] [--seconds S] [--streams N] [--paths N] [--rate N] [--warm-up S] [--samples FILE]
+KIND: open, http1, connect, grpc-stream, websocket, echo, bulk, idle-http1, idle-http2";
 
 fn main() -> ExitCode {
     match run() {
@@ -47,6 +49,10 @@ fn run() -> Result<(), Failure> {
     }
     let options = Options::read(arguments)?;
     match &*kind {
+        "open" => {
+            println!("{}", open::run(&options)?);
+            Ok(())
+        }
         "idle-http1" | "idle-http2" => idle(&kind, &options),
         _ => closed(&kind, &options),
     }
@@ -83,17 +89,32 @@ struct Options {
     seconds: f64,
     streams: u32,
     paths: usize,
+    rate: f64,
+    warm_up: f64,
+    samples: Option<PathBuf>,
 }
 
 impl Options {
     fn read(mut arguments: lexopt::Parser) -> Result<Self, Failure> {
         let target = arguments.value()?.parse()?;
-        let mut options = Options { target, connections: 64, seconds: 1.0, streams: 1, paths: 0 };
+        let mut options = Options {
+            target,
+            connections: 64,
+            seconds: 1.0,
+            streams: 1,
+            paths: 0,
+            rate: 1000.0,
+            warm_up: 0.0,
+            samples: None,
+        };
         while let Some(argument) = arguments.next()? {
             match argument {
                 Long("connections") => options.connections = arguments.value()?.parse()?,
                 Long("seconds") => options.seconds = arguments.value()?.parse()?,
                 Long("streams") => options.streams = arguments.value()?.parse()?,
+                Long("rate") => options.rate = arguments.value()?.parse()?,
+                Long("warm-up") => options.warm_up = arguments.value()?.parse()?,
+                Long("samples") => options.samples = Some(arguments.value()?.into()),
                 Long("paths") => options.paths = arguments.value()?.parse()?,
                 other => return Err(other.unexpected().into()),
             }
