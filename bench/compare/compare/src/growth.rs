@@ -1,13 +1,12 @@
 //! Does a request cost more where there is more of everything? And what is felt of a reload?
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use crate::bench::{Answering, Bench};
+use crate::http::ask;
 use crate::latency;
 use crate::load;
 use crate::ports::Values;
@@ -119,16 +118,6 @@ fn change(
         figures.wrong = Some("the new endpoints are not in force".into());
     }
     Ok(figures)
-}
-
-fn ask(port: u16, method: &str, path: &str) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-    let head = format!("{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n");
-    stream.write_all(format!("{head}Content-Length: 0\r\nConnection: close\r\n\r\n").as_bytes())?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer)?;
-    Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
 /// When it was due, and how long it took.

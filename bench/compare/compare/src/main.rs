@@ -1,9 +1,12 @@
 //! Measures Pilotfish and other proxies side by side, in one run. See README.md.
 
 mod bench;
+mod check;
 mod growth;
+mod http;
 mod idle;
 mod latency;
+mod limits;
 mod load;
 mod machine;
 mod options;
@@ -230,8 +233,10 @@ fn report(
     for (label, reason) in &found.missing {
         text += &format!("- {label}: not measured, {reason}\n");
     }
-    for scenario in scenarios {
+    for scenario in scenarios.iter().filter(|scenario| !scenario.is_growth()) {
         text += &report.scenario(scenario);
     }
+    text += &report.growth(scenarios);
+    text += &limits::table(records, &found.proxies, machine::cores());
     text
 }

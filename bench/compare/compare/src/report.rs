@@ -1,5 +1,6 @@
 //! The tables, out of the records.
 
+use crate::machine;
 use crate::proxies::{Kind, Proxy};
 use crate::record::Records;
 use crate::scenario::{Scenario, Throughput, What};
@@ -40,6 +41,12 @@ impl Report<'_> {
             {
                 notes.push(format!("- the rate: {}/s", number(rate)));
             }
+            if let Some(dropped) = self.records.median(scenario.name, &proxy.label, "log_dropped")
+                && dropped > 0.0
+            {
+                let percent = number(dropped * 100.0);
+                notes.push(format!("- {}: {percent} % of its log lines were dropped", proxy.label));
+            }
             let others = self.records.median(scenario.name, &proxy.label, "core_others");
             if let Some(others) = others
                 && others > OTHERS
@@ -47,6 +54,11 @@ impl Report<'_> {
                 let percent = others * 100.0;
                 notes.push(format!("- {}: others had {percent:.0} % of its core", proxy.label));
             }
+        }
+        if matches!(scenario.what, What::Throughput(load) if load.workers > 1)
+            && machine::cores() < 4
+        {
+            notes.push("- there are too few cores: the load shares them with the proxy".into());
         }
         if !notes.is_empty() {
             text += &format!("\n{}\n", notes.join("\n"));
@@ -73,7 +85,8 @@ impl Report<'_> {
             row.extend([show("user_us"), show("system_us")]);
             row.push(format!("{}–{}", number(least), number(most)));
             if let Some(base) = self.base {
-                let ratio = median(base, "cpu_us").map(|base| cpu / base);
+                let ratio =
+                    self.records.ratio((scenario.name, label), (scenario.name, base), "cpu_us");
                 row.push(ratio.map_or("–".into(), |ratio| format!("{ratio:.3}")));
             }
             row.push(show("rate"));
@@ -83,6 +96,42 @@ impl Report<'_> {
             table.row(row);
         }
         table.to_string()
+    }
+
+    /// Pilotfish with more of everything, each against the least of its kind.
+    pub fn growth(&self, scenarios: &[Scenario]) -> String {
+        let head =
+            ["of what, how many", "proxy", "CPU µs a request", "user", "system", "× the least"];
+        let mut table = Table::new(head.into_iter().chain(["requests/s", "MB under load"]));
+        let mut notes = String::new();
+        let grown: Vec<&Scenario> = scenarios.iter().filter(|one| one.is_growth()).collect();
+        for scenario in &grown {
+            let kind = scenario.name.split('-').next();
+            let least = grown.iter().find(|other| other.name.split('-').next() == kind);
+            let least = least.map_or(scenario.name, |least| least.name);
+            for proxy in self.proxies {
+                let label = &*proxy.label;
+                if let Some(wrong) = self.records.wrong(scenario.name, label) {
+                    notes += &format!("- **{}, {label}**: {wrong}\n", scenario.name);
+                }
+                let median = |figure| self.records.median(scenario.name, label, figure);
+                let Some(cpu) = median("cpu_us") else { continue };
+                let show = |figure, unit| {
+                    median(figure).map_or("–".into(), |value| number(value / unit))
+                };
+                let ratio = self.records.ratio((scenario.name, label), (least, label), "cpu_us");
+                let mut row =
+                    vec![scenario.name.replace('-', " "), self.marked(scenario.name, label)];
+                row.extend([number(cpu), show("user_us", 1.0), show("system_us", 1.0)]);
+                row.push(ratio.map_or("–".into(), |ratio| format!("{ratio:.3}")));
+                row.extend([show("rate", 1.0), show("rss_load", 1e6)]);
+                table.row(row);
+            }
+        }
+        if grown.is_empty() {
+            return String::new();
+        }
+        format!("\n### growth: as h1, with more of everything\n\n{table}\n{notes}")
     }
 
     fn figures(&self, scenario: &Scenario, columns: &[Column]) -> String {

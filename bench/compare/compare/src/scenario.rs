@@ -208,6 +208,11 @@ fn growth() -> Vec<Scenario> {
 }
 
 impl Scenario {
+    /// Is it one of several that differ in a number alone?
+    pub fn is_growth(&self) -> bool {
+        self.group == "growth" && matches!(self.what, What::Throughput(_))
+    }
+
     /// Why this proxy is not measured here; `None`: it is. An empty reason goes without saying.
     pub fn omits(&self, proxy: &Proxy) -> Option<&'static str> {
         let load = match self.what {

@@ -2,9 +2,11 @@
 
 use std::process::Command;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::bench::Bench;
+use crate::check::check;
+use crate::http;
 use crate::load::{self, Done};
 use crate::process::busy;
 use crate::proxies::{Proxy, Running};
@@ -14,15 +16,18 @@ use crate::scenario::{Throughput, Tool};
 pub fn measure(bench: &mut Bench, load: &Throughput, proxy: &Proxy) -> Result<Figures, String> {
     let mut answering = bench.start_grown(proxy, load.workers, load.size)?;
     let seconds = bench.options.seconds;
+    check(bench, load.tool, answering.running.port(load.port))?;
     // Connections to the endpoints are opened, caches and allocators filled.
     let many = load.size.endpoints > 100;
     let warm_up = if many { 3.0 } else { (seconds / 4.0).max(0.5) };
     apply(bench, load, &answering.running, warm_up, || {})?;
 
+    let logged = dropped(&answering.running);
     let process = &mut answering.running.process;
     let core = bench.options.proxy_core;
     let pids = process.pids();
     let (before, busy_before) = (process.usage(), busy(core));
+    let began = Instant::now();
     let mut rss = 0;
     let done = apply(bench, load, &answering.running, seconds, || {
         let now = answering.running.process.rss();
@@ -34,6 +39,7 @@ pub fn measure(bench: &mut Bench, load: &Throughput, proxy: &Proxy) -> Result<Fi
     if process.ended() || process.pids() != pids {
         return Err("it ended under load".into());
     }
+    let elapsed = began.elapsed().as_secs_f64();
     let (used, busy) = (process.usage().since(before), busy(core) - busy_before);
     let each = |nanoseconds: f64| nanoseconds / 1e3 / done.requests;
     let mut figures = Figures::default();
@@ -46,10 +52,21 @@ pub fn measure(bench: &mut Bench, load: &Throughput, proxy: &Proxy) -> Result<Fi
     figures.set("rss_load", rss as f64);
     if load.workers == 1 {
         figures.set("core_used", used.total / 1e9 / done.seconds);
-        figures.set("core_others", ((busy - used.total) / 1e9 / done.seconds).max(0.0));
+        figures.set("core_others", ((busy - used.total) / 1e9 / elapsed).max(0.0));
+    }
+    if let (Some(before), Some(after)) = (logged, dropped(&answering.running)) {
+        figures.set("log_dropped", (after - before) / done.requests);
     }
     figures.wrong = done.wrong;
     Ok(figures)
+}
+
+/// Lines that Pilotfish did not get into its log: a log that is not written costs nothing.
+fn dropped(running: &Running) -> Option<f64> {
+    let admin = running.values.get("METRICS")?.parse().ok()?;
+    let text = http::ask(admin, "GET", "/metrics").ok()?;
+    // It has no line before it has happened.
+    Some(http::metric(&text, "pilotfish_access_log_dropped_total").unwrap_or(0.0))
 }
 
 /// Lets the load loose on a proxy.
