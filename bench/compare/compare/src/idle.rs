@@ -87,9 +87,12 @@ pub fn syscalls(bench: &mut Bench, proxy: &Proxy) -> Result<Figures, String> {
         }
         sleep(Duration::from_millis(10));
     }
-    let done = wrk("1s")?;
+    let done = wrk("2s")?;
     signal(strace.child.id(), Signal::INT);
     let _ = strace.child.wait();
+    if done.requests == 0.0 {
+        return Err("no request was answered".into());
+    }
     let text = std::fs::read_to_string(&file).map_err(|error| error.to_string())?;
     let mut figures = Figures::default();
     for (name, calls) in parse_strace(&text) {

@@ -187,11 +187,21 @@ fn in_wheel(tools: &Path, folder: &str, name: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
+/// The version of a crate that the forwarders are built with.
+fn locked(name: &str) -> &'static str {
+    let lock = include_str!("../../Cargo.lock");
+    let entry = lock
+        .split("[[package]]")
+        .find(|entry| entry.trim_start().lines().next() == Some(&format!("name = \"{name}\"")));
+    let version = entry.and_then(|entry| entry.split("version = \"").nth(1));
+    version.and_then(|version| version.split('"').next()).unwrap_or("?")
+}
+
 fn version(kind: Kind, binary: &Path) -> String {
     let flag = match kind {
         Kind::Nginx | Kind::Haproxy | Kind::HaproxySplice => "-v",
-        Kind::Hyper => return "hyper 1.12".into(),
-        Kind::Pingora => return "pingora".into(),
+        Kind::Hyper => return format!("hyper {}", locked("hyper")),
+        Kind::Pingora => return format!("pingora {}", locked("pingora-proxy")),
         Kind::Direct => return String::new(),
         _ => "--version",
     };
@@ -371,6 +381,13 @@ fn text(error: impl ToString) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_versions_of_crates_are_those_of_the_lock_file() {
+        assert!(locked("hyper").starts_with("1."));
+        assert!(locked("pingora-proxy").starts_with("0."));
+        assert_eq!(locked("none"), "?");
+    }
 
     #[test]
     fn the_version_of_nginx_decides_how_it_listens() {

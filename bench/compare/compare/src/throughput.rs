@@ -39,6 +39,9 @@ pub fn measure(bench: &mut Bench, load: &Throughput, proxy: &Proxy) -> Result<Fi
     if process.ended() || process.pids() != pids {
         return Err("it ended under load".into());
     }
+    if done.requests == 0.0 {
+        return Err("no request was answered".into());
+    }
     let elapsed = began.elapsed().as_secs_f64();
     let (used, busy) = (process.usage().since(before), busy(core) - busy_before);
     let each = |nanoseconds: f64| nanoseconds / 1e3 / done.requests;

@@ -186,7 +186,7 @@ impl<S: Session> Engine<S> {
     fn readable(&mut self, key: usize) {
         let Some(Some(connection)) = self.connections.get_mut(key) else { return };
         match connection.stream.read(&mut self.read) {
-            Ok(0) => return self.close(key),
+            Ok(0) => self.close(key),
             Ok(n) => {
                 if !connection.take(&self.read[..n]) {
                     connection.ending = true;
