@@ -62,6 +62,8 @@ const LIMITS: &[Limit] = &[
     limit("CPU, 10,000 endpoints", ("endpoints-10000", "cpu_us"), To::Scenario("endpoints-10"), AtMost(1.1)),
     limit("CPU, 10,000 routes", ("routes-10000", "cpu_us"), To::Scenario("routes-10"), AtMost(1.1)),
     limit("requests/s, two workers", ("h1-workers", "rate"), To::Scenario("h1"), AtLeastWithCores(1.8, 4)),
+    // Eight connections, four to four.
+    limit("two workers, the second one's share", ("h2-workers", "split"), To::Unit(1.0), AtLeastWithCores(0.4, 4)),
 ];
 
 impl Limit {

@@ -1,5 +1,6 @@
 //! Processes: on which core they run, what they have used, and that they end.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -56,6 +57,18 @@ impl Process {
         self.pids().iter().map(|pid| Usage::of(*pid)).fold(Usage::default(), Usage::add)
     }
 
+    /// What each thread has used, in nanoseconds.
+    pub fn threads(&self) -> BTreeMap<String, u64> {
+        let tasks = self.pids().into_iter().map(|pid| fs::read_dir(format!("/proc/{pid}/task")));
+        let tasks = tasks.flatten().flatten().flatten();
+        tasks
+            .filter_map(|task| {
+                let text = fs::read_to_string(task.path().join("schedstat")).ok()?;
+                Some((task.file_name().into_string().ok()?, parse_schedstat(&text)?))
+            })
+            .collect()
+    }
+
     /// Resident memory, in bytes.
     pub fn rss(&self) -> u64 {
         self.pids().iter().map(|pid| rss(*pid)).sum()
@@ -107,6 +120,18 @@ fn tree(root: u32) -> Vec<u32> {
         at += 1;
     }
     pids
+}
+
+/// The share of the second busiest thread in what the two busiest have used: one half, where two workers have
+/// the same to do.
+pub fn split(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) -> f64 {
+    let used = |(thread, now): (&String, &u64)| now - before.get(thread).copied().unwrap_or(0);
+    let mut used: Vec<u64> = after.iter().map(used).collect();
+    used.sort_unstable_by(|a, b| b.cmp(a));
+    match used[..] {
+        [most, next, ..] if most > 0 => next as f64 / (most + next) as f64,
+        _ => 0.0,
+    }
 }
 
 /// CPU time, in nanoseconds.
@@ -204,6 +229,16 @@ mod tests {
         let after = Usage { total: 5000.0, user: 3.0 * TICK, system: 2.0 * TICK };
         let used = after.since(before);
         assert_eq!((used.total, used.user, used.system), (4000.0, 3000.0, 1000.0));
+    }
+
+    #[test]
+    fn two_workers_that_do_the_same_share_evenly() {
+        let threads = |used: [u64; 3]| -> BTreeMap<String, u64> {
+            ["a", "b", "c"].map(String::from).into_iter().zip(used).collect()
+        };
+        assert_eq!(split(&threads([5, 1, 0]), &threads([8, 4, 1])), 0.5);
+        assert_eq!(split(&threads([0, 0, 0]), &threads([1, 3, 0])), 0.25);
+        assert_eq!(split(&threads([1, 1, 1]), &threads([1, 1, 1])), 0.0);
     }
 
     #[test]

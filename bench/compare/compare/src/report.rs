@@ -71,7 +71,10 @@ impl Report<'_> {
         let mut head = vec!["proxy".into(), format!("CPU {per}"), "user".into(), "system".into()];
         head.push("from … to".into());
         head.extend(self.base.map(|base| format!("× {base}")));
-        head.extend([format!("{}s/s", load.unit), "MB under load".into(), "of its core".into()]);
+        head.extend([format!("{}s/s", load.unit), "MB under load".into()]);
+        head.push(
+            if load.workers == 1 { "of its core" } else { "of both workers, the second" }.into(),
+        );
         let mut table = Table::new(head);
         let median = |proxy: &str, figure| self.records.median(scenario.name, proxy, figure);
         for proxy in self.proxies {
@@ -91,7 +94,7 @@ impl Report<'_> {
             }
             row.push(show("rate"));
             row.push(median(label, "rss_load").map_or("–".into(), |rss| number(rss / 1e6)));
-            let used = median(label, "core_used");
+            let used = median(label, if load.workers == 1 { "core_used" } else { "split" });
             row.push(used.map_or("–".into(), |used| format!("{:.0} %", used * 100.0)));
             table.row(row);
         }

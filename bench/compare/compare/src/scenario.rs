@@ -128,22 +128,17 @@ pub fn all() -> Vec<Scenario> {
             "request",
             own("connect", 64, 1),
         ),
-        Scenario {
-            name: "h1-workers",
-            title: "as h1, with two workers",
-            group: "load",
-            what: What::Throughput(Throughput {
-                port: Http1,
-                tool: wrk("/", None),
-                unit: "request",
-                workers: 2,
-                size: Size::USUAL,
-            }),
-        },
+        workers("h1-workers", "as h1, with two workers", Http1, wrk("/", None)),
+        workers("h2-workers", "as h2, with two workers", Http2, h2load(8, 16, false)),
     ];
     all.extend(others());
     all.extend(growth());
     all
+}
+
+fn workers(name: &'static str, title: &'static str, port: Port, tool: Tool) -> Scenario {
+    let load = Throughput { port, tool, unit: "request", workers: 2, size: Size::USUAL };
+    Scenario { name, title, group: "load", what: What::Throughput(load) }
 }
 
 fn others() -> [Scenario; 5] {

@@ -8,7 +8,7 @@ use crate::bench::Bench;
 use crate::check::check;
 use crate::http;
 use crate::load::{self, Done};
-use crate::process::busy;
+use crate::process::{busy, split};
 use crate::proxies::{Proxy, Running};
 use crate::record::Figures;
 use crate::scenario::{Throughput, Tool};
@@ -26,6 +26,7 @@ pub fn measure(bench: &mut Bench, load: &Throughput, proxy: &Proxy) -> Result<Fi
     let process = &mut answering.running.process;
     let core = bench.options.proxy_core;
     let pids = process.pids();
+    let threads = process.threads();
     let (before, busy_before) = (process.usage(), busy(core));
     let began = Instant::now();
     let mut rss = 0;
@@ -53,7 +54,9 @@ pub fn measure(bench: &mut Bench, load: &Throughput, proxy: &Proxy) -> Result<Fi
     figures.set("requests", done.requests);
     figures.set("rss_start", answering.rss_at_start as f64);
     figures.set("rss_load", rss as f64);
-    if load.workers == 1 {
+    if load.workers == 2 {
+        figures.set("split", split(&threads, &process.threads()));
+    } else {
         figures.set("core_used", used.total / 1e9 / done.seconds);
         figures.set("core_others", ((busy - used.total) / 1e9 / elapsed).max(0.0));
     }
