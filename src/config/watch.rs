@@ -1,14 +1,23 @@
 //! Tells when the configuration file may have changed. The directory is watched, not the file: an
 //! editor renames a new file over it, and Kubernetes swaps the link `..data` beside it.
 
+use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use notify::event::{AccessKind, AccessMode};
-use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
-use tokio::sync::mpsc;
+use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::time::{sleep, timeout};
 
+/// What a change of a file ends with. Not each write: a log that grows in the same directory would wake us
+/// with every batch of lines. What is written and never closed is found by looking.
+const CHANGES: WatchFlags = WatchFlags::CLOSE_WRITE
+    .union(WatchFlags::CREATE)
+    .union(WatchFlags::DELETE)
+    .union(WatchFlags::MOVED_FROM)
+    .union(WatchFlags::MOVED_TO);
 /// A change is over when nothing has happened for this long.
 const QUIET: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(1);
@@ -19,25 +28,18 @@ const LOOK: Duration = Duration::from_secs(5);
 pub struct Watch {
     path: PathBuf,
     last: Option<Vec<u8>>,
-    events: mpsc::UnboundedReceiver<()>,
-    /// Reports events for as long as it lives; none where the system gives no watch.
-    _watcher: Option<RecommendedWatcher>,
+    /// None where the system gives no watch.
+    events: Option<AsyncFd<OwnedFd>>,
 }
 
 impl Watch {
-    /// Watches `path`, of which `text` was read last.
+    /// Watches `path`, of which `text` was read last. To be called on a runtime.
     pub fn new(path: &Path, text: &str) -> Self {
-        let (sender, events) = mpsc::unbounded_channel();
-        let watcher = watcher(path, sender);
-        if let Err(error) = &watcher {
+        let events = events(path);
+        if let Err(error) = &events {
             tracing::warn!(%error, every = ?LOOK, "no events for the configuration; looking instead");
         }
-        Self {
-            path: path.to_owned(),
-            last: Some(text.as_bytes().to_vec()),
-            events,
-            _watcher: watcher.ok(),
-        }
+        Self { path: path.to_owned(), last: Some(text.as_bytes().to_vec()), events: events.ok() }
     }
 
     /// Someone else has read the file: whatever it has at the next look is to be told.
@@ -45,21 +47,27 @@ impl Watch {
         self.last = None;
     }
 
+    /// Waits until the kernel tells of something.
+    async fn event(&self) {
+        let Some(events) = &self.events else {
+            return std::future::pending().await;
+        };
+        // What it tells is of no interest, only that it does: the file is read in any case.
+        let mut told = [0; 4096];
+        let read = |events: &OwnedFd| Ok(rustix::io::read(events, &mut told)?);
+        if events.async_io(Interest::READABLE, read).await.is_err() {
+            sleep(LOOK).await;
+        }
+    }
+
     /// Waits until the file has another content than the last time. A file that is gone has not
     /// changed: it is about to be replaced.
     pub async fn changed(&mut self) {
         loop {
-            match timeout(LOOK, self.events.recv()).await {
-                // A directory that is never quiet must not keep the file from being read.
-                Ok(Some(())) => {
-                    let quiet = async {
-                        while let Ok(Some(())) = timeout(QUIET, self.events.recv()).await {}
-                    };
-                    let _ = timeout(LONGEST, quiet).await;
-                }
-                // No watcher: only the look is left.
-                Ok(None) => sleep(LOOK).await,
-                Err(_) => {}
+            // A directory that is never quiet must not keep the file from being read.
+            if timeout(LOOK, self.event()).await.is_ok() {
+                let quiet = async { while timeout(QUIET, self.event()).await.is_ok() {} };
+                let _ = timeout(LONGEST, quiet).await;
             }
             let Ok(now) = tokio::fs::read(&self.path).await else {
                 continue;
@@ -72,29 +80,20 @@ impl Watch {
     }
 }
 
-fn watcher(path: &Path, sender: mpsc::UnboundedSender<()>) -> notify::Result<RecommendedWatcher> {
-    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        // Reading the file is an event too, and would wake us for ever.
-        let is_read = |kind: &EventKind| matches!(kind, EventKind::Access(access) if *access != AccessKind::Close(AccessMode::Write));
-        if event.is_ok_and(|event| is_read(&event.kind)) {
-            return;
-        }
-        // Nobody listens any more when the proxy ends.
-        let _ = sender.send(());
-    })?;
+/// What the kernel tells of the directory of `path`, and of that of the file behind it.
+fn events(path: &Path) -> io::Result<AsyncFd<OwnedFd>> {
+    let events = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
     let directory = |path: &Path| match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
         _ => PathBuf::from("."),
     };
-    watcher.watch(&directory(path), RecursiveMode::NonRecursive)?;
+    inotify::add_watch(&events, directory(path), CHANGES)?;
     // Where the file is a link, what it points to may change without its own directory.
     if let Ok(real) = path.canonicalize() {
-        let real = directory(&real);
-        if real != directory(path) {
-            watcher.watch(&real, RecursiveMode::NonRecursive)?;
-        }
+        inotify::add_watch(&events, directory(&real), CHANGES)?;
     }
-    Ok(watcher)
+    // SAFETY: the descriptor is owned by what is registered, and closed only with it.
+    Ok(unsafe { AsyncFd::register_with_interest(events, Interest::READABLE) }?)
 }
 
 #[cfg(test)]
