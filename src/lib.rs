@@ -6,6 +6,7 @@ pub mod worker;
 pub mod balance;
 pub mod endpoint;
 pub mod listen;
+pub mod memory;
 pub mod names;
 pub mod policy;
 pub mod proxy;

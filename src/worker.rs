@@ -18,6 +18,7 @@ use crate::config::snapshot::{Destination, Listener, Snapshot};
 use crate::drain::{Drain, Phase};
 use crate::endpoint::{Address, Endpoint};
 use crate::listen;
+use crate::memory::Tidying;
 use crate::proxy::connection;
 use crate::proxy::upload::RequestBody;
 use crate::telemetry::Direction;
@@ -103,6 +104,7 @@ pub struct Worker {
     pub recorder: Rc<Recorder>,
     pub log: Rc<WorkerLog>,
     pub drain: Rc<Drain>,
+    pub tidying: Rc<Tidying>,
     loads: Loads,
     peers: Vec<mpsc::UnboundedSender<Command>>,
     passthrough: RefCell<HashMap<Address, Arc<Endpoint>>>,
@@ -168,6 +170,7 @@ impl Worker {
             via: start.via,
             log: WorkerLog::new(start.log),
             drain,
+            tidying: Rc::default(),
             loads: start.loads,
             peers: start.peers,
             passthrough: RefCell::default(),

@@ -151,6 +151,7 @@ pub fn spawn(
     let worker = worker.clone();
     tokio::task::spawn_local(async move {
         serve(&worker, &ends, stream).await;
+        worker.tidying.soon();
         drop(counted);
     });
 }
@@ -186,7 +187,10 @@ async fn serve(worker: &Rc<Worker>, ends: &Ends, stream: Stream) {
             },
         };
         match Box::pin(http1::serve(worker, ends, stream, early)).await {
-            Some(idle) => parked = idle,
+            Some(idle) => {
+                worker.tidying.soon();
+                parked = idle;
+            }
             None => return,
         }
     }

@@ -23,7 +23,9 @@ pub async fn serve(worker: &Rc<Worker>, ends: &Ends, stream: Prefixed<Stream>) {
         let (worker, connection) = (worker.clone(), connection.clone());
         service_fn(move |request| {
             let (worker, connection) = (worker.clone(), connection.clone());
-            async move { Ok::<_, Infallible>(handle(worker, connection, request).await) }
+            // Each stream becomes a task, which hyper moves several times on its way there: a pointer moves
+            // for less than the whole story.
+            Box::pin(async move { Ok::<_, Infallible>(handle(worker, connection, request).await) })
         })
     };
     let mut serving = http2::Builder::new(LocalExec)

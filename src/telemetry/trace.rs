@@ -58,7 +58,7 @@ impl TraceContext {
         write_hex(&self.trace_id, &mut text[3..35]);
         write_hex(&self.span_id, &mut text[36..52]);
         write_hex(&[self.flags], &mut text[53..55]);
-        HeaderValue::from_bytes(&text).expect("hex digits and dashes are a valid header value")
+        unique(&text)
     }
 }
 
@@ -105,7 +105,16 @@ pub fn request_id(random: &mut fastrand::Rng) -> HeaderValue {
         let length = bytes.len() * 2;
         write_hex(&id[bytes], &mut text[at..at + length]);
     }
-    HeaderValue::from_bytes(&text).expect("hex digits and dashes are a valid header value")
+    unique(&text)
+}
+
+/// A value that no other request has. HTTP/2 shall not put it into its table of values to be used again,
+/// which it would only flush (RFC 7541 6.2.3).
+fn unique(text: &[u8]) -> HeaderValue {
+    let value = HeaderValue::from_bytes(text);
+    let mut value = value.expect("hex digits and dashes are a valid header value");
+    value.set_sensitive(true);
+    value
 }
 
 /// Both digits of each byte.
