@@ -44,6 +44,24 @@ async fn a_response_does_not_overtake_the_end_of_its_request() {
     assert!(!matches!(reset.await, std::task::Poll::Ready(Ok(_))));
 }
 
+/// Two wait for that end then: who sends the request on, and the answer.
+#[tokio::test]
+async fn an_answer_without_a_body_ends_with_its_request() {
+    let app = Upstream::raw(|mut stream| async move {
+        if !read_head(&mut stream).await.is_empty() {
+            let _ = stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await;
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+        }
+    })
+    .await;
+    let proxy = before(&app, "").await;
+    let (response, mut body) = unended(&proxy).await;
+    let answer = within(response).await.expect("an answer");
+    assert_eq!(answer.status(), 204);
+    body.send_data(Bytes::new(), true).expect("the proxy has not reset the stream");
+    assert!(within(answer.into_body().data()).await.is_none_or(|data| data.is_ok()));
+}
+
 #[tokio::test]
 async fn the_request_timeout_runs_from_the_last_byte_of_the_body() {
     let app = Upstream::http(|_| std::future::pending::<Response<upstream::Body>>()).await;

@@ -9,7 +9,7 @@ use http::header::{
 use http::{HeaderMap, HeaderValue};
 use smallvec::SmallVec;
 
-use super::fields::Fields;
+use super::fields::{Fields, is_claim};
 
 static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -47,6 +47,8 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap, fields: Fields) -> Option<Heade
         } else if let Ok(name) = HeaderName::try_from(token)
             && name != HOST
             && name != CONTENT_LENGTH
+            && name != FORWARDED
+            && !is_claim(name.as_str())
         {
             gone.push(name);
         }
@@ -80,9 +82,8 @@ pub fn tokens<'a>(headers: &'a HeaderMap, name: &'a HeaderName) -> impl Iterator
 pub fn retain_trailers(trailers: &mut HeaderMap) {
     let unwanted = |name: &HeaderName| {
         is_hop_by_hop(name)
-            || name.as_str().starts_with("x-forwarded-")
-            || ["x-real-ip", "x-request-id", "traceparent", "tracestate", "baggage"]
-                .contains(&name.as_str())
+            || is_claim(name.as_str())
+            || ["x-request-id", "traceparent", "tracestate", "baggage"].contains(&name.as_str())
             || [
                 HOST,
                 CONTENT_LENGTH,
@@ -195,6 +196,11 @@ mod tests {
             map(&[("connection", "host, content-length"), ("host", "a"), ("content-length", "3")]);
         strip(&mut headers);
         assert_eq!(headers, map(&[("host", "a"), ("content-length", "3")]));
+        // Nor what a proxy before us has said of the client.
+        let mut headers =
+            map(&[("connection", "x-forwarded-for, forwarded"), ("x-forwarded-for", "a")]);
+        strip(&mut headers);
+        assert_eq!(headers, map(&[("x-forwarded-for", "a")]));
     }
 
     #[test]
@@ -202,6 +208,7 @@ mod tests {
         let mut trailers = map(&[
             ("grpc-status", "0"),
             ("x-forwarded-for", "1.2.3.4"),
+            ("x_real_ip", "1.2.3.4"),
             ("content-length", "4"),
             ("authorization", "x"),
             ("x-checksum", "abc"),

@@ -1,5 +1,6 @@
 //! Interim answers (1xx) on their way from an upstream connection to a client's.
 
+use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, StatusCode, Version};
 
 use super::connection::Connection;
@@ -40,6 +41,8 @@ impl<'a> Hints<'a> {
         }
         let fields = Fields::of(&headers);
         strip_hop_by_hop(&mut headers, fields);
+        // It has none, whatever it says (RFC 9110 8.6).
+        headers.remove(CONTENT_LENGTH);
         let mut text = format!("HTTP/1.1 {status}\r\n").into_bytes();
         for (name, value) in &headers {
             for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {

@@ -45,12 +45,17 @@ pub fn take(parts: &mut Parts, fields: Fields) -> Asked {
         // HTTP/1.0 has no upgrade (RFC 9110 7.8).
         Some(_) if parts.version == Version::HTTP_10 => Asked::Nothing,
         // A switch to HTTP/2 concerns this connection alone, and clients go on without it.
-        Some(protocol) if !protocol.as_bytes().eq_ignore_ascii_case(b"h2c") => {
+        Some(protocol) if !names_h2c(&protocol) => {
             let key = parts.headers.get(SEC_WEBSOCKET_KEY).cloned();
             Asked::Upgrade { protocol, key }
         }
         _ => Asked::Nothing,
     }
+}
+
+fn names_h2c(protocols: &HeaderValue) -> bool {
+    let mut names = protocols.as_bytes().split(|byte| *byte == b',');
+    names.any(|name| name.trim_ascii().eq_ignore_ascii_case(b"h2c"))
 }
 
 /// Makes of `parts` the request for `protocol` on `wire`.
@@ -202,11 +207,13 @@ mod tests {
 
     #[test]
     fn h2c_is_not_passed_on() {
-        let mut parts = parts(
-            Request::get("/")
-                .header("connection", "Upgrade, HTTP2-Settings")
-                .header("upgrade", "h2c"),
-        );
-        assert_eq!(taken(&mut parts), Asked::Nothing);
+        for protocols in ["h2c", "h2c, websocket", "websocket,H2C"] {
+            let mut parts = parts(
+                Request::get("/")
+                    .header("connection", "Upgrade, HTTP2-Settings")
+                    .header("upgrade", protocols),
+            );
+            assert_eq!(taken(&mut parts), Asked::Nothing, "{protocols}");
+        }
     }
 }

@@ -56,6 +56,8 @@ pub struct Upload {
     gate: Option<Rc<Gate>>,
     /// The connection that waits for more of it.
     waker: RefCell<Option<Waker>>,
+    /// The answer that waits for its end. A stream tells only the one who asked last.
+    end_waker: RefCell<Option<Waker>>,
 }
 
 #[derive(Default)]
@@ -90,6 +92,7 @@ impl Upload {
             fault: Cell::new(None),
             gate,
             waker: RefCell::default(),
+            end_waker: RefCell::default(),
         })
     }
 
@@ -169,6 +172,9 @@ impl Upload {
             self.note_waker(cx);
         }
         let polled = ready!(polled);
+        if let Some(waker) = self.end_waker.take() {
+            waker.wake();
+        }
         let now = clock::now();
         self.last_progress.set(now);
         let Some(frame) = polled else {
@@ -204,7 +210,14 @@ impl Upload {
     /// and there are clients that lose the response then, instead of just not sending the rest.
     pub fn poll_end(&self, cx: &mut Context<'_>) -> Poll<()> {
         while self.owes_end() {
-            let frame = ready!(Pin::new(&mut *self.incoming.borrow_mut()).poll_frame(cx));
+            let polled = Pin::new(&mut *self.incoming.borrow_mut()).poll_frame(cx);
+            if polled.is_pending() {
+                *self.end_waker.borrow_mut() = Some(cx.waker().clone());
+            }
+            let frame = ready!(polled);
+            if let Some(waker) = self.waker.take() {
+                waker.wake();
+            }
             if !matches!(frame, Some(Ok(_))) {
                 break;
             }

@@ -357,6 +357,7 @@ where
         now: Instant,
     ) {
         let limits = self.limits.get();
+        connection.shrink();
         self.host(state, Wire::Http1, |host| {
             host.idle.push(Idle {
                 connection,

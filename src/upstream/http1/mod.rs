@@ -40,6 +40,9 @@ const READ: usize = 8 * 1024;
 /// And at most, of a body that is known to be longer.
 const READ_LARGE: usize = 64 * 1024;
 
+/// Interim answers to one request. Whoever sends more would keep us from ever looking at the clock.
+const MAX_INTERIM: u32 = 100;
+
 /// Why there is no response, or not all of it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -90,6 +93,8 @@ enum Reading {
     Head {
         method: Method,
         seen: usize,
+        /// Interim answers so far.
+        interim: u32,
     },
     Body(Decoder),
     /// No response is awaited, or all of it was read.
@@ -133,7 +138,7 @@ where
         {
             let inner = &mut *self.0.borrow_mut();
             inner.out.begin(head, names, body)?;
-            inner.reading = Reading::Head { method: head.method.clone(), seen: 0 };
+            inner.reading = Reading::Head { method: head.method.clone(), seen: 0, interim: 0 };
         }
         std::future::poll_fn(|cx| self.0.borrow_mut().poll_response(cx, &mut interim)).await
     }
@@ -165,6 +170,15 @@ where
             && inner.keep_alive
             && inner.read.is_empty()
             && inner.out.is_done()
+    }
+
+    /// Gives back what a long message needed, for a connection that waits for the next one.
+    pub fn shrink(&self) {
+        let inner = &mut *self.0.borrow_mut();
+        if inner.read.capacity() > READ {
+            inner.read = BytesMut::new();
+        }
+        inner.out.shrink();
     }
 
     /// Whether nothing came while nothing was awaited: neither the peer's close nor an answer that
@@ -259,7 +273,7 @@ where
 
     /// Takes a head out of what was read, if there is a whole one.
     fn parse(&mut self) -> Result<Option<(Response<()>, Names)>, Error> {
-        let Reading::Head { method, seen } = &mut self.reading else {
+        let Reading::Head { method, seen, interim } = &mut self.reading else {
             return Err(Error::Closed);
         };
         if self.read.is_empty() || *seen > 0 && !head::may_end(&self.read, *seen) {
@@ -276,6 +290,10 @@ where
             self.reading = Reading::Switched;
         } else if status.is_informational() {
             *seen = 0;
+            *interim += 1;
+            if *interim > MAX_INTERIM {
+                return Err(Error::malformed("too many interim answers"));
+            }
         } else {
             self.keep_alive = parsed.keep_alive;
             self.reading = match parsed.framing {

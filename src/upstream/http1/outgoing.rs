@@ -100,6 +100,13 @@ where
         Ok(())
     }
 
+    /// For a connection that waits: only a small buffer is kept.
+    pub fn shrink(&mut self) {
+        if self.buffer.capacity() > SMALL {
+            self.buffer = Vec::new();
+        }
+    }
+
     pub fn is_done(&self) -> bool {
         matches!(self.state, State::Done)
     }
@@ -165,7 +172,13 @@ where
 
     /// Takes what the body has, up to a limit. Pending: it has nothing now.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        while self.large.is_empty() && self.buffer.len() - self.at < ENOUGH {
+        if self.at >= ENOUGH {
+            self.buffer.drain(..self.at);
+            self.at = 0;
+        }
+        // What ends a chunk has to be out before anything that follows it.
+        while self.large.is_empty() && self.tail.is_empty() && self.buffer.len() - self.at < ENOUGH
+        {
             let Some(body) = &mut self.body else { break };
             match ready!(Pin::new(body).poll_frame(cx)) {
                 Some(Ok(frame)) => match frame.into_data() {

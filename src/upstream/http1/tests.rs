@@ -13,6 +13,7 @@ use tokio::net::UnixStream;
 
 use super::body::Decoder;
 use super::head::{self, Framing, Parsed};
+use super::outgoing::Outgoing;
 use super::{Connection, Error};
 use crate::names::Names;
 use crate::stream::Stream;
@@ -134,6 +135,70 @@ async fn bodies_go_out_as_the_head_frames_them() {
         assert!(got == expected, "{name}");
         assert!(connection.is_reusable());
     }
+}
+
+/// Takes a byte, and nothing the next time.
+#[derive(Default)]
+struct Dripping {
+    taken: Vec<u8>,
+    full: bool,
+}
+
+impl tokio::io::AsyncWrite for Dripping {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        self.full = !self.full;
+        if !self.full {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        self.taken.push(bytes[0]);
+        Poll::Ready(Ok(1))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[std::io::IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        let first = bufs.iter().find(|buf| !buf.is_empty()).expect("something to write");
+        self.poll_write(cx, first)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[tokio::test]
+async fn a_chunked_body_survives_a_socket_that_takes_a_byte_at_a_time() {
+    let large = vec![b'x'; 5000];
+    let request = head(Method::POST, &[("transfer-encoding", "chunked")]);
+    let mut out = Outgoing::default();
+    let body = Frames::data(&[&large, b"small", &large]);
+    out.begin(&request, &Names::default(), Some(body)).unwrap();
+    let mut io = Dripping::default();
+    std::future::poll_fn(|cx| out.poll_send(&mut io, cx)).await.unwrap();
+    let wire = String::from_utf8(io.taken).unwrap();
+    let (_, body) = wire.split_once("\r\n\r\n").unwrap();
+    let large = String::from_utf8(large).unwrap();
+    assert_eq!(body, format!("1388\r\n{large}\r\n5\r\nsmall\r\n1388\r\n{large}\r\n0\r\n\r\n"));
+}
+
+#[tokio::test(flavor = "local")]
+async fn interim_answers_have_an_end() {
+    let (connection, mut theirs) = pair();
+    theirs.write_all("HTTP/1.1 102 Processing\r\n\r\n".repeat(101).as_bytes()).await.unwrap();
+    let request = head(Method::GET, &[]);
+    let sent = connection.send(&request, &Names::default(), None, |_, _| {}).await;
+    assert!(matches!(sent, Err(Error::Malformed(_))), "{sent:?}");
 }
 
 #[tokio::test(flavor = "local")]
