@@ -7,8 +7,8 @@
 //! | `outgoing` | the bytes of a request that are not written yet |
 //! | `body` | the bytes of a response's body |
 //!
-//! Why not hyper's: measured, a request over its client costs 18,700 instructions, over this one less than
-//! half. Its connection is a task of its own, woken three times for a request, behind two channels.
+//! Why not hyper's: its connection is a task of its own, woken three times for a request, behind two channels,
+//! and it tells of interim answers and of the case of names by boxes in the extensions of each message.
 
 mod body;
 mod head;
@@ -233,15 +233,12 @@ where
             Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
             Poll::Ready(Ok(())) | Poll::Pending => {}
         }
-        let polled = self.poll_head(cx, interim);
-        match (polled, self.out.take_error()) {
-            (Poll::Ready(Err(Error::Closed)), Some(error)) => Poll::Ready(Err(Error::Io(error))),
-            (Poll::Pending, Some(error)) => {
-                // Nothing more can be sent, but an answer may be under way: it is waited for.
-                self.out.put_back(error);
-                Poll::Pending
+        match ready!(self.poll_head(cx, interim)) {
+            // Closed without an answer: why it took no more says more than that.
+            Err(Error::Closed) => {
+                Poll::Ready(Err(self.out.take_error().map_or(Error::Closed, Error::Io)))
             }
-            (polled, _) => polled,
+            response => Poll::Ready(response),
         }
     }
 

@@ -124,10 +124,6 @@ where
         }
     }
 
-    pub fn put_back(&mut self, error: io::Error) {
-        self.state = State::Refused(Some(error));
-    }
-
     /// Writes until all of the request is written. Pending: the socket or the body has to go on.
     ///
     /// # Errors
