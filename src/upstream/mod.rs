@@ -3,7 +3,9 @@
 
 pub mod connect;
 pub mod http1;
+pub mod lease;
 pub mod pool;
 
 pub use connect::{ConnectError, ConnectErrorKind};
-pub use pool::{Lease, Pool, PoolLimits, ResponseBody, Reuse, SendError, Wire};
+pub use lease::{Lease, ResponseBody, SendError};
+pub use pool::{Pool, PoolLimits, Reuse, Wire};
