@@ -10,11 +10,13 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::Request;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 
 use super::connection::{Connection, Ends, Parked, closing, until_cut};
 use super::handle;
+use super::incoming::Incoming;
 use super::tunnel::End;
 use crate::clock::{self, Instant};
 use crate::drain::{CLOSE_IDLE_AFTER, Drain, Phase};
@@ -50,8 +52,9 @@ pub async fn serve(
     connection.closing.set(worker.drain.is_at(closing(connection.direction)));
     let service = {
         let (worker, connection) = (worker.clone(), connection.clone());
-        service_fn(move |request| {
+        service_fn(move |request: Request<_>| {
             let (worker, connection) = (worker.clone(), connection.clone());
+            let request = request.map(Incoming::Http1);
             async move { Ok::<_, Infallible>(handle(worker, connection, request).await) }
         })
     };

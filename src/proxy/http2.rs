@@ -5,12 +5,14 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
+use http::Request;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 
 use super::connection::{Connection, Ends, closing, until_cut};
 use super::handle;
+use super::incoming::Incoming;
 use crate::listen::detect::Prefixed;
 use crate::stream::Stream;
 use crate::worker::{LocalExec, Worker};
@@ -21,8 +23,9 @@ pub async fn serve(worker: &Rc<Worker>, ends: &Ends, stream: Prefixed<Stream>) {
     let connection = Connection::new(ends, None);
     let service = {
         let (worker, connection) = (worker.clone(), connection.clone());
-        service_fn(move |request| {
+        service_fn(move |request: Request<_>| {
             let (worker, connection) = (worker.clone(), connection.clone());
+            let request = request.map(Incoming::Http2);
             // Each stream becomes a task, which hyper moves several times on its way there: a pointer moves
             // for less than the whole story.
             Box::pin(async move { Ok::<_, Infallible>(handle(worker, connection, request).await) })

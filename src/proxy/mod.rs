@@ -9,7 +9,7 @@
 //! | `direct` | answers that a route has in store |
 //! | `fields`, `headers`, `forwarded`, `upgrade`, `hints` | what a message may carry on to the next hop |
 //! | `attempt` | sending it, and sending it again |
-//! | `body`, `gate`, `opening`, `tunnel` | the bytes, and how a request becomes a tunnel |
+//! | `incoming`, `body`, `gate`, `opening`, `tunnel` | the bytes, and how a request becomes a tunnel |
 //! | `error`, `isolate` | what can go wrong, and the answer to it |
 //! | `report` | what is said of it in the end |
 
@@ -26,6 +26,7 @@ mod headers;
 mod hints;
 mod http1;
 mod http2;
+mod incoming;
 mod isolate;
 mod opening;
 mod report;
@@ -39,7 +40,6 @@ use std::rc::Rc;
 use http::header::{CONNECTION, CONTENT_LENGTH, VIA};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
-use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::OnUpgrade;
 
 use crate::clock;
@@ -55,6 +55,7 @@ use connection::Connection;
 use error::Failure;
 use fields::Fields;
 use gate::Gate;
+use incoming::Incoming;
 use isolate::{Isolated, Panicked};
 use opening::Opening;
 use report::Report;

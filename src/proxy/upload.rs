@@ -10,12 +10,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::time::sleep_until;
 
 use super::body::BoxError;
 use super::gate::Gate;
 use super::headers::retain_trailers;
+use super::incoming::Incoming;
 use crate::clock::{self, Instant};
 
 /// Bytes of a request body that are kept for sending it again; as Linkerd's.
@@ -166,7 +166,7 @@ impl Upload {
 
     fn poll_incoming(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         self.asked_for.set(true);
-        let polled = Pin::new(&mut *self.incoming.borrow_mut()).poll_frame(cx);
+        let polled = self.incoming.borrow_mut().poll_frame(cx);
         self.starved.set(polled.is_pending());
         if polled.is_pending() {
             self.note_waker(cx);
@@ -210,7 +210,7 @@ impl Upload {
     /// and there are clients that lose the response then, instead of just not sending the rest.
     pub fn poll_end(&self, cx: &mut Context<'_>) -> Poll<()> {
         while self.owes_end() {
-            let polled = Pin::new(&mut *self.incoming.borrow_mut()).poll_frame(cx);
+            let polled = self.incoming.borrow_mut().poll_frame(cx);
             if polled.is_pending() {
                 *self.end_waker.borrow_mut() = Some(cx.waker().clone());
             }
