@@ -9,7 +9,7 @@
 pub(super) struct Shares {
     len: usize,
     /// `None`: all the same.
-    table: Option<Table>,
+    table: Option<Box<Table>>,
 }
 
 #[derive(Debug)]
@@ -31,7 +31,7 @@ impl Shares {
     pub(super) fn new(weights: impl IntoIterator<Item = u32>) -> Self {
         let weights: Vec<u32> = weights.into_iter().collect();
         let even = weights.windows(2).all(|pair| pair[0] == pair[1]);
-        Self { len: weights.len(), table: (!even).then(|| Table::new(&weights)) }
+        Self { len: weights.len(), table: (!even).then(|| Box::new(Table::new(&weights))) }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -79,7 +79,7 @@ impl Shares {
         let len = self.len as u64;
         #[allow(clippy::cast_possible_truncation)]
         let index = (turn % len) as usize;
-        let Some(Table { height, columns }) = &self.table else {
+        let Some(Table { height, columns }) = self.table.as_deref() else {
             return index;
         };
         let column = columns[index];
@@ -178,11 +178,6 @@ impl Split {
             return Err(SplitError::AllZero);
         }
         Ok(Self { shares: Shares::new(weights.iter().copied()) })
-    }
-
-    /// Always the first, of one.
-    pub fn one() -> Self {
-        Self { shares: Shares::new([1]) }
     }
 
     /// The index of a weight, each with its share of the sum.

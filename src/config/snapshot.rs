@@ -135,6 +135,8 @@ pub struct Destination {
     pub group: u32,
 }
 
+/// Small, and what is rare behind a pointer: of 10,000 routes each request meets another one, and what it
+/// touches of that is not in a cache.
 pub struct Route {
     pub slot: u32,
     /// For the access log.
@@ -142,21 +144,33 @@ pub struct Route {
     /// For metrics: the template, never what a client wrote.
     pub pattern: Arc<str>,
     pub action: Action,
-    pub policy: Policy,
-    pub request_headers: HeaderOps,
-    pub response_headers: HeaderOps,
+    /// Shared by the routes that have the same.
+    pub policy: Arc<Policy>,
+    pub request_headers: Option<Box<HeaderOps>>,
+    pub response_headers: Option<Box<HeaderOps>>,
 }
 
 pub enum Action {
     Forward(Forward),
-    Redirect(Redirect),
-    Respond(Respond),
+    Redirect(Box<Redirect>),
+    Respond(Box<Respond>),
 }
 
 pub struct Forward {
-    pub split: Split,
-    /// As many as `split` chooses among.
-    pub to: Box<[Destination]>,
+    pub to: To,
+    pub rewrite: Option<Box<Rewrite>>,
+}
+
+/// Where requests go.
+pub enum To {
+    One(Destination),
+    /// To each with its share.
+    Split(Box<(Split, Box<[Destination]>)>),
+}
+
+/// What of a request is another one for the upstream.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rewrite {
     pub prefix: Option<PrefixRewrite>,
     pub host: Option<HeaderValue>,
 }
@@ -233,6 +247,27 @@ pub enum ListenerKind {
     Port,
 }
 
+impl To {
+    /// At least one.
+    pub fn all(&self) -> &[Destination] {
+        match self {
+            Self::One(one) => std::slice::from_ref(one),
+            Self::Split(split) => &split.1,
+        }
+    }
+
+    pub fn first(&self) -> Destination {
+        self.all()[0]
+    }
+
+    pub fn pick(&self, random: &mut fastrand::Rng) -> Destination {
+        match self {
+            Self::One(one) => *one,
+            Self::Split(split) => split.1[split.0.pick(random)],
+        }
+    }
+}
+
 impl Snapshot {
     pub fn cluster(&self, destination: Destination) -> &Cluster {
         &self.clusters[destination.cluster as usize]
@@ -260,12 +295,24 @@ impl Snapshot {
     /// The cluster of hosts that the configuration does not have.
     pub fn passthrough_cluster(&self) -> u32 {
         match &self.outbound.unknown_route.action {
-            Action::Forward(forward) => forward.to[0].cluster,
+            Action::Forward(forward) => forward.to.first().cluster,
             Action::Redirect(_) | Action::Respond(_) => u32::MAX,
         }
     }
 
     pub fn group(&self, destination: Destination) -> &Group {
         &self.cluster(destination).groups[destination.group as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two lines of a cache, with the counts of its `Arc`.
+    #[test]
+    fn a_route_is_small() {
+        let size = size_of::<Route>() + 2 * size_of::<usize>();
+        assert!(size <= 128, "{size} bytes");
     }
 }

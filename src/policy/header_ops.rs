@@ -25,6 +25,11 @@ impl HeaderOps {
         }
     }
 
+    /// Nothing if there is nothing to change.
+    pub fn boxed(self) -> Option<Box<Self>> {
+        (self != Self::default()).then(|| Box::new(self))
+    }
+
     /// As if these were applied and then `inner`, which therefore wins.
     pub fn then(&self, inner: &Self) -> Self {
         let stays = |name: &HeaderName| {

@@ -100,7 +100,7 @@ pub fn tunnel(
     let snapshot = &view.snapshot;
     if let Some((service, _)) = known(snapshot, &target.host) {
         let to = match &service.fallback.action {
-            Action::Forward(forward) => forward.to[0],
+            Action::Forward(forward) => forward.to.first(),
             _ => Destination { cluster: service.cluster, group: 0 },
         };
         return Ok((service.fallback.clone(), Choice::Group(to), to.cluster));

@@ -53,7 +53,9 @@ fn answered_here(
     route: &Route,
     report: &mut Report,
 ) -> Response<Body> {
-    route.response_headers.apply(response.headers_mut());
+    if let Some(ops) = &route.response_headers {
+        ops.apply(response.headers_mut());
+    }
     report.answered_here(response.status());
     response
 }

@@ -171,7 +171,7 @@ async fn answer(
             return Ok(Answered::Response(direct::responded(respond, &route, report)));
         }
     };
-    let destination = forward.to[forward.split.pick(&mut worker.random.borrow_mut())];
+    let destination = forward.to.pick(&mut worker.random.borrow_mut());
     report.service(destination.cluster);
     let cluster = view.snapshot.cluster(destination);
     let wire = attempt::wire(cluster.protocol, report.is_grpc())
@@ -313,7 +313,9 @@ fn request_headers(
     if fields.has(Fields::EXPECT) && parts.version != Version::HTTP_11 {
         parts.headers.remove(http::header::EXPECT);
     }
-    route.request_headers.apply(&mut parts.headers);
+    if let Some(ops) = &route.request_headers {
+        ops.apply(&mut parts.headers);
+    }
     report.identity(&parts.headers, &id, context);
 }
 
@@ -323,8 +325,11 @@ fn rewritten(
     path: http::uri::PathAndQuery,
     authority: HeaderValue,
 ) -> Result<(http::uri::PathAndQuery, HeaderValue), Failure> {
-    let authority = forward.host.clone().unwrap_or(authority);
-    let Some(rewrite) = &forward.prefix else {
+    let Some(rewrite) = &forward.rewrite else {
+        return Ok((path, authority));
+    };
+    let authority = rewrite.host.clone().unwrap_or(authority);
+    let Some(rewrite) = &rewrite.prefix else {
         return Ok((path, authority));
     };
     // `/a` to `/b` makes `/b/c` of `/a/c`; `/a` to `/` makes `/c` of it, with one slash.
@@ -345,7 +350,9 @@ fn passed_on(answer: Answer, route: &Route, upload: Option<Rc<Upload>>) -> Respo
     let (mut head, incoming) = answer.response.into_parts();
     headers::strip_hop_by_hop(&mut head.headers, answer.fields);
     head.version = Version::HTTP_11;
-    route.response_headers.apply(&mut head.headers);
+    if let Some(ops) = &route.response_headers {
+        ops.apply(&mut head.headers);
+    }
     let idle = IdleTimer::new(route.policy.timeouts.stream_idle, answer.at);
     let body = Body::upstream(Download {
         incoming,

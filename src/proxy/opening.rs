@@ -51,7 +51,9 @@ pub fn switched(
         }
     };
     headers::strip_hop_by_hop(&mut head.headers, answer.fields);
-    route.response_headers.apply(&mut head.headers);
+    if let Some(ops) = &route.response_headers {
+        ops.apply(&mut head.headers);
+    }
     let mut response = Response::from_parts(head, Body::empty());
     *response.version_mut() = Version::HTTP_11;
     upgrade::grant(&mut response, version, protocol, key);

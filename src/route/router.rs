@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use regex::{RegexSet, RegexSetBuilder};
+use smallvec::SmallVec;
 
 use super::pattern::{HostPattern, PathPattern, Segment, WholeRegex};
 use super::trie::{Trie, segments_of};
@@ -25,14 +26,28 @@ pub struct Router<T> {
 
 #[derive(Debug)]
 struct Route<T> {
-    matcher: Matcher,
+    /// It asks for nothing besides host and path, which the index has: the matcher need not be looked at.
+    plain: bool,
     target: T,
+    matcher: Box<Matcher>,
+}
+
+impl<T> Route<T> {
+    fn new(matcher: Matcher, target: T) -> Self {
+        let plain =
+            matcher.methods.is_empty() && matcher.headers.is_empty() && matcher.query.is_empty();
+        Self { plain, target, matcher: Box::new(matcher) }
+    }
+
+    fn accepts(&self, request: &Request<'_>) -> bool {
+        self.plain || self.matcher.accepts(request)
+    }
 }
 
 /// The routes of one host pattern, by their paths. The numbers are indices of `Router::routes`.
 #[derive(Debug, Default)]
 struct Scope {
-    exact: Map<Vec<u32>>,
+    exact: Map<SmallVec<[u32; 2]>>,
     templates: Trie,
     prefixes: Trie,
     regexes: Regexes,
@@ -51,7 +66,7 @@ impl<T> Router<T> {
     /// The order of `routes` decides between those that are equally specific.
     pub fn new(routes: Vec<(Matcher, T)>) -> Self {
         let mut routes: Vec<Route<T>> =
-            routes.into_iter().map(|(matcher, target)| Route { matcher, target }).collect();
+            routes.into_iter().map(|(matcher, target)| Route::new(matcher, target)).collect();
         // Stable: the order of the file stays where all else is equal.
         routes.sort_by_key(|route| {
             let matcher = &route.matcher;
@@ -90,7 +105,7 @@ impl<T> Router<T> {
 
     /// Every route. Of those with the same host and path, in the order in which they are tried.
     pub fn iter(&self) -> impl Iterator<Item = (&Matcher, &T)> {
-        self.routes.iter().map(|route| (&route.matcher, &route.target))
+        self.routes.iter().map(|route| (&*route.matcher, &route.target))
     }
 
     /// The most specific route of which all conditions hold.
@@ -140,7 +155,7 @@ impl Scope {
     }
 
     fn find<T>(&self, routes: &[Route<T>], request: &Request<'_>) -> Option<u32> {
-        let accept = |route: u32| routes[route as usize].matcher.accepts(request);
+        let accept = |route: u32| routes[route as usize].accepts(request);
         let first = |list: &[u32]| list.iter().copied().find(|route| accept(*route));
         let path = request.path;
         // Not so `*` of `OPTIONS`, which is no path of segments.

@@ -19,7 +19,8 @@ pub(super) struct Trie {
 struct Node {
     literals: HashMap<Box<str>, u32, foldhash::fast::RandomState>,
     parameter: Option<u32>,
-    routes: Vec<u32>,
+    /// Mostly one: it stands in the node itself.
+    routes: SmallVec<[u32; 2]>,
 }
 
 impl Default for Trie {

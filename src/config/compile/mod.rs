@@ -91,7 +91,7 @@ struct Compiler<'a> {
     mistakes: Vec<Mistake>,
     clusters: Vec<Cluster>,
     /// How each of `clusters` is called where no route says otherwise.
-    policies: Vec<Policy>,
+    policies: Vec<Arc<Policy>>,
     /// Place in `clusters` of each service of the configuration.
     by_name: BTreeMap<&'a str, u32>,
     app: Option<Destination>,
@@ -273,7 +273,7 @@ impl<'a> Compiler<'a> {
             budget_limits,
             groups,
         });
-        self.policies.push(policy);
+        self.policies.push(Arc::new(policy));
         Destination { cluster: (self.clusters.len() - 1) as u32, group: 0 }
     }
 

@@ -1,9 +1,19 @@
 //! Policies: the outer scope's, and over it what the inner one says.
 
+use std::sync::Arc;
+
 use super::super::schema::{self, HeaderEdits, OrOff};
 use super::super::units::HeaderName;
 use super::{Compiler, Mistake, Path};
 use crate::policy::{BudgetLimits, HeaderOps, Policy};
+
+/// The same for a policy that is shared: it stays so where nothing is laid over it.
+pub(super) fn overlay_shared(outer: Arc<Policy>, inner: Option<&schema::Policy>) -> Arc<Policy> {
+    match inner {
+        None => outer,
+        Some(_) => Arc::new(overlay((*outer).clone(), inner)),
+    }
+}
 
 /// `inner` over `outer`. Its mistakes are told by [`Compiler::check_policy`].
 pub(super) fn overlay(mut outer: Policy, inner: Option<&schema::Policy>) -> Policy {

@@ -8,10 +8,10 @@ use http::{HeaderValue, StatusCode};
 
 use super::super::schema;
 use super::super::snapshot::{
-    Action, Destination, Forward, PrefixRewrite, Redirect, Respond, Route,
+    Action, Destination, Forward, PrefixRewrite, Redirect, Respond, Rewrite, Route, To,
 };
 use super::super::units;
-use super::policy::overlay;
+use super::policy::overlay_shared;
 use super::{Compiler, Mistake, Path, Protocol, path_to, quote};
 use crate::balance::{Split, SplitError};
 use crate::policy::{HeaderOps, Policy};
@@ -59,7 +59,7 @@ impl<'a> Compiler<'a> {
             // Of several destinations the first one's policy is the base: mostly they are versions of
             // one thing.
             let to = match &action {
-                Action::Forward(forward) => forward.to.first().copied(),
+                Action::Forward(forward) => Some(forward.to.first()),
                 Action::Redirect(_) | Action::Respond(_) => scope.own,
             };
             let pattern: Arc<str> = matcher.path.pattern().into();
@@ -69,9 +69,9 @@ impl<'a> Compiler<'a> {
                 name: name.unwrap_or_else(|| pattern.clone()),
                 pattern,
                 action,
-                policy: overlay(self.policy_towards(to, scope), route.policy.as_ref()),
-                request_headers: scope.ops.0.then(&request),
-                response_headers: scope.ops.1.then(&response),
+                policy: overlay_shared(self.policy_towards(to, scope), route.policy.as_ref()),
+                request_headers: scope.ops.0.then(&request).boxed(),
+                response_headers: scope.ops.1.then(&response).boxed(),
             };
             compiled.push((matcher, Arc::new(route)));
         }
@@ -89,23 +89,17 @@ impl<'a> Compiler<'a> {
             slot: self.route_slot(),
             name: name.into(),
             pattern: "/*".into(),
-            action: Action::Forward(Forward {
-                split: Split::one(),
-                to: [to].into(),
-                prefix: None,
-                host: None,
-            }),
+            action: Action::Forward(Forward { to: To::One(to), rewrite: None }),
             policy: self.policy_towards(Some(to), scope),
-            request_headers: scope.ops.0.clone(),
-            response_headers: scope.ops.1.clone(),
+            request_headers: scope.ops.0.clone().boxed(),
+            response_headers: scope.ops.1.clone().boxed(),
         })
     }
 
     /// A call to a service has the policy of that service, wherever it comes from.
-    fn policy_towards(&self, to: Option<Destination>, scope: &Scope<'a>) -> Policy {
-        let policy =
-            to.map_or_else(Policy::default, |to| self.policies[to.cluster as usize].clone());
-        overlay(policy, scope.policy)
+    fn policy_towards(&self, to: Option<Destination>, scope: &Scope<'a>) -> Arc<Policy> {
+        let policy = to.map_or_else(Arc::default, |to| self.policies[to.cluster as usize].clone());
+        overlay_shared(policy, scope.policy)
     }
 
     fn action(
@@ -131,20 +125,18 @@ impl<'a> Compiler<'a> {
         }
         let destinations = match &route.to {
             Some(to) => self.destinations(to, &at.join("to"), scope),
-            None => self.own(at, scope).map(|own| (Split::one(), [own].into())),
+            None => self.own(at, scope).map(To::One),
         };
         let rewrite = route.rewrite.clone().unwrap_or_default();
         let prefix = match rewrite.path_prefix {
             None => Some(None),
             Some(to) => self.prefix_rewrite(route, matcher, &to, at).map(Some),
         };
-        let (split, to) = destinations?;
-        Some(Action::Forward(Forward {
-            split,
-            to,
-            prefix: prefix?,
-            host: rewrite.host.and_then(|host| HeaderValue::from_str(host.as_str()).ok()),
-        }))
+        let host = rewrite.host.and_then(|host| HeaderValue::from_str(host.as_str()).ok());
+        let to = destinations?;
+        let rewrite = Rewrite { prefix: prefix?, host };
+        let rewrite = (rewrite != Rewrite::default()).then(|| Box::new(rewrite));
+        Some(Action::Forward(Forward { to, rewrite }))
     }
 
     /// Where a route without `to` leads.
@@ -207,12 +199,7 @@ impl<'a> Compiler<'a> {
         })
     }
 
-    fn destinations(
-        &mut self,
-        to: &schema::To,
-        at: &Path,
-        scope: &Scope<'a>,
-    ) -> Option<(Split, Box<[Destination]>)> {
+    fn destinations(&mut self, to: &schema::To, at: &Path, scope: &Scope<'a>) -> Option<To> {
         let mut destinations = Vec::new();
         let mut weights = Vec::new();
         for (index, target) in to.0.iter().enumerate() {
@@ -220,7 +207,12 @@ impl<'a> Compiler<'a> {
             destinations.extend(self.destination(target, &at.join(index), at, scope));
         }
         match Split::new(&weights) {
-            Ok(split) if destinations.len() == weights.len() => Some((split, destinations.into())),
+            Ok(_) if destinations.len() == weights.len() && weights.len() == 1 => {
+                Some(To::One(destinations[0]))
+            }
+            Ok(split) if destinations.len() == weights.len() => {
+                Some(To::Split(Box::new((split, destinations.into()))))
+            }
             Ok(_) => None,
             Err(error) => {
                 let (message, help) = match error {
@@ -317,7 +309,7 @@ impl<'a> Compiler<'a> {
         }
         // Its number is one of five that the schema has checked.
         let status = typed.status.map(StatusCode::from_u16);
-        Some(Action::Redirect(Redirect {
+        Some(Action::Redirect(Box::new(Redirect {
             status: status.and_then(Result::ok).unwrap_or(StatusCode::FOUND),
             scheme: typed.scheme.map(|scheme| match scheme {
                 schema::RedirectScheme::Http => "http".into(),
@@ -325,7 +317,7 @@ impl<'a> Compiler<'a> {
             }),
             host: typed.host.as_ref().map(|host| host.as_str().into()),
             path: typed.path.as_ref().map(|path| path.as_str().into()),
-        }))
+        })))
     }
 
     fn respond(&mut self, typed: &schema::Respond, at: &Path) -> Option<Action> {
@@ -358,7 +350,7 @@ impl<'a> Compiler<'a> {
             self.framing_field(name, at.join("headers").join(name));
             set(&mut headers, name.0.clone(), value.0.clone());
         }
-        Some(Action::Respond(Respond { status, body, headers }))
+        Some(Action::Respond(Box::new(Respond { status, body, headers })))
     }
 
     fn no_rewrite(&mut self, route: &schema::Route, at: &Path) {

@@ -6,7 +6,7 @@ use std::fmt::{Debug, Write as _};
 use crate::config::snapshot::{
     Action, Destination, Forward, ListenerKind, OutboundService, Route, Snapshot,
 };
-use crate::policy::{HeaderOps, Policy};
+use crate::policy::Policy;
 use crate::route::{Condition, FieldMatch, HostPattern, Matcher, PathPattern};
 
 pub fn dump(snapshot: &Snapshot) -> String {
@@ -105,17 +105,18 @@ fn route(out: &mut String, snapshot: &Snapshot, matcher: Option<&Matcher>, route
     match &route.action {
         Action::Forward(forward) => {
             let shares = shares(forward);
-            let to = forward.to.iter().zip(shares).filter_map(|(to, share)| {
+            let to = forward.to.all().iter().zip(shares).filter_map(|(to, share)| {
                 Some(format!(" {} {share}%", place(snapshot, Some(*to))?))
             });
             line(out, format!("    to{}", to.collect::<String>()));
-            option(out, "prefix", &forward.prefix);
-            option(out, "host", &forward.host);
+            let rewrite = forward.rewrite.as_deref().cloned().unwrap_or_default();
+            option(out, "prefix", &rewrite.prefix);
+            option(out, "host", &rewrite.host);
         }
         Action::Redirect(redirect) => line(out, format!("    {redirect:?}")),
         Action::Respond(respond) => line(out, format!("    {respond:?}")),
     }
-    if route.policy != Policy::default() {
+    if *route.policy != Policy::default() {
         line(
             out,
             format!(
@@ -126,9 +127,7 @@ fn route(out: &mut String, snapshot: &Snapshot, matcher: Option<&Matcher>, route
     }
     for (name, ops) in [("request", &route.request_headers), ("response", &route.response_headers)]
     {
-        if *ops != HeaderOps::default() {
-            line(out, format!("    {name} {ops:?}"));
-        }
+        option(out, name, ops);
     }
 }
 
@@ -136,9 +135,11 @@ fn route(out: &mut String, snapshot: &Snapshot, matcher: Option<&Matcher>, route
 fn shares(forward: &Forward) -> Vec<usize> {
     const PICKS: usize = 10_000;
     let mut random = fastrand::Rng::with_seed(1);
-    let mut counts = vec![0; forward.to.len()];
+    let mut counts = vec![0; forward.to.all().len()];
     for _ in 0..PICKS {
-        counts[forward.split.pick(&mut random)] += 1;
+        let picked = forward.to.pick(&mut random);
+        let at = forward.to.all().iter().position(|to| *to == picked);
+        counts[at.unwrap_or_default()] += 1;
     }
     let tenth = |count: usize| (count * 10 + PICKS / 2) / PICKS * 10;
     counts.into_iter().map(tenth).collect()
