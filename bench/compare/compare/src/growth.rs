@@ -46,6 +46,21 @@ impl Size {
         }
         Ok(text)
     }
+
+    /// The same for HAProxy, which tells what as many sockets cost anybody. It has no routes here.
+    pub fn grow_haproxy(self, template: &str, values: &Values) -> Result<String, String> {
+        if self.endpoints == 0 {
+            return Ok(template.to_owned());
+        }
+        let port = values.get("ANY").ok_or("no upstream listens on all of 127.0.0.0/8")?;
+        let server = |name: usize, address: &str| format!("    server app{name} {address}\n");
+        let usual: String =
+            (1..=3).map(|name| server(name, &format!("127.0.0.1:${{APP{name}}}"))).collect();
+        let servers: String = (0..self.endpoints)
+            .map(|number| server(number, &format!("{}:{port}", address(number))))
+            .collect();
+        replace(template, &usual, &servers)
+    }
 }
 
 fn replace(text: &str, old: &str, new: &str) -> Result<String, String> {

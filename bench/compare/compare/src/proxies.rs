@@ -337,7 +337,9 @@ impl Proxy {
                 command.arg("run").arg("-c").arg(write("pilotfish.yaml", &template)?);
             }
             Kind::Haproxy | Kind::HaproxySplice => {
-                command.arg("-db").arg("-f").arg(config("haproxy.cfg")?);
+                let template = read(&start.configs.join("haproxy.cfg"))?;
+                let grown = start.size.grow_haproxy(&template, values)?;
+                command.arg("-db").arg("-f").arg(write("haproxy.cfg", &grown)?);
             }
             Kind::Nginx => {
                 command.arg("-p").arg(start.folder).arg("-c").arg(config("nginx.conf")?);

@@ -101,7 +101,7 @@ impl Report<'_> {
         table.to_string()
     }
 
-    /// Pilotfish with more of everything, each against the least of its kind.
+    /// With more of everything, each against the least of its kind.
     pub fn growth(&self, scenarios: &[Scenario]) -> String {
         let head =
             ["of what, how many", "proxy", "CPU µs a request", "user", "system", "× the least"];

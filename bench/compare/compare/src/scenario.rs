@@ -162,7 +162,7 @@ fn others() -> [Scenario; 5] {
     ]
 }
 
-/// Pilotfish alone, with more of everything.
+/// Pilotfish, and HAProxy as far as it tells what the kernel's part is, with more of everything.
 fn growth() -> Vec<Scenario> {
     let grown = |name, title, tool, size| Scenario {
         name,
@@ -212,7 +212,10 @@ impl Scenario {
     pub fn omits(&self, proxy: &Proxy) -> Option<&'static str> {
         let load = match self.what {
             _ if self.group == "growth" => {
-                return (proxy.kind != Kind::Pilotfish).then_some("");
+                let endpoints = self.name.starts_with("endpoints-");
+                let there =
+                    proxy.kind == Kind::Pilotfish || proxy.kind == Kind::Haproxy && endpoints;
+                return (!there).then_some("");
             }
             What::Throughput(load) => load,
             What::Latency if proxy.kind == Kind::Direct => return None,
