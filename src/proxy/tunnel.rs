@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
-use rustix::pipe::{PipeFlags, SpliceFlags, pipe_with, splice};
+use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest};
 use tokio::time::sleep_until;
 
@@ -19,8 +19,10 @@ use crate::stream::Stream;
 const BUFFER: usize = 16 * 1024;
 /// From here on a flow is worth the two descriptors and the system calls of a pipe.
 const SPLICE_AFTER: u64 = 256 * 1024;
-/// What one `splice(2)` may move: the capacity that a pipe has unless it is changed.
-const PIPE: usize = 64 * 1024;
+/// What one `splice(2)` may move: the capacity that a pipe is given, and the one that it has where the kernel
+/// grants no more (`pipe(7)`, `pipe-user-pages-soft`).
+const PIPE: usize = 256 * 1024;
+const SMALL_PIPE: usize = 64 * 1024;
 
 /// One end of a tunnel, and what was read from it before the tunnel began.
 pub struct End {
@@ -193,9 +195,10 @@ async fn splice_rest(
     count: &Cell<u64>,
     progress: &Cell<Instant>,
 ) -> io::Result<()> {
+    let room = fcntl_setpipe_size(input, PIPE).unwrap_or(SMALL_PIPE);
     loop {
         // The pipe is empty here, so that `WouldBlock` can only mean the socket.
-        let mut held = from.ready_io(Interest::READABLE, |fd| move_bytes(fd, input, PIPE)).await?;
+        let mut held = from.ready_io(Interest::READABLE, |fd| move_bytes(fd, input, room)).await?;
         progress.set(clock::now());
         if held == 0 {
             return to.close_write();
