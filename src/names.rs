@@ -3,13 +3,10 @@
 //! Names mean the same in any case (RFC 9110 5.1), and between two connections they are in lower case. Some
 //! peers are particular nevertheless: a head goes out with the letters that it came with.
 
-mod slot;
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
-
-pub use slot::Slot;
 
 /// A longer name is not recorded; there are two bytes for its length.
 const MAX_NAME: usize = 0x7fff;

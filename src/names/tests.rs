@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use super::{Names, Slot, has_upper, is_same};
+use super::{Names, has_upper, is_same};
 
 fn restored(names: &Names, head: &str) -> String {
     let mut head = head.as_bytes().to_vec();
@@ -123,18 +123,6 @@ fn a_head_that_breaks_off_has_no_end() {
         let names = Names::of(head.as_bytes());
         assert_eq!(names.restore(&mut head.to_lowercase().into_bytes()), None, "{head}");
     }
-}
-
-#[test]
-fn a_slot_gives_once_what_was_put_last() {
-    let names = |name: &str| Names::collect([name.as_bytes()].into_iter());
-    let slot = Slot::default();
-    assert!(slot.take().is_empty());
-    slot.put(names("Host"));
-    slot.put(names("Via"));
-    assert_eq!(slot.take(), names("Via"));
-    assert!(slot.take().is_empty());
-    slot.put(names("Host"));
 }
 
 #[test]
