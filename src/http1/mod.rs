@@ -2,8 +2,7 @@
 
 mod outgoing;
 
-use http::header::TRAILER;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::HeaderValue;
 
 pub use outgoing::{Coding, Outgoing, SendError};
 
@@ -24,10 +23,4 @@ pub fn content_length(value: &HeaderValue) -> Option<u64> {
         return None;
     }
     std::str::from_utf8(digits).ok()?.parse().ok()
-}
-
-/// The trailers that a head announces.
-pub fn announced(headers: &HeaderMap) -> impl Iterator<Item = HeaderName> {
-    let values = headers.get_all(TRAILER).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).filter_map(|name| name.trim().parse().ok())
 }

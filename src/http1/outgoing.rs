@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
+use http::header::TRAILER;
 use http::{HeaderMap, HeaderName};
 use http_body::Body;
 use tokio::io::AsyncWrite;
@@ -90,17 +91,16 @@ where
         &mut self.buffer
     }
 
-    /// Gives the message a body. Of its trailers, those `announced` go out.
-    pub fn set_body(
-        &mut self,
-        body: B,
-        coding: Coding,
-        announced: impl Iterator<Item = HeaderName>,
-    ) {
+    /// Gives the message a body. Of its trailers, those go out that `announces` does in `Trailer`.
+    pub fn set_body(&mut self, body: B, coding: Coding, announces: Option<&HeaderMap>) {
         self.body = Some(body);
         self.coding = coding;
         self.announced.clear();
-        self.announced.extend(announced);
+        if let Some(headers) = announces {
+            let values = headers.get_all(TRAILER).iter().filter_map(|value| value.to_str().ok());
+            let names = values.flat_map(|value| value.split(','));
+            self.announced.extend(names.filter_map(|name| name.trim().parse::<HeaderName>().ok()));
+        }
     }
 
     /// For a connection that waits: only a small buffer is kept.

@@ -1,9 +1,7 @@
 //! The head of an answer, and how its body is framed (RFC 9112 4, 6).
 
 use bytes::Bytes;
-use http::header::{
-    CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, MAX_FORWARDS, TRAILER, TRANSFER_ENCODING,
-};
+use http::header::{CONNECTION, CONTENT_LENGTH, TRAILER, TRANSFER_ENCODING};
 use http::response::Parts;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use http_body::Body;
@@ -11,7 +9,7 @@ use hyper::ext::ReasonPhrase;
 
 use super::head::Head;
 use super::syntax::elements;
-use crate::http1::{Coding, announced, content_length, write_field};
+use crate::http1::{Coding, content_length, write_field};
 use crate::names::Names;
 
 /// What of a request shapes its answer. The default is of one that was refused.
@@ -21,33 +19,29 @@ pub struct Asked {
     connect: bool,
     version10: bool,
     keep_alive: bool,
-    trailers: bool,
+    /// The client takes trailers.
+    pub trailers: bool,
     /// Another protocol may follow.
     pub upgrade: bool,
 }
 
-/// What is to be made of an answer.
-#[derive(Debug)]
-pub struct Plan {
-    asked: Asked,
-    length: Length,
-    /// Of the body; none is sent without.
+/// What was made of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sent {
+    /// Of its body; none is sent without.
     pub coding: Option<Coding>,
     /// Another request may follow.
     pub keep_alive: bool,
-    /// What is to be said of that.
-    connection: Option<&'static str>,
 }
 
-/// How the head says where its body ends.
+/// Which body an answer may have, by its status and the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Length {
-    /// Not at all, or by its version, its status, or the request's method.
-    Unsaid,
-    /// By the `Content-Length` that it has.
-    Own,
-    Bytes(u64),
-    Chunked,
+enum May {
+    /// None, and its head says nothing of one.
+    HaveNone,
+    /// None, though its head tells what it would be.
+    Tell,
+    Have,
 }
 
 impl Asked {
@@ -62,92 +56,95 @@ impl Asked {
         }
     }
 
-    /// `closing`: the answer is the last one whatever it says.
-    pub fn plan(self, head: &Parts, body: &impl Body<Data = Bytes>, closing: bool) -> Plan {
-        let switches = head.status == StatusCode::SWITCHING_PROTOCOLS
-            || self.connect && head.status.is_success();
-        let bodiless = switches
-            || head.status.is_informational()
-            || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-        let own = head.headers.get(CONTENT_LENGTH);
-        let (length, coding) = if bodiless {
-            (Length::Unsaid, None)
-        } else if self.head {
-            (own.map_or(Length::Unsaid, |_| Length::Own), None)
-        } else {
-            self.frame(own, body)
-        };
-        let mut keep_alive = self.keep_alive && !closing && !head.status.is_informational();
-        keep_alive &= !switches && coding != Some(Coding::Close);
-        let says = |option: &[u8]| {
-            let mut values = head.headers.get_all(CONNECTION).iter();
-            values
-                .any(|value| elements(value.as_bytes()).any(|one| one.eq_ignore_ascii_case(option)))
-        };
-        keep_alive &= !says(b"close");
-        let connection = match (self.version10, keep_alive) {
-            (true, true) if !says(b"keep-alive") => Some("keep-alive"),
-            (false, false) if !switches && !says(b"close") => Some("close"),
-            _ => None,
-        };
-        Plan { asked: self, length, coding, keep_alive, connection }
-    }
-
-    /// Of an answer that may have a body.
-    fn frame(
+    /// Appends the head of an answer, its fields named as in `names`. `closing`: the answer is the last one,
+    /// whatever it says.
+    pub fn write(
         self,
-        own: Option<&HeaderValue>,
+        head: &Parts,
         body: &impl Body<Data = Bytes>,
-    ) -> (Length, Option<Coding>) {
-        let own = own.and_then(content_length);
-        if body.is_end_stream() {
-            return (if own == Some(0) { Length::Own } else { Length::Bytes(0) }, None);
-        }
-        match (own, body.size_hint().exact()) {
-            (Some(length), _) => (Length::Own, Some(Coding::Length(length))),
-            (None, Some(length)) => (Length::Bytes(length), Some(Coding::Length(length))),
-            (None, None) if self.version10 => (Length::Unsaid, Some(Coding::Close)),
-            (None, None) => (Length::Chunked, Some(Coding::Chunked)),
-        }
-    }
-}
-
-impl Plan {
-    /// Appends the head, its fields named as in `names`.
-    pub fn write(&self, head: &Parts, names: &Names, out: &mut Vec<u8>) {
+        names: &Names,
+        closing: bool,
+        out: &mut Vec<u8>,
+    ) -> Sent {
         self.write_status(head, out);
+        let may = self.may(head.status);
+        let ended = may != May::Have || body.is_end_stream();
         let mut spelling = names.spelling();
-        let mut own = self.length == Length::Own;
+        let mut write = |name: &HeaderName, value: &HeaderValue| {
+            let name = name.as_str().as_bytes();
+            write_field(spelling.of(name).unwrap_or(name), value, out);
+        };
+        let mut length = None;
+        let mut connection = Connection::default();
         for (name, value) in &head.headers {
             let written = match *name {
-                CONTENT_LENGTH => std::mem::take(&mut own),
-                // There is one more hop that it concerns.
-                TRANSFER_ENCODING => false,
-                TRAILER => self.coding.is_some() && !self.asked.version10,
+                CONTENT_LENGTH if may != May::HaveNone && length.is_none() => {
+                    // Who reads one that is not true waits for ever.
+                    let is_true = |length: &u64| may == May::Tell || !ended || *length == 0;
+                    length = content_length(value).filter(is_true);
+                    length.is_some()
+                }
+                // It concerns another hop.
+                CONTENT_LENGTH | TRANSFER_ENCODING => false,
+                TRAILER => may == May::Have && !self.version10,
+                CONNECTION => {
+                    connection.read(value);
+                    true
+                }
                 _ => true,
             };
             if written {
-                let name = name.as_str().as_bytes();
-                write_field(spelling.of(name).unwrap_or(name), value, out);
+                write(name, value);
             }
         }
-        let mut add = |name: HeaderName, value: HeaderValue| {
-            let name = name.as_str().as_bytes();
-            write_field(spelling.of(name).unwrap_or(name), &value, out);
+        let coding = match length.or_else(|| body.size_hint().exact()) {
+            _ if ended => None,
+            Some(length) => Some(Coding::Length(length)),
+            None if self.version10 => Some(Coding::Close),
+            None => Some(Coding::Chunked),
         };
-        if let Some(connection) = self.connection {
-            add(CONNECTION, HeaderValue::from_static(connection));
+        let switches = self.switches(head.status);
+        let keep_alive = self.keep_alive
+            && !(closing || connection.close || switches || head.status.is_informational())
+            && coding != Some(Coding::Close);
+        if self.version10 && keep_alive && !connection.keep_alive {
+            write(&CONNECTION, &HeaderValue::from_static("keep-alive"));
+        } else if !(self.version10 || keep_alive || switches || connection.close) {
+            write(&CONNECTION, &HeaderValue::from_static("close"));
         }
-        match self.length {
-            Length::Unsaid | Length::Own => {}
-            Length::Bytes(length) => add(CONTENT_LENGTH, HeaderValue::from(length)),
-            Length::Chunked => add(TRANSFER_ENCODING, HeaderValue::from_static("chunked")),
+        match coding {
+            Some(Coding::Chunked) => {
+                write(&TRANSFER_ENCODING, &HeaderValue::from_static("chunked"));
+            }
+            Some(Coding::Length(exact)) if length.is_none() => {
+                write(&CONTENT_LENGTH, &HeaderValue::from(exact));
+            }
+            None if length.is_none() && may == May::Have => {
+                write(&CONTENT_LENGTH, &HeaderValue::from_static("0"));
+            }
+            Some(Coding::Length(_) | Coding::Close) | None => {}
         }
         out.extend_from_slice(b"\r\n");
+        Sent { coding, keep_alive }
     }
 
-    fn write_status(&self, head: &Parts, out: &mut Vec<u8>) {
-        out.extend_from_slice(if self.asked.version10 { b"HTTP/1.0 " } else { b"HTTP/1.1 " });
+    /// Whether an answer makes another protocol of the connection.
+    fn switches(self, status: StatusCode) -> bool {
+        status == StatusCode::SWITCHING_PROTOCOLS || self.connect && status.is_success()
+    }
+
+    fn may(self, status: StatusCode) -> May {
+        let none = status.is_informational()
+            || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        match self.head {
+            _ if none || self.switches(status) => May::HaveNone,
+            true => May::Tell,
+            false => May::Have,
+        }
+    }
+
+    fn write_status(self, head: &Parts, out: &mut Vec<u8>) {
+        out.extend_from_slice(if self.version10 { b"HTTP/1.0 " } else { b"HTTP/1.1 " });
         out.extend_from_slice(head.status.as_str().as_bytes());
         out.push(b' ');
         let own = head.extensions.get::<ReasonPhrase>().map(ReasonPhrase::as_bytes);
@@ -155,12 +152,20 @@ impl Plan {
         out.extend_from_slice(own.unwrap_or_else(reason));
         out.extend_from_slice(b"\r\n");
     }
+}
 
-    /// The trailers that may follow: those that the head announces, to a client that takes any.
-    pub fn trailers(&self, head: &Parts) -> impl Iterator<Item = HeaderName> {
-        let wanted = self.asked.trailers && self.coding == Some(Coding::Chunked);
-        let names = wanted.then(|| announced(&head.headers)).into_iter().flatten();
-        // What changes how an answer is handled has no place behind it (RFC 9110 6.5.1).
-        names.filter(|name| *name != CACHE_CONTROL && *name != MAX_FORWARDS)
+/// What an answer says in `Connection`.
+#[derive(Debug, Default)]
+struct Connection {
+    close: bool,
+    keep_alive: bool,
+}
+
+impl Connection {
+    fn read(&mut self, value: &HeaderValue) {
+        for option in elements(value.as_bytes()) {
+            self.close |= option.eq_ignore_ascii_case(b"close");
+            self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+        }
     }
 }

@@ -11,7 +11,7 @@ use super::syntax::{
     authority, content_length, elements, is_twin, target_end, target_form, token_end,
     transfer_encoding, trim_ows, value_end,
 };
-use crate::names::Names;
+use crate::names::{Names, has_upper};
 
 /// Empty lines that are overlooked before a request line (RFC 9112 2.2).
 const MAX_BLANK_LINES: usize = 4;
@@ -95,6 +95,8 @@ pub struct HeadParser {
     clean: usize,
     request_line: Option<RequestLine>,
     fields: SmallVec<[Field; 32]>,
+    /// A name has a letter in upper case.
+    upper: bool,
     said: Said,
 }
 
@@ -199,7 +201,10 @@ impl HeadParser {
         *request.uri_mut() = Uri::from_maybe_shared(bytes.slice(line.target.range()))
             .map_err(|_| Rejection::BAD_TARGET)?;
         *request.version_mut() = if line.version10 { Version::HTTP_10 } else { Version::HTTP_11 };
-        let names = Names::collect(self.fields.iter().map(|field| &bytes[field.name.range()]));
+        let mut names = Names::default();
+        if self.upper {
+            self.fields.iter().for_each(|field| names.add(&bytes[field.name.range()]));
+        }
         self.put_fields(&bytes, &mut request)?;
         self.reset();
         Ok((request, names))
@@ -211,8 +216,9 @@ impl HeadParser {
         for field in &self.fields {
             let name = HeaderName::from_bytes(&head[field.name.range()])
                 .map_err(|_| Rejection::BAD_FIELD_NAME)?;
-            let value = HeaderValue::from_maybe_shared(head.slice(field.value.range()))
-                .map_err(|_| Rejection::BAD_FIELD_VALUE)?;
+            let value = head.slice(field.value.range());
+            // SAFETY: `value_end` found no byte in it that a `HeaderValue` may not have.
+            let value = unsafe { HeaderValue::from_maybe_shared_unchecked(value) };
             headers.append(name, value);
         }
         Ok(())
@@ -223,6 +229,7 @@ impl HeadParser {
         self.clean = 0;
         self.request_line = None;
         self.fields.clear();
+        self.upper = false;
         self.said = Said::default();
     }
 
@@ -326,6 +333,7 @@ impl HeadParser {
         };
         let value = trimmed(input, value_begin, value_stop);
         let name = &input[begin..name_end];
+        self.upper = self.upper || has_upper(name);
         self.said.field(name, &input[value.range()], request)?;
         self.fields.push(Field { name: Place::new(begin, name_end), value });
         self.line = next;

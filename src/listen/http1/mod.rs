@@ -40,7 +40,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
 use crate::clock::{self, Instant};
-use crate::http1::Outgoing;
+use crate::http1::{Coding, Outgoing};
 use crate::stream::Stream;
 use answer::Asked;
 use head::{Framing, Head, HeadParser};
@@ -53,6 +53,8 @@ pub use shared::{Incoming, Shared};
 
 /// What is read at once where nothing is known of it.
 const READ: usize = 8 * 1024;
+/// With less room than this no read is begun.
+const READ_LITTLE: usize = 512;
 /// And at most, of a body that is known to be longer.
 const READ_LARGE: usize = 64 * 1024;
 /// Bytes of a hoped-for protocol that are read ahead of the decision about it.
@@ -162,7 +164,15 @@ where
                 Some(Err(rejection)) => return Poll::Ready(Next::Refused(self.refuse(rejection))),
                 None => {}
             }
-            match self.shared.inner.borrow_mut().poll_read(cx, READ) {
+            let polled = {
+                let inner = &mut *self.shared.inner.borrow_mut();
+                if inner.read.is_empty() {
+                    // What the request before had of it is free again.
+                    let _ = inner.read.try_reclaim(READ);
+                }
+                inner.poll_read(cx, READ_LITTLE)
+            };
+            match polled {
                 Poll::Ready(Ok(1..)) => continue,
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Next::End),
                 Poll::Pending => {}
@@ -265,7 +275,7 @@ where
                 }
                 inner = self.shared.inner.borrow_mut();
             }
-            if !matches!(ready!(inner.poll_read(cx, READ)), Ok(1..)) {
+            if !matches!(ready!(inner.poll_read(cx, READ_LITTLE)), Ok(1..)) {
                 return Poll::Ready(());
             }
         }
@@ -284,11 +294,11 @@ where
             }
             std::mem::take(&mut inner.answer_names)
         };
-        let plan = self.asked.plan(&head, &body, closing);
-        plan.write(&head, &names, self.out.begin());
-        self.keep_alive = plan.keep_alive;
-        if let Some(coding) = plan.coding {
-            self.out.set_body(body, coding, plan.trailers(&head));
+        let sent = self.asked.write(&head, &body, &names, closing, self.out.begin());
+        self.keep_alive = sent.keep_alive;
+        if let Some(coding) = sent.coding {
+            let trailers = coding == Coding::Chunked && self.asked.trailers;
+            self.out.set_body(body, coding, trailers.then(|| &head.headers));
         }
     }
 

@@ -14,15 +14,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::chunked::Chunked;
 use super::head::{Framing, Head};
 use super::rejection::Rejection;
-use super::{READ, READ_LARGE};
+use super::{READ, READ_LARGE, READ_LITTLE};
 use crate::clock::Instant;
 use crate::http1::write_field;
 use crate::names::Names;
 use crate::stream::Stream;
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
-/// With less room than this a read is not begun.
-const LITTLE: usize = 512;
 
 /// The socket and what was read from it; what is to be said before the answer.
 pub struct Shared {
@@ -170,11 +168,11 @@ impl Inner {
         self.names = Names::default();
     }
 
-    /// Reads once, with room for `wanted` bytes if there is little; 0 is the end of the stream.
-    pub fn poll_read(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<io::Result<usize>> {
+    /// Reads once, with at least so much room; 0 is the end of the stream.
+    pub fn poll_read(&mut self, cx: &mut Context<'_>, room: usize) -> Poll<io::Result<usize>> {
         let Some(io) = &mut self.io else { return Poll::Ready(Ok(0)) };
-        if self.read.is_empty() || self.read.capacity() - self.read.len() < LITTLE {
-            self.read.reserve(wanted);
+        if self.read.capacity() - self.read.len() < room {
+            self.read.reserve(room.max(READ));
         }
         let mut spare = ReadBuf::uninit(self.read.spare_capacity_mut());
         ready!(Pin::new(io).poll_read(cx, &mut spare))?;
@@ -238,7 +236,7 @@ impl Inner {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         loop {
-            let wanted = match &mut self.reading {
+            let left = match &mut self.reading {
                 Reading::Head => return Poll::Ready(None),
                 Reading::Closed => {
                     let error = self.rejection.map_or(BodyError::Closed, BodyError::Malformed);
@@ -275,8 +273,8 @@ impl Inner {
             if matches!(self.reading, Reading::Head) {
                 continue;
             }
-            let wanted = usize::try_from(wanted).unwrap_or(READ_LARGE).clamp(READ, READ_LARGE);
-            match self.poll_read(cx, wanted) {
+            let left = usize::try_from(left).unwrap_or(READ_LARGE);
+            match self.poll_read(cx, left.clamp(READ_LITTLE, READ_LARGE)) {
                 Poll::Ready(Ok(1..)) => {}
                 Poll::Ready(Ok(0) | Err(_)) => self.end(Reading::Closed, cx),
                 Poll::Pending => {

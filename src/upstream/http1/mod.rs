@@ -236,7 +236,7 @@ where
                 ),
                 None => Coding::Chunked,
             };
-            self.out.set_body(body, coding, http1::announced(&head.headers));
+            self.out.set_body(body, coding, Some(&head.headers));
         }
         Ok(())
     }

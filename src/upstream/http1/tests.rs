@@ -183,7 +183,7 @@ async fn a_chunked_body_survives_a_socket_that_takes_a_byte_at_a_time() {
     let mut out = Outgoing::default();
     let body = Frames::data(&[&large, b"small", &large]);
     out.begin().extend_from_slice(b"head\r\n\r\n");
-    out.set_body(body, Coding::Chunked, std::iter::empty());
+    out.set_body(body, Coding::Chunked, None);
     let mut io = Dripping::default();
     std::future::poll_fn(|cx| out.poll_send(&mut io, cx)).await.unwrap();
     let wire = String::from_utf8(io.taken).unwrap();
