@@ -243,7 +243,11 @@ where
         Ok(())
     }
 
-    fn poll_write(
+    /// Writes what there is, without asking the body for more; also after it has failed.
+    ///
+    /// # Errors
+    /// The peer takes no more.
+    pub fn poll_write(
         &mut self,
         io: &mut (impl AsyncWrite + Unpin),
         cx: &mut Context<'_>,

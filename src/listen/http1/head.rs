@@ -7,10 +7,8 @@ use http::{HeaderName, HeaderValue, Method, Request, Uri, Version};
 use smallvec::SmallVec;
 
 use super::rejection::Rejection;
-use super::syntax::{
-    authority, content_length, elements, is_twin, target_end, target_form, token_end,
-    transfer_encoding, trim_ows, value_end,
-};
+use super::said::Said;
+use super::syntax::{target_end, target_form, token_end, trim_ows, value_end};
 use crate::names::{Names, has_upper};
 
 /// Empty lines that are overlooked before a request line (RFC 9112 2.2).
@@ -98,20 +96,6 @@ pub struct HeadParser {
     /// A name has a letter in upper case.
     upper: bool,
     said: Said,
-}
-
-/// What the fields so far say.
-#[derive(Debug, Default, Clone, Copy)]
-struct Said {
-    host: bool,
-    length: Option<u64>,
-    chunked: bool,
-    expect_continue: bool,
-    upgrade_field: bool,
-    upgrade_option: bool,
-    close: bool,
-    keep_alive: bool,
-    trailers: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -334,7 +318,7 @@ impl HeadParser {
         let value = trimmed(input, value_begin, value_stop);
         let name = &input[begin..name_end];
         self.upper = self.upper || has_upper(name);
-        self.said.field(name, &input[value.range()], request)?;
+        self.said.field(name, &input[value.range()], request.version10)?;
         self.fields.push(Field { name: Place::new(begin, name_end), value });
         self.line = next;
         self.clean = 0;
@@ -366,86 +350,6 @@ impl HeadParser {
             keep_alive: !said.close && (said.keep_alive || !request.version10),
             trailers: said.trailers,
         })
-    }
-}
-
-impl Said {
-    /// Judges the fields that frame or route the message. Most others are told by their length.
-    fn field(&mut self, name: &[u8], value: &[u8], request: RequestLine) -> Result<(), Rejection> {
-        match name.len() {
-            2 if name.eq_ignore_ascii_case(b"te") => {
-                self.trailers |= elements(value).any(|one| one.eq_ignore_ascii_case(b"trailers"));
-            }
-            4 if name.eq_ignore_ascii_case(b"host") => {
-                if self.host {
-                    return Err(Rejection::TWO_HOSTS);
-                }
-                self.host = true;
-                authority(value).ok_or(Rejection::BAD_HOST)?;
-            }
-            // RFC 9110 10.1.1: a server ignores it in HTTP/1.0.
-            6 if name.eq_ignore_ascii_case(b"expect") && !request.version10 => {
-                if !value.eq_ignore_ascii_case(b"100-continue") {
-                    return Err(Rejection::BAD_EXPECTATION);
-                }
-                self.expect_continue = true;
-            }
-            7 if name.eq_ignore_ascii_case(b"upgrade") => self.upgrade_field = true,
-            10 if name.eq_ignore_ascii_case(b"connection") => self.connection(value)?,
-            14 if is_twin(name, b"content-length") => self.content_length(name, value)?,
-            17 if is_twin(name, b"transfer-encoding") => {
-                self.transfer_encoding(name, value, request)?;
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    fn connection(&mut self, value: &[u8]) -> Result<(), Rejection> {
-        for option in elements(value) {
-            let names = |field: &[u8]| option.eq_ignore_ascii_case(field);
-            if names(b"host") || names(b"content-length") || names(b"transfer-encoding") {
-                return Err(Rejection::BAD_CONNECTION);
-            }
-            self.upgrade_option |= names(b"upgrade");
-            self.close |= names(b"close");
-            self.keep_alive |= names(b"keep-alive");
-        }
-        Ok(())
-    }
-
-    fn content_length(&mut self, name: &[u8], value: &[u8]) -> Result<(), Rejection> {
-        if name.contains(&b'_') {
-            return Err(Rejection::UNDERSCORE_NAME);
-        }
-        if self.chunked {
-            return Err(Rejection::CONFLICTING_LENGTH);
-        }
-        if self.length.is_some() {
-            return Err(Rejection::TWO_LENGTHS);
-        }
-        self.length = Some(content_length(value).ok_or(Rejection::BAD_LENGTH)?);
-        Ok(())
-    }
-
-    fn transfer_encoding(
-        &mut self,
-        name: &[u8],
-        value: &[u8],
-        request: RequestLine,
-    ) -> Result<(), Rejection> {
-        if name.contains(&b'_') {
-            return Err(Rejection::UNDERSCORE_NAME);
-        }
-        if self.length.is_some() {
-            return Err(Rejection::CONFLICTING_LENGTH);
-        }
-        if self.chunked || request.version10 {
-            return Err(Rejection::BAD_TRANSFER_ENCODING);
-        }
-        transfer_encoding(value)?;
-        self.chunked = true;
-        Ok(())
     }
 }
 

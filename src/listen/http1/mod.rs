@@ -3,7 +3,7 @@
 //!
 //! | file | its part |
 //! |---|---|
-//! | `head`, `syntax` | a request out of the bytes of its head, or why there is none |
+//! | `head`, `said`, `syntax` | a request out of the bytes of its head, or why there is none |
 //! | `chunked` | a chunked body out of its bytes |
 //! | `shared` | what a request has of its connection: its body, and what is said before the answer |
 //! | `answer` | the head of an answer, and how its body is framed |
@@ -18,6 +18,7 @@ mod answer;
 mod chunked;
 mod head;
 mod rejection;
+mod said;
 mod shared;
 mod syntax;
 mod timer;
@@ -36,11 +37,11 @@ use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response};
 use http_body::Body;
-use tokio::io::{AsyncRead, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
 use crate::clock::{self, Instant};
-use crate::http1::{Coding, Outgoing};
+use crate::http1::{Coding, Outgoing, SendError};
 use crate::stream::Stream;
 use answer::Asked;
 use head::{Framing, Head, HeadParser};
@@ -49,7 +50,7 @@ use timer::{Due, Phase, Timer};
 
 pub use head::HeadLimits;
 pub use rejection::Rejection;
-pub use shared::{Incoming, Shared};
+pub use shared::{BodyError, Incoming, Shared};
 
 /// What is read at once where nothing is known of it.
 const READ: usize = 8 * 1024;
@@ -69,8 +70,8 @@ const LINGER_TIME: Duration = Duration::from_secs(1);
 /// It is to be polled in this order: [`poll_next`](Self::poll_next) until there is a request,
 /// [`poll_gone`](Self::poll_gone) while it is being handled, [`answer`](Self::answer) and
 /// [`poll_answer`](Self::poll_answer), and then again. Dropped, it closes the connection at once.
-pub struct Connection<B> {
-    shared: Rc<Shared>,
+pub struct Connection<B, T = Stream> {
+    shared: Rc<Shared<T>>,
     limits: HeadLimits,
     parser: HeadParser,
     /// The verdict on the next head, where it is here already.
@@ -93,8 +94,11 @@ pub struct Connection<B> {
 }
 
 /// What comes of a connection that waits for a request.
-pub enum Next {
-    Request(Request<Incoming>),
+pub enum Next<T = Stream>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    Request(Request<Incoming<T>>),
     /// To be answered; nothing behind it is looked at.
     Refused(Refused),
     /// It was idle for long enough to be parked, and may stay so until then. It may as well be asked again.
@@ -123,12 +127,13 @@ pub enum After {
     Broken,
 }
 
-impl<B> Connection<B>
+impl<B, T> Connection<B, T>
 where
     B: Body<Data = Bytes> + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
 {
     /// A connection that began, or came to life again, at `opened`. `early` was read from it already.
-    pub fn new(io: Stream, early: Bytes, limits: HeadLimits, opened: Instant) -> Self {
+    pub fn new(io: T, early: Bytes, limits: HeadLimits, opened: Instant) -> Self {
         Self {
             shared: Shared::new(io, early, limits.max_fields, opened),
             parser: HeadParser::default(),
@@ -147,12 +152,12 @@ where
     }
 
     /// What requests have of it.
-    pub fn shared(&self) -> &Rc<Shared> {
+    pub fn shared(&self) -> &Rc<Shared<T>> {
         &self.shared
     }
 
     /// Waits for the next request.
-    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Next<T>> {
         loop {
             match self.judge() {
                 Some(Ok(head)) => {
@@ -210,7 +215,7 @@ where
     }
 
     /// Takes the next request, whose head is here.
-    fn take(&mut self, head: &Head) -> Result<Request<Incoming>, Rejection> {
+    fn take(&mut self, head: &Head) -> Result<Request<Incoming<T>>, Rejection> {
         let inner = &mut *self.shared.inner.borrow_mut();
         let (request, names) = self.parser.take(&mut inner.read, head)?;
         self.judged = None;
@@ -298,7 +303,7 @@ where
         self.keep_alive = sent.keep_alive;
         if let Some(coding) = sent.coding {
             let trailers = coding == Coding::Chunked && self.asked.trailers;
-            self.out.set_body(body, coding, trailers.then(|| &head.headers));
+            self.out.set_body(body, coding, trailers.then_some(&head.headers));
         }
     }
 
@@ -315,8 +320,15 @@ where
     }
 
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<After> {
-        if ready!(self.out.poll_send(&mut &*self.shared, cx)).is_err() {
-            return Poll::Ready(After::Broken);
+        match ready!(self.out.poll_send(&mut &*self.shared, cx)) {
+            Ok(()) => {}
+            Err(SendError::Body) => {
+                // The client is to have what came before: who gets nothing at all may take its request for
+                // one that nobody has seen.
+                let _ = ready!(self.out.poll_write(&mut &*self.shared, cx));
+                return Poll::Ready(After::Broken);
+            }
+            Err(SendError::Unwritten | SendError::Refused) => return Poll::Ready(After::Broken),
         }
         let inner = &mut *self.shared.inner.borrow_mut();
         if !ready!(inner.poll_rest(cx)) {
@@ -368,7 +380,7 @@ where
 
     /// The connection itself, and what came behind the last request: for a tunnel, or to be parked. None where
     /// that request has not come to its end.
-    pub fn into_stream(self) -> Option<(Stream, Bytes)> {
+    pub fn into_stream(self) -> Option<(T, Bytes)> {
         let inner = &mut *self.shared.inner.borrow_mut();
         if !matches!(inner.reading, Reading::Head) {
             return None;
@@ -378,7 +390,7 @@ where
     }
 }
 
-impl<B> Drop for Connection<B> {
+impl<B, T> Drop for Connection<B, T> {
     fn drop(&mut self) {
         self.shared.close();
     }

@@ -23,17 +23,17 @@ use crate::stream::Stream;
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// The socket and what was read from it; what is to be said before the answer.
-pub struct Shared {
-    pub(super) inner: RefCell<Inner>,
+pub struct Shared<T = Stream> {
+    pub(super) inner: RefCell<Inner<T>>,
     /// Something stands in `interim`.
     pub(super) has_interim: Cell<bool>,
     /// When the last answer ended.
     pub(super) idle_since: Cell<Instant>,
 }
 
-pub(super) struct Inner {
+pub(super) struct Inner<T> {
     /// None once the connection is closed, parked or a tunnel.
-    pub io: Option<Stream>,
+    pub io: Option<T>,
     pub read: BytesMut,
     pub reading: Reading,
     /// How the client wrote the names of the request at hand.
@@ -79,7 +79,7 @@ pub enum BodyError {
 }
 
 /// For requests.
-impl Shared {
+impl<T> Shared<T> {
     /// How the client wrote the field names of the request at hand. Empty if all are in lower case, and the
     /// second time.
     pub fn take_names(&self) -> Names {
@@ -115,8 +115,8 @@ impl Shared {
 }
 
 /// For the connection.
-impl Shared {
-    pub(super) fn new(io: Stream, early: Bytes, max_fields: usize, now: Instant) -> Rc<Self> {
+impl<T> Shared<T> {
+    pub(super) fn new(io: T, early: Bytes, max_fields: usize, now: Instant) -> Rc<Self> {
         let inner = RefCell::new(Inner {
             io: Some(io),
             read: early.into(),
@@ -147,7 +147,7 @@ impl Shared {
     }
 }
 
-impl Inner {
+impl<T: AsyncRead + AsyncWrite + Unpin> Inner<T> {
     /// A head was taken, and its body is next.
     pub fn begin(&mut self, head: &Head) {
         self.answered = false;
@@ -300,17 +300,20 @@ fn note(known: &mut Option<Waker>, cx: &Context<'_>) {
 }
 
 /// The body of a request, as it comes.
-pub struct Incoming {
+pub struct Incoming<T = Stream>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
     /// None: nothing more comes.
-    shared: Option<Rc<Shared>>,
+    shared: Option<Rc<Shared<T>>>,
 }
 
-impl Incoming {
+impl<T: AsyncRead + AsyncWrite + Unpin> Incoming<T> {
     pub fn empty() -> Self {
         Self { shared: None }
     }
 
-    pub(super) fn of(shared: &Rc<Shared>) -> Self {
+    pub(super) fn of(shared: &Rc<Shared<T>>) -> Self {
         Self { shared: Some(shared.clone()) }
     }
 
@@ -353,7 +356,7 @@ impl Incoming {
     }
 }
 
-impl Drop for Incoming {
+impl<T: AsyncRead + AsyncWrite + Unpin> Drop for Incoming<T> {
     fn drop(&mut self) {
         if let Some(shared) = &self.shared {
             let inner = &mut *shared.inner.borrow_mut();
@@ -364,7 +367,7 @@ impl Drop for Incoming {
 }
 
 /// Writes to the client.
-impl AsyncWrite for &Shared {
+impl<T: AsyncWrite + Unpin> AsyncWrite for &Shared<T> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -390,10 +393,10 @@ impl AsyncWrite for &Shared {
     }
 }
 
-impl Shared {
+impl<T: AsyncWrite + Unpin> Shared<T> {
     fn with_io<R>(
         &self,
-        work: impl FnOnce(Pin<&mut Stream>) -> Poll<io::Result<R>>,
+        work: impl FnOnce(Pin<&mut T>) -> Poll<io::Result<R>>,
     ) -> Poll<io::Result<R>> {
         match &mut self.inner.borrow_mut().io {
             Some(io) => work(Pin::new(io)),
