@@ -3,13 +3,10 @@
 //! Names mean the same in any case (RFC 9110 5.1), and between two connections they are in lower case. Some
 //! peers are particular nevertheless: a head goes out with the letters that it came with.
 
-mod slot;
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
-
-pub use slot::Slot;
 
 /// A longer name is not recorded; there are two bytes for its length.
 const MAX_NAME: usize = 0x7fff;
@@ -37,27 +34,14 @@ struct Record {
 }
 
 impl Names {
-    /// The names in `head`, an HTTP/1 head with its start line. Where it breaks off, its names end.
-    pub fn of(head: &[u8]) -> Self {
-        Self::collect(FieldNames::new(head))
-    }
-
-    /// The same of names that are told apart already. Allocates only if one of them has upper case.
+    /// Those of a head. Allocates only if one of them has upper case.
     pub fn collect<'a>(mut names: impl Iterator<Item = &'a [u8]> + Clone) -> Self {
         let all = names.clone();
-        if names.any(has_upper) { Self::every(all) } else { Self::default() }
-    }
-
-    /// For a parser that comes upon its first name in upper case: the names before it, where `head`
-    /// breaks off.
-    pub fn before(head: &[u8]) -> Self {
-        Self::every(FieldNames::new(head))
-    }
-
-    fn every<'a>(names: impl Iterator<Item = &'a [u8]>) -> Self {
-        let mut all = Self::default();
-        names.for_each(|name| all.add(name));
-        all
+        let mut found = Self::default();
+        if names.any(has_upper) {
+            all.for_each(|name| found.add(name));
+        }
+        found
     }
 
     /// Adds the next name, a token. It is to be called for names in lower case too: of names that differ
@@ -79,42 +63,10 @@ impl Names {
         !self.0.as_ref().is_some_and(|record| record.upper)
     }
 
-    /// Gives the names in `head`, from its start line on, the case that they had, and says where the head
-    /// ends, if it does. Nothing but the case of letters in names changes; what is not recorded stays, and
-    /// so does all behind the head's empty line.
-    pub fn restore(&self, head: &mut [u8]) -> Option<usize> {
-        let mut spelling = self.spelling();
-        let mut line = first_field(head);
-        loop {
-            match head.get(line)? {
-                b'\n' => return Some(line + 1),
-                b'\r' if head.get(line + 1) == Some(&b'\n') => return Some(line + 2),
-                _ => {}
-            }
-            let mut end = line;
-            if let Some(name) = spelling.of_line(&head[line..]) {
-                end += name.len();
-                head[line..end].copy_from_slice(name);
-            }
-            line = line_feed(head, end)? + 1;
-        }
-    }
-
     /// For one who writes the names one by one.
     pub fn spelling(&self) -> Spelling<'_> {
         let marks = self.0.as_ref().map_or(0, |record| record.marks);
         Spelling { record: self.bytes(), marks, next: 0 }
-    }
-
-    /// For keeping many: only what is needed.
-    pub fn pack(&self) -> Box<[u8]> {
-        self.bytes().into()
-    }
-
-    /// What [`pack`](Self::pack) made of names that are not empty.
-    pub fn unpack(packed: &[u8]) -> Self {
-        let more = packed.to_vec();
-        Self(Some(Box::new(Record { more, marks: u64::MAX, upper: true, ..Record::default() })))
     }
 
     fn bytes(&self) -> &[u8] {
@@ -208,13 +160,6 @@ impl<'a> Spelling<'a> {
         self.expected(fits).or_else(|| self.search(name))
     }
 
-    /// The same for the name that a line begins with.
-    fn of_line(&mut self, line: &[u8]) -> Option<&'a [u8]> {
-        let fits =
-            |name: &[u8]| line.get(name.len()) == Some(&b':') && is_same(name, &line[..name.len()]);
-        self.expected(fits).or_else(|| self.search(&line[..name_len(line)?]))
-    }
-
     fn expected(&mut self, fits: impl Fn(&[u8]) -> bool) -> Option<&'a [u8]> {
         let (name, after) = entry(self.record, self.next).filter(|(name, _)| fits(name))?;
         self.next = after;
@@ -241,81 +186,6 @@ impl<'a> Spelling<'a> {
         self.next = after;
         Some(found)
     }
-}
-
-/// The names in a head.
-#[derive(Clone)]
-struct FieldNames<'a> {
-    head: &'a [u8],
-    line: usize,
-}
-
-impl<'a> FieldNames<'a> {
-    fn new(head: &'a [u8]) -> Self {
-        Self { head, line: first_field(head) }
-    }
-}
-
-impl<'a> Iterator for FieldNames<'a> {
-    type Item = &'a [u8];
-
-    fn next(&mut self) -> Option<&'a [u8]> {
-        loop {
-            let rest = &self.head[self.line..];
-            if let [b'\r', b'\n', ..] | [b'\n', ..] = rest {
-                return None;
-            }
-            let len = name_len(rest);
-            let end = self.line + len.unwrap_or(0);
-            self.line = line_feed(self.head, end).map_or(self.head.len(), |end| end + 1);
-            match len {
-                Some(len) => return Some(&rest[..len]),
-                None if self.line == self.head.len() => return None,
-                None => {}
-            }
-        }
-    }
-}
-
-/// Where the line after the start line begins. Empty lines before it do not count (RFC 9112 2.2).
-fn first_field(head: &[u8]) -> usize {
-    let begin = head.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).unwrap_or(head.len());
-    line_feed(head, begin).map_or(head.len(), |end| end + 1)
-}
-
-/// Length of the name that a line begins with; `None` for what is not a field, or goes on with the one
-/// before.
-fn name_len(line: &[u8]) -> Option<usize> {
-    if let [b':' | b' ' | b'\t', ..] = line {
-        return None;
-    }
-    let len = first_of(line, 0, |word| marks_of(word, b':') | marks_of(word, b'\n'))?;
-    (line[len] == b':').then_some(len)
-}
-
-/// Index of the first LF from `at` on.
-fn line_feed(bytes: &[u8], at: usize) -> Option<usize> {
-    first_of(bytes, at, |word| marks_of(word, b'\n'))
-}
-
-/// Index of the first byte from `at` on that `marks` marks; eight bytes a step.
-fn first_of(bytes: &[u8], at: usize, marks: impl Fn(u64) -> u64) -> Option<usize> {
-    let (words, rest) = bytes[at..].as_chunks();
-    for (index, word) in words.iter().enumerate() {
-        let marks = marks(u64::from_le_bytes(*word));
-        if marks != 0 {
-            return Some(at + 8 * index + marks.trailing_zeros() as usize / 8);
-        }
-    }
-    let index = rest.iter().position(|byte| marks(u64::from(*byte)) & 0x80 != 0)?;
-    Some(at + 8 * words.len() + index)
-}
-
-/// The high bit of each byte in `word` that is `byte`. A borrow can only mark one above a byte that is
-/// truly marked: the lowest mark is exact.
-fn marks_of(word: u64, byte: u8) -> u64 {
-    let word = word ^ (ONES * u64::from(byte));
-    word.wrapping_sub(ONES) & !word & HIGH
 }
 
 /// Whether two names of the same length differ in nothing but the case of letters.

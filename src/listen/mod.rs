@@ -5,7 +5,7 @@
 //! the few long-lived connections that a sidecar usually has must not all end on one worker.
 
 pub mod detect;
-pub mod guard;
+pub mod http1;
 pub mod original_dst;
 
 use std::future::Future;

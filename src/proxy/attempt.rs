@@ -377,8 +377,8 @@ impl Call<'_> {
                 return Failure::BodyTooLarge { limit: self.policy.max_body.unwrap_or(0) };
             }
             Some(UploadFault::Broken) => {
-                let guard = self.connection.guard.as_ref();
-                let why = guard.and_then(|guard| guard.body_rejection());
+                let http1 = self.connection.http1.as_ref();
+                let why = http1.and_then(|http1| http1.body_rejection());
                 return why.map_or(Failure::BodyBroken, Failure::Malformed);
             }
             None => {}

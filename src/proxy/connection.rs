@@ -5,7 +5,6 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,7 +21,7 @@ use crate::clock::{self, Instant};
 use crate::config::snapshot::{Destination, Detect, Listener, ListenerKind, Snapshot};
 use crate::drain::{CLOSE_IDLE_AFTER, Drain, Phase};
 use crate::listen::detect::{self, Detected, Prefixed};
-use crate::listen::guard::Shared;
+use crate::listen::http1::Shared;
 use crate::names::Names;
 use crate::policy::Policy;
 use crate::stream::Stream;
@@ -45,12 +44,10 @@ pub struct Connection {
     pub direction: Direction,
     pub last_target: LastTarget,
     peer_text: OnceCell<HeaderValue>,
-    /// What watches the framing of an HTTP/1 connection.
-    pub guard: Option<Arc<Shared>>,
+    /// What there is of an HTTP/1 connection besides requests.
+    pub http1: Option<Rc<Shared>>,
     /// Set by the request that turns this HTTP/1 connection into a tunnel.
     pub tunnel: RefCell<Option<Tunnel>>,
-    /// The proxy is going away: each answer on HTTP/1 is the last one.
-    pub closing: Cell<bool>,
     /// Requests that were begun on it.
     begun: Cell<u64>,
     /// Requests that have not ended.
@@ -58,18 +55,17 @@ pub struct Connection {
 }
 
 impl Connection {
-    pub fn new(ends: &Ends, guard: Option<Arc<Shared>>) -> Rc<Self> {
+    pub fn new(ends: &Ends, http1: Option<Rc<Shared>>) -> Rc<Self> {
         let Ends { listener, peer, local } = *ends;
         Rc::new(Self {
             peer,
             local,
             listener,
             direction: listener.direction(),
-            guard,
+            http1,
             last_target: LastTarget::default(),
             peer_text: OnceCell::new(),
             tunnel: RefCell::default(),
-            closing: Cell::new(false),
             begun: Cell::new(0),
             active: Cell::new(0),
         })
@@ -82,13 +78,13 @@ impl Connection {
 
     /// How the client wrote the fields of the request at hand; nothing on HTTP/2, or when asked again.
     pub fn names_of_request(&self) -> Names {
-        self.guard.as_ref().map_or_else(Names::default, |guard| guard.take_names())
+        self.http1.as_ref().map_or_else(Names::default, |http1| http1.take_names())
     }
 
     /// Has the fields of the answer written like this, where the client's HTTP leaves that open.
     pub fn name_answer(&self, names: Names) {
-        if let Some(guard) = &self.guard {
-            guard.answer_names(names);
+        if let Some(http1) = &self.http1 {
+            http1.name_answer(names);
         }
     }
 
@@ -100,8 +96,8 @@ impl Connection {
     /// To be called once for each [`Connection::request_begins`], when the answer has ended.
     pub fn request_ends(&self, now: Instant) {
         self.active.set(self.active.get() - 1);
-        if let Some(guard) = &self.guard {
-            guard.response_done(now);
+        if let Some(http1) = &self.http1 {
+            http1.answer_ends(now);
         }
     }
 
@@ -113,13 +109,6 @@ impl Connection {
             if self.begun.get() == before && self.active.get() == 0 {
                 return;
             }
-        }
-    }
-
-    /// The request at hand makes a tunnel of this connection.
-    pub fn decide_upgrade(&self) {
-        if let Some(guard) = &self.guard {
-            guard.decide_upgrade(true);
         }
     }
 }
@@ -160,7 +149,7 @@ pub fn spawn(
 /// is of an idle connection is this future.
 async fn serve(worker: &Rc<Worker>, ends: &Ends, stream: Stream) {
     let limits = worker.view().snapshot.limits;
-    // A client that stops reading stops hyper from asking for more, and with it every timer of a body.
+    // A client that stops reading stops us from asking for more, and with it every timer of a body.
     stream.prepare(limits.write_timeout);
     let new = New::expect(&worker.view().snapshot, ends.listener);
     let mut parked = Parked { stream, until: new.opened + new.silence };

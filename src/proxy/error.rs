@@ -6,7 +6,7 @@ use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
 use http::{HeaderValue, Response, StatusCode};
 
 use super::body::Body;
-use crate::listen::guard::Rejection;
+use crate::listen::http1::Rejection;
 use crate::telemetry::flags::Flag;
 use crate::upstream::{ConnectError, ConnectErrorKind};
 

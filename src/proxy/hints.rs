@@ -33,7 +33,7 @@ impl<'a> Hints<'a> {
             return;
         }
         self.passed += 1;
-        let Some(guard) = self.client.and_then(|client| client.guard.as_ref()) else {
+        let Some(http1) = self.client.and_then(|client| client.http1.as_ref()) else {
             return;
         };
         if self.passed > MAX {
@@ -43,13 +43,6 @@ impl<'a> Hints<'a> {
         strip_hop_by_hop(&mut headers, fields);
         // It has none, whatever it says (RFC 9110 8.6).
         headers.remove(CONTENT_LENGTH);
-        let mut text = format!("HTTP/1.1 {status}\r\n").into_bytes();
-        for (name, value) in &headers {
-            for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
-                text.extend_from_slice(part);
-            }
-        }
-        text.extend_from_slice(b"\r\n");
-        guard.inject(&text);
+        http1.interim(status, &headers);
     }
 }

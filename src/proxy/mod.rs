@@ -39,11 +39,12 @@ use std::rc::Rc;
 
 use http::header::{CONNECTION, CONTENT_LENGTH, VIA};
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper::upgrade::OnUpgrade;
 
 use crate::clock;
 use crate::config::snapshot::{Action, Forward, Route};
+use crate::listen::http1::Refused;
 use crate::telemetry::Direction;
 use crate::telemetry::trace::{self, Origin};
 use crate::upstream::Wire;
@@ -98,22 +99,42 @@ pub async fn handle(
             tunnel.begin(&worker, &connection, report);
             response
         }
-        Err(failure) => {
-            report.failed(&failure);
-            let mut response = failure.answer(report.is_grpc());
-            let id = report.request_id(|| trace::request_id(&mut worker.random.borrow_mut()));
-            response.headers_mut().insert(trace::X_REQUEST_ID, id);
-            response.map(|body| body.reported(report))
-        }
+        Err(failure) => failed(&worker, report, &failure),
     };
     let gone = !view.snapshot.listeners.contains(&connection.listener);
-    let closes = connection.closing.get() || unread || gone;
+    let ends = worker.drain.is_at(connection::closing(connection.direction));
+    let closes = ends || unread || gone;
     // In a 101 this field has to name the upgrade.
     let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     if closes && !switches && version <= Version::HTTP_11 {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
+}
+
+/// Answers what could not be done.
+fn failed(worker: &Worker, mut report: Box<Report>, failure: &Failure) -> Response<Body> {
+    report.failed(failure);
+    let mut response = failure.answer(report.is_grpc());
+    let id = report.request_id(|| trace::request_id(&mut worker.random.borrow_mut()));
+    response.headers_mut().insert(trace::X_REQUEST_ID, id);
+    response.map(|body| body.reported(report))
+}
+
+/// Answers a head that is no request, and says of it what is said of any other.
+pub fn refuse(
+    worker: &Rc<Worker>,
+    connection: &Rc<Connection>,
+    refused: Refused,
+) -> Response<Body> {
+    let Refused { rejection, method, path } = refused;
+    let (mut parts, ()) = Request::new(()).into_parts();
+    parts.method = method.unwrap_or_default();
+    let fields = Fields::of(&parts.headers);
+    let mut report =
+        Report::begin(worker, &worker.view(), connection, &parts, fields, clock::now());
+    report.path(path);
+    failed(worker, report, &Failure::Malformed(rejection))
 }
 
 /// About as many fields as a request gets on its way through, so that its map grows once.
@@ -145,7 +166,6 @@ async fn answer(
     incoming: Incoming,
     report: &mut Report,
 ) -> Result<Answered, Failure> {
-    connection.refusal(report)?;
     let limit = view.snapshot.limits.max_requests;
     report.admitted(worker.admit_request(limit).ok_or(Failure::Overload { limit })?);
 
@@ -364,21 +384,4 @@ fn passed_on(answer: Answer, route: &Route, upload: Option<Rc<Upload>>) -> Respo
         broken: None,
     });
     Response::from_parts(head, body)
-}
-
-impl Connection {
-    /// The guard's verdict on this request, if it refused it.
-    fn refusal(&self, report: &mut Report) -> Result<(), Failure> {
-        let Some(guard) = &self.guard else {
-            return Ok(());
-        };
-        let Some(rejection) = guard.next_request() else {
-            return Ok(());
-        };
-        let line = guard.rejected_line();
-        let method = line.as_ref().and_then(|line| Method::from_bytes(line.method.as_bytes()).ok());
-        let path = line.as_ref().and_then(|line| line.target.parse().ok());
-        report.line(method, path);
-        Err(Failure::Malformed(rejection))
-    }
 }

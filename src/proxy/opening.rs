@@ -123,7 +123,6 @@ impl Opening {
             Tunnel { server: self.server, held: self.held, report, idle: limits.idle_timeout };
         match self.client {
             None => {
-                connection.decide_upgrade();
                 *connection.tunnel.borrow_mut() = Some(tunnel);
             }
             Some(client) => {

@@ -137,9 +137,8 @@ impl Report {
         self.admitted = Some(guard);
     }
 
-    /// What a refused head said, as far as it could be read.
-    pub fn line(&mut self, method: Option<Method>, path: Option<PathAndQuery>) {
-        self.method = method.unwrap_or_default();
+    /// Of a refused head, whose path may not have been readable.
+    pub fn path(&mut self, path: Option<PathAndQuery>) {
         self.path = path;
     }
 

@@ -10,7 +10,7 @@ use http::uri::{Authority, PathAndQuery};
 use http::{HeaderValue, Method, Version};
 
 use super::error::Failure;
-use crate::listen::guard::Rejection;
+use crate::listen::http1::Rejection;
 
 /// The one authority of a request (RFC 9112 3.2, RFC 9113 8.3.1).
 #[derive(Debug, Clone, PartialEq, Eq)]

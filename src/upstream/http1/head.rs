@@ -11,6 +11,7 @@ use hyper::ext::ReasonPhrase;
 use smallvec::SmallVec;
 
 use super::Error;
+use crate::http1::{content_length, write_field};
 use crate::names::Names;
 
 /// Fields of a response; hyper's number too.
@@ -45,15 +46,6 @@ pub fn write(head: &Parts, names: &Names, out: &mut Vec<u8>) {
         let name = name.as_str().as_bytes();
         write_field(spelling.of(name).unwrap_or(name), value, out);
     }
-    out.extend_from_slice(b"\r\n");
-}
-
-pub fn write_field(name: &[u8], value: &HeaderValue, out: &mut Vec<u8>) {
-    let value = value.as_bytes();
-    out.reserve(name.len() + value.len() + 4);
-    out.extend_from_slice(name);
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value);
     out.extend_from_slice(b"\r\n");
 }
 
@@ -95,7 +87,7 @@ pub fn parse(bytes: &mut BytesMut, method: &Method) -> Result<Option<Parsed>, Er
     *response.status_mut() = status;
     *response.version_mut() = version;
     if let Some(reason) = reason {
-        // hyper's server writes it.
+        // Our server writes it.
         response.extensions_mut().insert(reason);
     }
     let said = fields(response.headers_mut(), &head, &places, version)?;
@@ -212,13 +204,4 @@ fn length(headers: &mut HeaderMap) -> Result<Option<u64>, Error> {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
     Ok(Some(length))
-}
-
-/// A length in decimal digits and nothing else.
-pub fn content_length(value: &HeaderValue) -> Option<u64> {
-    let digits = value.as_bytes();
-    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    std::str::from_utf8(digits).ok()?.parse().ok()
 }

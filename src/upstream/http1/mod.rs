@@ -4,15 +4,15 @@
 //! | file | its part |
 //! |---|---|
 //! | `head` | a request's head as bytes, a response's head out of bytes, and how its body is framed |
-//! | `outgoing` | the bytes of a request that are not written yet |
 //! | `body` | the bytes of a response's body |
+//!
+//! What is not written yet of a request is in [`Outgoing`], which the server's side shares.
 //!
 //! Why not hyper's: its connection is a task of its own, woken three times for a request, behind two channels,
 //! and it tells of interim answers and of the case of names by boxes in the extensions of each message.
 
 mod body;
 mod head;
-mod outgoing;
 
 #[cfg(test)]
 mod tests;
@@ -24,16 +24,17 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
+use http::header::CONTENT_LENGTH;
 use http::request::Parts;
 use http::{HeaderMap, Method, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, ReadBuf};
 
+use crate::http1::{self, Coding, Outgoing, SendError};
 use crate::names::Names;
 use crate::stream::Stream;
 use body::Decoder;
 use head::Framing;
-use outgoing::Outgoing;
 
 /// What is read at once where the length of a body is not known.
 const READ: usize = 8 * 1024;
@@ -137,7 +138,7 @@ where
     ) -> Result<(Response<()>, Names), Error> {
         {
             let inner = &mut *self.0.borrow_mut();
-            inner.out.begin(head, names, body)?;
+            inner.begin(head, names, body)?;
             inner.reading = Reading::Head { method: head.method.clone(), seen: 0, interim: 0 };
         }
         std::future::poll_fn(|cx| self.0.borrow_mut().poll_response(cx, &mut interim)).await
@@ -221,16 +222,35 @@ impl<B> Inner<B>
 where
     B: Body<Data = Bytes> + Unpin,
 {
+    /// Takes a request that is to be written.
+    ///
+    /// # Errors
+    /// A `content-length` that is none.
+    fn begin(&mut self, head: &Parts, names: &Names, body: Option<B>) -> Result<(), Error> {
+        head::write(head, names, self.out.begin());
+        if let Some(body) = body {
+            let coding = match head.headers.get(CONTENT_LENGTH) {
+                Some(length) => Coding::Length(
+                    http1::content_length(length)
+                        .ok_or_else(|| Error::malformed("the request's content-length is none"))?,
+                ),
+                None => Coding::Chunked,
+            };
+            self.out.set_body(body, coding, Some(&head.headers));
+        }
+        Ok(())
+    }
+
     fn poll_response(
         &mut self,
         cx: &mut Context<'_>,
         interim: &mut dyn FnMut(StatusCode, HeaderMap),
     ) -> Poll<Result<(Response<()>, Names), Error>> {
-        let sent = self.out.poll_send(&mut self.io, cx);
-        match sent {
-            // What failed may have been answered before; else the reason is told below.
-            Poll::Ready(Err(Error::Io(_))) => {}
-            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+        match self.out.poll_send(&mut self.io, cx) {
+            // It may have been answered before; else the reason is told below.
+            Poll::Ready(Err(SendError::Refused)) => {}
+            Poll::Ready(Err(SendError::Unwritten)) => return Poll::Ready(Err(Error::Unwritten)),
+            Poll::Ready(Err(SendError::Body)) => return Poll::Ready(Err(Error::RequestBody)),
             Poll::Ready(Ok(())) | Poll::Pending => {}
         }
         match ready!(self.poll_head(cx, interim)) {

@@ -1,13 +1,17 @@
-//! Follows a chunked body strictly (RFC 9112 7.1). Every byte is judged before it may pass, so
-//! that what has passed is always the beginning of a valid body.
+//! Reads a chunked body strictly (RFC 9112 7.1). Every byte is judged before anything behind it is looked
+//! at, so that what was read is always the beginning of a valid body.
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use http_body::Frame;
 
 use super::rejection::Rejection;
-use super::syntax::{is_tchar, is_value_byte, value_end};
+use super::syntax::{is_tchar, is_value_byte, trim_ows, value_end};
 
-/// Extensions of one chunk, and of all chunks of a body; hyper's own limit for the sum is the same.
+/// Extensions of one chunk, and of all chunks of a body.
 const MAX_EXTENSION: u32 = 4 * 1024;
 const MAX_EXTENSIONS: u32 = 16 * 1024;
-/// Bytes of the trailer section with its empty line, as hyper's.
+/// Bytes of the trailer section with its empty line.
 const MAX_TRAILERS: u32 = 16 * 1024;
 /// 16 digits always fit into a u64.
 const MAX_DIGITS: u8 = 16;
@@ -23,9 +27,11 @@ pub struct Chunked {
     extensions: u32,
     trailers: u32,
     trailer_fields: usize,
+    /// The trailers as they came, to be read when all of them are here.
+    section: Vec<u8>,
 }
 
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd)]
 enum At {
     #[default]
     Size,
@@ -40,34 +46,66 @@ enum At {
     TrailerValue,
     TrailerLf,
     LastLf,
-}
-
-/// What [`Chunked::take`] found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Taken {
-    /// All of the input belongs to the body, and more is to come.
-    All,
-    /// The body ends after so many bytes.
-    End(usize),
-    /// So many bytes are good, the next one is not.
-    Broken(usize, Rejection),
+    Done,
 }
 
 impl Chunked {
-    /// Judges the next bytes of the body. `max_fields` bounds the fields of its trailers.
-    pub fn take(&mut self, input: &[u8], max_fields: usize) -> Taken {
+    pub fn is_done(&self) -> bool {
+        self.at == At::Done
+    }
+
+    /// How many bytes of data the current chunk still has.
+    pub fn left(&self) -> u64 {
+        if self.at == At::Data { self.size } else { 0 }
+    }
+
+    /// Takes the next frame off `bytes`. None: the body is done, or more bytes are needed. `max_fields`
+    /// bounds the fields of its trailers.
+    ///
+    /// # Errors
+    /// The first byte of those that are left cannot be there.
+    pub fn take(
+        &mut self,
+        bytes: &mut BytesMut,
+        max_fields: usize,
+    ) -> Result<Option<Frame<Bytes>>, Rejection> {
+        if self.at == At::Data {
+            return Ok(self.data(bytes));
+        }
+        let begin = if self.at >= At::TrailerLine { 0 } else { usize::MAX };
+        let (taken, result) = self.judge(bytes, begin, max_fields);
+        bytes.advance(taken);
+        result?;
+        match self.at {
+            At::Data => Ok(self.data(bytes)),
+            At::Done => Ok(trailers(&std::mem::take(&mut self.section)).map(Frame::trailers)),
+            _ => Ok(None),
+        }
+    }
+
+    fn data(&mut self, bytes: &mut BytesMut) -> Option<Frame<Bytes>> {
+        if bytes.is_empty() {
+            return None;
+        }
+        let len = usize::try_from(self.size).map_or(bytes.len(), |size| size.min(bytes.len()));
+        self.size -= len as u64;
+        if self.size == 0 {
+            self.at = At::DataCr;
+        }
+        Some(Frame::data(bytes.split_to(len).freeze()))
+    }
+
+    /// Follows `input` up to data or the end of the body: how many bytes are good, and whether the one
+    /// after them is not. What is of the trailers, from `begin` on, is kept.
+    fn judge(
+        &mut self,
+        input: &[u8],
+        mut begin: usize,
+        max_fields: usize,
+    ) -> (usize, Result<(), Rejection>) {
         let mut index = 0;
-        while index < input.len() {
-            if self.at == At::Data {
-                let left = usize::try_from(self.size).unwrap_or(usize::MAX);
-                let data = left.min(input.len() - index);
-                index += data;
-                self.size -= data as u64;
-                if self.size == 0 {
-                    self.at = At::DataCr;
-                }
-                continue;
-            }
+        let mut result = Ok(());
+        while index < input.len() && !matches!(self.at, At::Data | At::Done) {
             if self.at == At::TrailerValue {
                 // Stops short of the limit, which is looked at below, at the byte after the value.
                 let room = (MAX_TRAILERS - 1).saturating_sub(self.trailers) as usize;
@@ -80,14 +118,18 @@ impl Chunked {
                 }
             }
             if let Err(rejection) = self.step(input[index], max_fields) {
-                return Taken::Broken(index, rejection);
+                result = Err(rejection);
+                break;
             }
             index += 1;
-            if self.at == At::LastLf && input[index - 1] == b'\n' {
-                return Taken::End(index);
+            if self.at == At::TrailerLine {
+                begin = begin.min(index);
             }
         }
-        Taken::All
+        if begin < index {
+            self.section.extend_from_slice(&input[begin..index]);
+        }
+        (index, result)
     }
 
     fn step(&mut self, byte: u8, max_fields: usize) -> Result<(), Rejection> {
@@ -108,8 +150,8 @@ impl Chunked {
                 self.digits = 0;
                 self.extension = 0;
             }
-            // Skipped by `take`.
-            At::Data => {}
+            // Skipped by `judge`.
+            At::Data | At::Done => {}
             At::TrailerLine | At::TrailerName | At::TrailerValue | At::TrailerLf | At::LastLf => {
                 return self.trailer_byte(byte, max_fields);
             }
@@ -178,7 +220,7 @@ impl Chunked {
             (At::TrailerName, _) if is_tchar(byte) => At::TrailerName,
             (At::TrailerValue, b'\r') => At::TrailerLf,
             (At::TrailerLf, b'\n') => At::TrailerLine,
-            (At::LastLf, b'\n') => At::LastLf,
+            (At::LastLf, b'\n') => At::Done,
             (At::TrailerLf | At::LastLf, _) => return Err(Rejection::BARE_CR),
             (_, b'\n') => return Err(Rejection::BARE_LF),
             (At::TrailerValue, _) => return Err(Rejection::BAD_FIELD_VALUE),
@@ -190,4 +232,16 @@ impl Chunked {
 
 fn expect_lf(byte: u8) -> Result<(), Rejection> {
     if byte == b'\n' { Ok(()) } else { Err(Rejection::BARE_CR) }
+}
+
+/// The fields of a trailer section that was judged; none is none.
+fn trailers(section: &[u8]) -> Option<HeaderMap> {
+    let mut trailers = HeaderMap::new();
+    for line in section.split(|byte| *byte == b'\n').filter(|line| line.len() > 1) {
+        let colon = line.iter().position(|byte| *byte == b':')?;
+        let name = HeaderName::from_bytes(&line[..colon]).ok()?;
+        let value = HeaderValue::from_bytes(trim_ows(&line[colon + 1..line.len() - 1])).ok()?;
+        trailers.append(name, value);
+    }
+    (!trailers.is_empty()).then_some(trailers)
 }

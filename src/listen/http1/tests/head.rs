@@ -1,7 +1,12 @@
 //! One case a row of what must pass and what must not.
 
-use crate::listen::guard::syntax::value_end;
-use crate::listen::guard::{Framing, Head, HeadLimits, Rejection, check};
+use bytes::BytesMut;
+use http::{Method, Version};
+
+use super::check;
+use crate::listen::http1::head::{Framing, Head, HeadLimits, HeadParser};
+use crate::listen::http1::rejection::Rejection;
+use crate::listen::http1::syntax::value_end;
 
 fn judge(head: impl AsRef<[u8]>) -> Result<Head, Rejection> {
     check(head.as_ref(), &HeadLimits::default())
@@ -463,4 +468,49 @@ fn values_are_scanned_alike_at_every_alignment() {
             assert_eq!(value_end(&value, 0), wanted, "byte {byte} at {offset}");
         }
     }
+}
+
+#[test]
+fn a_head_that_passed_is_a_request() {
+    let text =
+        "\r\nPUT /a?b HTTP/1.1\r\nHost: a:80\r\nx-b: \t 1 \r\nX-B:\r\nx-b:\u{e9}2\r\n\r\nrest";
+    let (mut bytes, mut parser) = (BytesMut::from(text), HeadParser::default());
+    let head = parser.feed(&bytes, &HeadLimits::default()).expect("good").expect("whole");
+    let (request, names) = parser.take(&mut bytes, &head).expect("a request");
+    assert_eq!(bytes, "rest");
+    assert_eq!((request.method(), request.version()), (&Method::PUT, Version::HTTP_11));
+    assert_eq!(request.uri(), "/a?b");
+    let fields: Vec<_> =
+        request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+    let b = |value: &'static str| ("x-b", value.as_bytes());
+    assert_eq!(fields, [("host", &b"a:80"[..]), b("1"), b(""), b("\u{e9}2")]);
+    assert_eq!(format!("{names:?}"), r#"["Host", "x-b", "X-B", "x-b"]"#);
+
+    // The parser takes the next one.
+    for (text, uri) in [
+        ("CONNECT a:443 HTTP/1.0\r\n\r\n", "a:443"),
+        ("OPTIONS * HTTP/1.0\r\n\r\n", "*"),
+        ("GET http://b/c HTTP/1.0\r\n\r\n", "http://b/c"),
+    ] {
+        let mut bytes = BytesMut::from(text);
+        let head = parser.feed(&bytes, &HeadLimits::default()).expect("good").expect("whole");
+        let (request, names) = parser.take(&mut bytes, &head).expect("a request");
+        assert_eq!(request.uri(), uri);
+        assert_eq!((request.version(), request.headers().len()), (Version::HTTP_10, 0));
+        assert!(names.is_empty() && bytes.is_empty());
+    }
+}
+
+#[test]
+fn whether_the_client_goes_on_and_takes_trailers() {
+    let kept = |fields: &str| taken(with_fields(fields)).keep_alive;
+    assert!(kept("x: close") && kept("Connection: x") && kept("Connection: keep-alive"));
+    assert!(!kept("Connection: x, Close") && !kept("Connection: close\r\nConnection: keep-alive"));
+    let old = |fields: &str| taken(format!("GET / HTTP/1.0\r\n{fields}\r\n\r\n")).keep_alive;
+    assert!(old("Connection: Keep-Alive"));
+    assert!(!old("x: y") && !old("Connection: keep-alive, close"));
+
+    let trailers = |fields: &str| taken(with_fields(fields)).trailers;
+    assert!(trailers("TE: trailers") && trailers("te: gzip, Trailers"));
+    assert!(!trailers("te: trailer") && !trailers("x: trailers") && !trailers("te: gzip"));
 }

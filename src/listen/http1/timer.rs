@@ -9,15 +9,13 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::head::HeadLimits;
 
-/// What a connection is waiting for when no byte comes.
+/// What a connection is waiting for when no byte comes and no request is in progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     /// No head has begun on a new connection.
     New,
     /// A head has begun and is not complete.
     Head,
-    /// A request is in progress: its timeouts are the service's. The one before ended then.
-    Busy(Instant),
     /// Nothing is in progress since then.
     Idle(Instant),
 }
@@ -38,49 +36,41 @@ pub struct Timer {
     waker: Option<Waker>,
     /// When the head in progress, or the first one, must be complete.
     head: Option<Instant>,
-    /// A time at which the connection was still busy.
-    busy: Instant,
 }
 
 impl Timer {
     /// For a connection that was accepted at `opened`.
     pub fn new(opened: Instant, limits: &HeadLimits) -> Self {
         let head = Some(opened + limits.header_timeout);
-        Self { sleep: None, waker: None, head, busy: opened }
+        Self { sleep: None, waker: None, head }
+    }
+
+    /// A head is complete: the next one has a time of its own.
+    pub fn head_ends(&mut self, limits: &HeadLimits) {
+        if self.head.take().is_some() && self.sleep.is_some() {
+            self.arm(sleep(limits.first_look()));
+        }
     }
 
     /// Says what is due; otherwise the task is woken when that may have changed. To be called when
-    /// nothing can be read.
+    /// nothing can be read. A timer that fires while a request is in progress waits for this call.
     pub fn poll(&mut self, cx: &mut Context<'_>, phase: Phase, limits: &HeadLimits) -> Due {
-        let head = match phase {
-            Phase::New | Phase::Head => match self.head {
-                Some(head) => Some(head),
-                None => {
-                    self.arm(sleep(limits.header_timeout));
-                    self.sleep.as_ref().map(|sleep| sleep.deadline())
-                }
-            },
-            Phase::Busy(_) | Phase::Idle(_) => {
-                if self.head.is_some() && self.sleep.is_some() {
-                    // It is armed for the head that is complete now.
-                    self.arm(sleep(limits.first_look()));
-                }
-                None
-            }
-        };
-        self.head = head;
+        if !matches!(phase, Phase::Idle(_)) && self.head.is_none() {
+            let sleep = sleep(limits.header_timeout);
+            self.head = Some(sleep.deadline());
+            self.arm(sleep);
+        }
         let mut due = Due::Nothing;
         loop {
             let Some(fired) = self.fired(cx, limits) else {
                 return due;
             };
-            let next = match (phase, head) {
+            let next = match (phase, self.head) {
                 (Phase::New, Some(head)) if fired >= head => return Due::Close,
                 (Phase::Head, Some(head)) if fired >= head => return Due::HeaderTimeout,
                 (Phase::New | Phase::Head, Some(head)) => sleep_until(head),
-                (Phase::New | Phase::Head, None) => sleep(limits.header_timeout),
+                (Phase::New | Phase::Head, None) => return due,
                 (Phase::Idle(since), _) => {
-                    let since = since.max(self.busy);
                     let close = since + limits.idle_timeout;
                     if fired >= close {
                         return Due::Close;
@@ -93,16 +83,6 @@ impl Timer {
                         // In case that it is not parked, since bytes came just then.
                         sleep_until(close.min(fired + (fired - since)))
                     }
-                }
-                (Phase::Busy(since), _) => {
-                    // hyper does not ask for more when a request ends, so that we have to look: the less
-                    // often the longer a request takes.
-                    let pause = fired.saturating_duration_since(since);
-                    let pause = pause.clamp(limits.first_look(), limits.idle_timeout);
-                    let next = sleep(pause);
-                    // The present, without asking the clock for it.
-                    self.busy = next.deadline() - pause;
-                    next
                 }
             };
             self.arm(next);

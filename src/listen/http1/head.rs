@@ -1,12 +1,14 @@
-//! Checks the head of an HTTP/1 request strictly, line by line as it arrives (RFC 9112 2 to 6).
+//! Reads the head of an HTTP/1 request strictly, line by line as it arrives (RFC 9112 2 to 6).
 
 use std::time::Duration;
 
+use bytes::{Bytes, BytesMut};
+use http::{HeaderName, HeaderValue, Method, Request, Uri, Version};
+use smallvec::SmallVec;
+
 use super::rejection::Rejection;
-use super::syntax::{
-    authority, content_length, elements, is_twin, target_end, target_form, token_end,
-    transfer_encoding, trim_ows, value_end,
-};
+use super::said::Said;
+use super::syntax::{target_end, target_form, token_end, trim_ows, value_end};
 use crate::names::{Names, has_upper};
 
 /// Empty lines that are overlooked before a request line (RFC 9112 2.2).
@@ -14,21 +16,23 @@ const MAX_BLANK_LINES: usize = 4;
 const MAX_METHOD: usize = 32;
 /// A longer field name is refused; it bounds what a client that sends byte by byte can cost.
 const MAX_NAME: usize = 256;
+/// About as many fields as a request gets on its way through, so that its map grows once.
+const ADDED_FIELDS: usize = 8;
 
-/// What a client may take of us while it sends a head.
+/// What a client may take of us while it sends a head, or nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HeadLimits {
     /// Bytes of a head with its last empty line.
     pub max_head: usize,
-    /// Bytes of a request target; below hyper's own 65,534 and below `max_head`.
+    /// Bytes of a request target; below the 65,534 that a [`Uri`] may have, and below `max_head`.
     pub max_target: usize,
-    /// Fields of a head, and of trailers; at most hyper's `max_headers`, which is 100.
+    /// Fields of a head, and of trailers.
     pub max_fields: usize,
     /// From the first byte of a head, or the start of the connection, until it is complete.
     pub header_timeout: Duration,
     /// How long a connection may stand between two requests.
     pub idle_timeout: Duration,
-    /// How long it may do so before [`Shared::take_parking`](super::Shared::take_parking) tells.
+    /// How long it may do so before it is to be parked.
     pub park_after: Duration,
 }
 
@@ -63,7 +67,7 @@ pub enum Framing {
     Chunked,
 }
 
-/// What the guard needs to know of a head that passed.
+/// What a head that passed says to the server itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Head {
     /// Bytes from the start of the input to the end of the last empty line.
@@ -73,11 +77,10 @@ pub struct Head {
     pub upgrade: bool,
     pub expect_continue: bool,
     pub version10: bool,
-}
-
-/// Checks one whole head. What follows its empty line is not looked at.
-pub fn check(head: &[u8], limits: &HeadLimits) -> Result<Head, Rejection> {
-    HeadParser::default().feed(head, limits)?.ok_or(Rejection::INCOMPLETE_HEAD)
+    /// The client may go on with the connection.
+    pub keep_alive: bool,
+    /// It takes trailers.
+    pub trailers: bool,
 }
 
 /// Takes a head as it arrives. Each complete line is judged once, and what is wrong is seen as soon
@@ -89,20 +92,42 @@ pub struct HeadParser {
     /// Offset up to which the value of that line is known to be clean.
     clean: usize,
     request_line: Option<RequestLine>,
-    fields: usize,
-    host: bool,
-    length: Option<u64>,
-    chunked: bool,
-    expect_continue: bool,
-    upgrade_field: bool,
-    upgrade_option: bool,
-    names: Names,
+    fields: SmallVec<[Field; 32]>,
+    /// A name has a letter in upper case.
+    upper: bool,
+    said: Said,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct RequestLine {
+    method: Place,
+    target: Place,
     connect: bool,
     version10: bool,
+}
+
+/// A piece of the head, by its offsets.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    begin: u32,
+    end: u32,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Field {
+    name: Place,
+    value: Place,
+}
+
+impl Place {
+    /// A head of more than 4 GB is refused long before.
+    fn new(begin: usize, end: usize) -> Self {
+        Self { begin: begin as u32, end: end as u32 }
+    }
+
+    fn range(self) -> std::ops::Range<usize> {
+        self.begin as usize..self.end as usize
+    }
 }
 
 /// What became of one line.
@@ -142,9 +167,54 @@ impl HeadParser {
         self.request_line.is_some() || len > self.line
     }
 
-    /// How the names of the head that was taken last are written.
-    pub fn take_names(&mut self) -> Names {
-        std::mem::take(&mut self.names)
+    /// Takes the head that was judged off `bytes`, as a request and the way its names were written. The
+    /// next head may come then.
+    ///
+    /// # Errors
+    /// None that a judged head would have.
+    pub fn take(
+        &mut self,
+        bytes: &mut BytesMut,
+        head: &Head,
+    ) -> Result<(Request<()>, Names), Rejection> {
+        let bytes = bytes.split_to(head.len).freeze();
+        let line = self.request_line.take().ok_or(Rejection::INCOMPLETE_HEAD)?;
+        let mut request = Request::new(());
+        *request.method_mut() =
+            Method::from_bytes(&bytes[line.method.range()]).map_err(|_| Rejection::BAD_METHOD)?;
+        *request.uri_mut() = Uri::from_maybe_shared(bytes.slice(line.target.range()))
+            .map_err(|_| Rejection::BAD_TARGET)?;
+        *request.version_mut() = if line.version10 { Version::HTTP_10 } else { Version::HTTP_11 };
+        let mut names = Names::default();
+        if self.upper {
+            self.fields.iter().for_each(|field| names.add(&bytes[field.name.range()]));
+        }
+        self.put_fields(&bytes, &mut request)?;
+        self.reset();
+        Ok((request, names))
+    }
+
+    fn put_fields(&self, head: &Bytes, request: &mut Request<()>) -> Result<(), Rejection> {
+        let headers = request.headers_mut();
+        headers.reserve(self.fields.len() + ADDED_FIELDS);
+        for field in &self.fields {
+            let name = HeaderName::from_bytes(&head[field.name.range()])
+                .map_err(|_| Rejection::BAD_FIELD_NAME)?;
+            let value = head.slice(field.value.range());
+            // SAFETY: `value_end` found no byte in it that a `HeaderValue` may not have.
+            let value = unsafe { HeaderValue::from_maybe_shared_unchecked(value) };
+            headers.append(name, value);
+        }
+        Ok(())
+    }
+
+    fn reset(&mut self) {
+        self.line = 0;
+        self.clean = 0;
+        self.request_line = None;
+        self.fields.clear();
+        self.upper = false;
+        self.said = Said::default();
     }
 
     fn take_request_line(&mut self, input: &[u8], limits: &HeadLimits) -> Result<Line, Rejection> {
@@ -189,7 +259,12 @@ impl HeadParser {
         let Some((version10, next)) = take_version(input, target_stop + 1)? else {
             return Ok(Line::Partial);
         };
-        self.request_line = Some(RequestLine { connect: method == b"CONNECT", version10 });
+        self.request_line = Some(RequestLine {
+            method: Place::new(begin, method_end),
+            target: Place::new(target_begin, target_stop),
+            connect: method == b"CONNECT",
+            version10,
+        });
         self.line = next;
         Ok(Line::Taken)
     }
@@ -208,7 +283,9 @@ impl HeadParser {
             }
             Some(b'\n') => return Err(Rejection::BARE_LF),
             Some(b' ' | b'\t') => return Err(Rejection::OBS_FOLD),
-            Some(_) if self.fields == limits.max_fields => return Err(Rejection::TOO_MANY_FIELDS),
+            Some(_) if self.fields.len() == limits.max_fields => {
+                return Err(Rejection::TOO_MANY_FIELDS);
+            }
             Some(_) => {}
         }
         let name_end = token_end(&input[..input.len().min(begin + MAX_NAME + 1)], begin);
@@ -238,108 +315,24 @@ impl HeadParser {
             self.clean = value_stop;
             return Ok(Line::Partial);
         };
+        let value = trimmed(input, value_begin, value_stop);
         let name = &input[begin..name_end];
-        self.field(name, trim_ows(&input[value_begin..value_stop]), request)?;
-        self.record(name, &input[..begin]);
-        self.fields += 1;
+        self.upper = self.upper || has_upper(name);
+        self.said.field(name, &input[value.range()], request.version10)?;
+        self.fields.push(Field { name: Place::new(begin, name_end), value });
         self.line = next;
         self.clean = 0;
         Ok(Line::Taken)
     }
 
-    /// Judges the fields that frame or route the message. Most others are told by their length.
-    fn field(&mut self, name: &[u8], value: &[u8], request: RequestLine) -> Result<(), Rejection> {
-        match name.len() {
-            4 if name.eq_ignore_ascii_case(b"host") => {
-                if self.host {
-                    return Err(Rejection::TWO_HOSTS);
-                }
-                self.host = true;
-                authority(value).ok_or(Rejection::BAD_HOST)?;
-            }
-            // RFC 9110 10.1.1: a server ignores it in HTTP/1.0.
-            6 if name.eq_ignore_ascii_case(b"expect") && !request.version10 => {
-                if !value.eq_ignore_ascii_case(b"100-continue") {
-                    return Err(Rejection::BAD_EXPECTATION);
-                }
-                self.expect_continue = true;
-            }
-            7 if name.eq_ignore_ascii_case(b"upgrade") => self.upgrade_field = true,
-            10 if name.eq_ignore_ascii_case(b"connection") => self.connection(value)?,
-            14 if is_twin(name, b"content-length") => self.content_length(name, value)?,
-            17 if is_twin(name, b"transfer-encoding") => {
-                self.transfer_encoding(name, value, request)?;
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    /// Keeps the names from the first one on that is not in lower case, and then those before it, too.
-    fn record(&mut self, name: &[u8], before: &[u8]) {
-        if self.names.is_empty() {
-            if !has_upper(name) {
-                return;
-            }
-            if self.fields > 0 {
-                self.names = Names::before(before);
-            }
-        }
-        self.names.add(name);
-    }
-
-    fn connection(&mut self, value: &[u8]) -> Result<(), Rejection> {
-        for option in elements(value) {
-            let names = |field: &[u8]| option.eq_ignore_ascii_case(field);
-            if names(b"host") || names(b"content-length") || names(b"transfer-encoding") {
-                return Err(Rejection::BAD_CONNECTION);
-            }
-            self.upgrade_option |= names(b"upgrade");
-        }
-        Ok(())
-    }
-
-    fn content_length(&mut self, name: &[u8], value: &[u8]) -> Result<(), Rejection> {
-        if name.contains(&b'_') {
-            return Err(Rejection::UNDERSCORE_NAME);
-        }
-        if self.chunked {
-            return Err(Rejection::CONFLICTING_LENGTH);
-        }
-        if self.length.is_some() {
-            return Err(Rejection::TWO_LENGTHS);
-        }
-        self.length = Some(content_length(value).ok_or(Rejection::BAD_LENGTH)?);
-        Ok(())
-    }
-
-    fn transfer_encoding(
-        &mut self,
-        name: &[u8],
-        value: &[u8],
-        request: RequestLine,
-    ) -> Result<(), Rejection> {
-        if name.contains(&b'_') {
-            return Err(Rejection::UNDERSCORE_NAME);
-        }
-        if self.length.is_some() {
-            return Err(Rejection::CONFLICTING_LENGTH);
-        }
-        if self.chunked || request.version10 {
-            return Err(Rejection::BAD_TRANSFER_ENCODING);
-        }
-        transfer_encoding(value)?;
-        self.chunked = true;
-        Ok(())
-    }
-
     fn finish(&self, len: usize) -> Result<Head, Rejection> {
         let request = self.request_line.ok_or(Rejection::INCOMPLETE_HEAD)?;
-        if !self.host && !request.version10 {
+        let said = &self.said;
+        if !said.host && !request.version10 {
             return Err(Rejection::NO_HOST);
         }
-        let framing = match self.length {
-            _ if self.chunked => Framing::Chunked,
+        let framing = match said.length {
+            _ if said.chunked => Framing::Chunked,
             None | Some(0) => Framing::None,
             Some(length) => Framing::Length(length),
         };
@@ -347,15 +340,24 @@ impl HeadParser {
             return Err(Rejection::CONNECT_WITH_BODY);
         }
         // RFC 9110 7.8: Upgrade is ignored in HTTP/1.0, and where Connection does not name it.
-        let upgrade = self.upgrade_field && self.upgrade_option && !request.version10;
+        let upgrade = said.upgrade_field && said.upgrade_option && !request.version10;
         Ok(Head {
             len,
             framing,
             upgrade: upgrade || request.connect,
-            expect_continue: self.expect_continue,
+            expect_continue: said.expect_continue,
             version10: request.version10,
+            keep_alive: !said.close && (said.keep_alive || !request.version10),
+            trailers: said.trailers,
         })
     }
+}
+
+/// The value between two offsets without optional white space.
+fn trimmed(input: &[u8], begin: usize, end: usize) -> Place {
+    let value = trim_ows(&input[begin..end]);
+    let begin = value.as_ptr().addr() - input.as_ptr().addr();
+    Place::new(begin, begin + value.len())
 }
 
 /// Where the line after the CR at `at` begins; `None` if the byte after it is not there yet.

@@ -1,4 +1,4 @@
-//! The bytes of a request that are not written yet. A small body goes out with the head in one write, a
+//! The bytes of a message that are not written yet. A small body goes out with the head in one write, a
 //! large one is not copied.
 
 use std::io::{self, IoSlice, Write};
@@ -6,14 +6,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use http::header::{CONTENT_LENGTH, TRAILER};
-use http::request::Parts;
+use http::header::TRAILER;
 use http::{HeaderMap, HeaderName};
 use http_body::Body;
 use tokio::io::AsyncWrite;
-
-use super::{Error, head};
-use crate::names::Names;
 
 /// Data up to this length is copied behind what is to be written anyway.
 const SMALL: usize = 4 * 1024;
@@ -21,7 +17,7 @@ const SMALL: usize = 4 * 1024;
 const ENOUGH: usize = 16 * 1024;
 
 pub struct Outgoing<B> {
-    /// Written first, from `at` on. Kept for the next request.
+    /// Written first, from `at` on. Kept for the next message.
     buffer: Vec<u8>,
     at: usize,
     /// Written after it: data that is too long to copy, and what ends its chunk.
@@ -31,16 +27,30 @@ pub struct Outgoing<B> {
     coding: Coding,
     /// Trailers that the head has announced.
     announced: Vec<HeaderName>,
-    /// A byte of this request was written.
+    /// A byte of this message was written.
     touched: bool,
     state: State,
 }
 
+/// How the peer will know where a body ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Coding {
+pub enum Coding {
     /// So many bytes are still to come.
     Length(u64),
     Chunked,
+    /// With the connection.
+    Close,
+}
+
+/// Why not all of a message was written.
+#[derive(Debug)]
+pub enum SendError {
+    /// Not a byte was taken.
+    Unwritten,
+    /// The peer takes no more; [`Outgoing::take_error`] has the reason.
+    Refused,
+    /// The message's own body failed, or is of another length than its head says.
+    Body,
 }
 
 #[derive(Debug)]
@@ -49,7 +59,7 @@ enum State {
     Done,
     /// The peer takes no more; why, until it was told. An answer may be there nevertheless.
     Refused(Option<io::Error>),
-    /// The request's own body is at fault.
+    /// The message's own body is at fault.
     Failed,
 }
 
@@ -73,31 +83,24 @@ impl<B> Outgoing<B>
 where
     B: Body<Data = Bytes> + Unpin,
 {
-    /// Takes a request that is to be written.
-    ///
-    /// # Errors
-    /// A `content-length` that is none.
-    pub fn begin(&mut self, head: &Parts, names: &Names, body: Option<B>) -> Result<(), Error> {
-        self.buffer.clear();
-        self.at = 0;
-        self.announced.clear();
+    /// Begins a message when the one before is done, or as good as written. Its head is to be appended to
+    /// what is returned.
+    pub fn begin(&mut self) -> &mut Vec<u8> {
         self.touched = false;
         self.state = State::Sending;
-        head::write(head, names, &mut self.buffer);
-        if body.is_some() {
-            self.coding = match head.headers.get(CONTENT_LENGTH) {
-                Some(length) => Coding::Length(
-                    head::content_length(length)
-                        .ok_or_else(|| Error::malformed("the request's content-length is none"))?,
-                ),
-                None => Coding::Chunked,
-            };
-            let values = head.headers.get_all(TRAILER).iter();
-            let names = values.filter_map(|value| value.to_str().ok()).flat_map(|v| v.split(','));
+        &mut self.buffer
+    }
+
+    /// Gives the message a body. Of its trailers, those go out that `announces` does in `Trailer`.
+    pub fn set_body(&mut self, body: B, coding: Coding, announces: Option<&HeaderMap>) {
+        self.body = Some(body);
+        self.coding = coding;
+        self.announced.clear();
+        if let Some(headers) = announces {
+            let values = headers.get_all(TRAILER).iter().filter_map(|value| value.to_str().ok());
+            let names = values.flat_map(|value| value.split(','));
             self.announced.extend(names.filter_map(|name| name.trim().parse::<HeaderName>().ok()));
         }
-        self.body = body;
-        Ok(())
     }
 
     /// For a connection that waits: only a small buffer is kept.
@@ -111,7 +114,7 @@ where
         matches!(self.state, State::Done)
     }
 
-    /// Whether the request's own body has failed.
+    /// Whether the message's own body has failed.
     pub fn has_failed(&self) -> bool {
         matches!(self.state, State::Failed)
     }
@@ -124,20 +127,20 @@ where
         }
     }
 
-    /// Writes until all of the request is written. Pending: the socket or the body has to go on.
+    /// Writes until all of the message is written. Pending: the socket or the body has to go on.
     ///
     /// # Errors
-    /// [`Error::Unwritten`], [`Error::RequestBody`], or [`Error::Io`], which [`Outgoing::take_error`] has.
+    /// See [`SendError`]. It stays so.
     pub fn poll_send(
         &mut self,
         io: &mut (impl AsyncWrite + Unpin),
         cx: &mut Context<'_>,
-    ) -> Poll<Result<(), Error>> {
+    ) -> Poll<Result<(), SendError>> {
         match &self.state {
             State::Sending => {}
             State::Done => return Poll::Ready(Ok(())),
-            State::Refused(_) => return Poll::Ready(Err(io::Error::other("refused").into())),
-            State::Failed => return Poll::Ready(Err(Error::RequestBody)),
+            State::Refused(_) => return Poll::Ready(Err(SendError::Refused)),
+            State::Failed => return Poll::Ready(Err(SendError::Body)),
         }
         loop {
             let filled = self.poll_fill(cx);
@@ -150,12 +153,11 @@ where
                 Ok(()) => {}
                 Err(_) if !self.touched => {
                     self.state = State::Refused(None);
-                    return Poll::Ready(Err(Error::Unwritten));
+                    return Poll::Ready(Err(SendError::Unwritten));
                 }
                 Err(error) => {
-                    let told = io::Error::from(error.kind());
                     self.state = State::Refused(Some(error));
-                    return Poll::Ready(Err(told.into()));
+                    return Poll::Ready(Err(SendError::Refused));
                 }
             }
             ready!(filled)?;
@@ -167,7 +169,7 @@ where
     }
 
     /// Takes what the body has, up to a limit. Pending: it has nothing now.
-    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
         if self.at >= ENOUGH {
             self.buffer.drain(..self.at);
             self.at = 0;
@@ -186,18 +188,18 @@ where
                         break;
                     }
                 },
-                Some(Err(_)) => return Poll::Ready(Err(Error::RequestBody)),
+                Some(Err(_)) => return Poll::Ready(Err(SendError::Body)),
                 None => self.end(None)?,
             }
         }
         Poll::Ready(Ok(()))
     }
 
-    fn data(&mut self, data: Bytes) -> Result<(), Error> {
+    fn data(&mut self, data: Bytes) -> Result<(), SendError> {
         match &mut self.coding {
             Coding::Length(left) => {
-                // More than was announced would be taken for the next request.
-                *left = left.checked_sub(data.len() as u64).ok_or(Error::RequestBody)?;
+                // More than was announced would be taken for the next message.
+                *left = left.checked_sub(data.len() as u64).ok_or(SendError::Body)?;
             }
             // An empty chunk would be the last one.
             Coding::Chunked if data.is_empty() => return Ok(()),
@@ -206,6 +208,7 @@ where
                 let _ = write!(self.buffer, "{:x}\r\n", data.len());
                 self.tail = b"\r\n";
             }
+            Coding::Close => {}
         }
         if data.len() <= SMALL {
             self.buffer.extend_from_slice(&data);
@@ -222,16 +225,16 @@ where
         Ok(())
     }
 
-    fn end(&mut self, trailers: Option<&HeaderMap>) -> Result<(), Error> {
+    fn end(&mut self, trailers: Option<&HeaderMap>) -> Result<(), SendError> {
         self.body = None;
         match self.coding {
-            Coding::Length(0) => {}
-            Coding::Length(_) => return Err(Error::RequestBody),
+            Coding::Length(0) | Coding::Close => {}
+            Coding::Length(_) => return Err(SendError::Body),
             Coding::Chunked => {
                 self.buffer.extend_from_slice(b"0\r\n");
                 for (name, value) in trailers.into_iter().flatten() {
                     if self.announced.contains(name) {
-                        head::write_field(name.as_str().as_bytes(), value, &mut self.buffer);
+                        super::write_field(name.as_str().as_bytes(), value, &mut self.buffer);
                     }
                 }
                 self.buffer.extend_from_slice(b"\r\n");
@@ -240,7 +243,11 @@ where
         Ok(())
     }
 
-    fn poll_write(
+    /// Writes what there is, without asking the body for more; also after it has failed.
+    ///
+    /// # Errors
+    /// The peer takes no more.
+    pub fn poll_write(
         &mut self,
         io: &mut (impl AsyncWrite + Unpin),
         cx: &mut Context<'_>,

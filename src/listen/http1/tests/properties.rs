@@ -1,10 +1,14 @@
 //! The verdict does not depend on how bytes arrive, and what passes means the same to others.
 
+use bytes::BytesMut;
 use http::{HeaderName, HeaderValue, Method, Uri};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
-use crate::listen::guard::{HeadLimits, Messages, Stop, check};
+use super::check;
+use crate::listen::http1::chunked::Chunked;
+use crate::listen::http1::head::{Framing, HeadLimits, HeadParser};
+use crate::names::Names;
 
 /// Small limits, so that they are met.
 fn limits() -> HeadLimits {
@@ -104,25 +108,60 @@ pub(super) fn stream(changes: usize) -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// What became of a stream that arrived in pieces. An upgrade is refused.
-fn follow<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<u8>, Stop, u64) {
+/// What is read from a stream that arrives in pieces: heads, bodies, and why it ends. Nobody upgrades.
+fn follow<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Vec<String> {
     let limits = limits();
-    let mut messages = Messages::default();
-    let (mut held, mut passed) = (Vec::new(), Vec::new());
-    let mut stop = Stop::More;
+    let mut parser = HeadParser::default();
+    let (mut bytes, mut found) = (BytesMut::new(), Vec::new());
+    // A body in progress, and what there is of its data.
+    let mut body = None;
+    let mut data = Vec::new();
     for piece in pieces {
-        held.extend_from_slice(piece);
+        bytes.extend_from_slice(piece);
         loop {
-            let scan = messages.scan(&held, &limits);
-            passed.extend(held.drain(..scan.pass));
-            stop = scan.stop;
-            if stop != Stop::Hold {
-                break;
+            match &mut body {
+                None => match parser.feed(&bytes, &limits) {
+                    Ok(None) => break,
+                    Ok(Some(head)) => {
+                        let taken = parser.take(&mut bytes, &head).expect("a request");
+                        found.push(format!("{taken:?}"));
+                        body = Some((head.framing, Chunked::default()));
+                    }
+                    Err(rejection) => {
+                        found.push(rejection.reason.to_owned());
+                        return found;
+                    }
+                },
+                Some((Framing::Length(left), _)) if bytes.is_empty() && *left > 0 => break,
+                Some((Framing::Length(left @ 1..), _)) => {
+                    let len = bytes.len().min(*left as usize);
+                    data.extend_from_slice(&bytes.split_to(len));
+                    *left -= len as u64;
+                }
+                Some((Framing::Chunked, chunked)) if !chunked.is_done() => {
+                    match chunked.take(&mut bytes, limits.max_fields) {
+                        Ok(Some(frame)) => match frame.into_data() {
+                            Ok(piece) => data.extend_from_slice(&piece),
+                            Err(frame) => found.push(format!("{frame:?}")),
+                        },
+                        Ok(None) if chunked.is_done() => {}
+                        Ok(None) => break,
+                        Err(rejection) => {
+                            found.push(data.escape_ascii().to_string());
+                            found.push(rejection.reason.to_owned());
+                            return found;
+                        }
+                    }
+                }
+                Some(_) => {
+                    found.push(std::mem::take(&mut data).escape_ascii().to_string());
+                    body = None;
+                }
             }
-            messages.decide(false);
         }
     }
-    (passed, stop, messages.heads())
+    found.push(data.escape_ascii().to_string());
+    found
 }
 
 fn assert_splits_agree(stream: &[u8], piece: usize) {
@@ -174,12 +213,25 @@ proptest! {
             prop_assert!(HeaderValue::from_bytes(header.value).is_ok());
         }
 
-        // hyper would answer by itself if these failed.
         prop_assert!(Method::from_bytes(method.as_bytes()).is_ok());
         let uri = Uri::try_from(target.as_bytes()).expect("a target that passes is a Uri");
         if target.starts_with('/') {
             prop_assert_eq!(uri.to_string(), target);
         }
+    }
+
+    #[test]
+    fn names_are_those_of_the_head(stream in stream(3)) {
+        let Ok(head) = check(&stream, &limits()) else { return Ok(()) };
+        let mut bytes = BytesMut::from(&stream[..]);
+        let mut parser = HeadParser::default();
+        let _ = parser.feed(&bytes, &limits());
+        let (_, names) = parser.take(&mut bytes, &head).expect("a request");
+        let mut headers = [httparse::EMPTY_HEADER; 100];
+        let mut request = httparse::Request::new(&mut headers);
+        let _ = request.parse(&stream).expect("httparse takes it");
+        let found = request.headers.iter().map(|header| header.name.as_bytes());
+        prop_assert_eq!(names, Names::collect(found));
     }
 
     #[test]

@@ -1,5 +1,0 @@
-mod framing;
-mod head;
-mod io;
-mod names;
-mod properties;
