@@ -5,6 +5,7 @@ pub mod worker;
 
 pub mod balance;
 pub mod endpoint;
+pub mod http2;
 pub mod listen;
 pub mod memory;
 pub mod names;
