@@ -17,6 +17,7 @@ use super::error::Failure;
 use super::fields::Fields;
 use super::gate::Gate;
 use super::hints::Hints;
+use super::http2::ClientStream;
 use super::report::Report;
 use super::upgrade;
 use super::upload::{RequestBody, Upload, UploadFault};
@@ -47,6 +48,8 @@ pub struct Call<'a> {
     pub upload: Option<Rc<Upload>>,
     /// Closed until the upstream wants the body.
     pub gate: Option<Rc<Gate>>,
+    /// The client's, on HTTP/2.
+    pub stream: Option<Rc<ClientStream>>,
     /// The protocol to switch to.
     pub upgrade: Option<&'a HeaderValue>,
     pub wire: Wire,
@@ -275,7 +278,9 @@ impl Call<'_> {
             self.worker.recorder.upstream_connections.inc([&self.cluster.name, "opened"]);
         }
         let body = self.upload.as_ref().map(RequestBody::of);
-        let mut hints = Hints::new(self.client_version, self.connection, self.gate.as_deref());
+        let gate = self.gate.as_deref();
+        let mut hints =
+            Hints::new(self.client_version, self.connection, self.stream.as_deref(), gate);
         let sent = if lease.reused { began } else { clock::now() };
         let result = tokio::select! {
             biased;

@@ -40,7 +40,6 @@ use std::rc::Rc;
 use http::header::{CONNECTION, CONTENT_LENGTH, VIA};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
-use hyper::upgrade::OnUpgrade;
 
 use crate::clock;
 use crate::config::snapshot::{Action, Forward, Route};
@@ -101,6 +100,9 @@ pub async fn handle(
         Err(failure) => {
             report.failed(&failure);
             let mut response = failure.answer(report.is_grpc());
+            if version == Version::HTTP_2 {
+                response.headers_mut().remove(CONNECTION);
+            }
             let id = report.request_id(|| trace::request_id(&mut worker.random.borrow_mut()));
             response.headers_mut().insert(trace::X_REQUEST_ID, id);
             response.map(|body| body.reported(report))
@@ -153,7 +155,7 @@ async fn answer(
     report.authority(&target.authority);
     let asked = upgrade::take(&mut parts, fields);
     if asked == Asked::Connect {
-        return opening::open(worker, view, connection, &target, &mut parts, report).await;
+        return opening::open(worker, view, connection, &target, incoming.stream(), report).await;
     }
     let path = target::path_and_query(&parts)?;
     let Chosen { route, path, authority, host } =
@@ -179,7 +181,7 @@ async fn answer(
 
     let client_timeout = report.is_grpc().then(|| headers::grpc_timeout(&parts.headers)).flatten();
     let client_version = parts.version;
-    let on_upgrade = take_on_upgrade(&mut parts);
+    let stream = incoming.stream();
     let gate = gate(&parts, fields, wire);
     parts.headers.reserve(ADDED_FIELDS);
     client_headers(view, connection, &target, &mut parts, fields);
@@ -210,6 +212,7 @@ async fn answer(
         path,
         upload: upload.clone(),
         gate: gate.clone(),
+        stream: stream.clone(),
         upgrade: protocol,
         wire,
         client_version,
@@ -230,7 +233,7 @@ async fn answer(
             client_version,
             protocol,
             key.as_ref(),
-            on_upgrade,
+            stream,
             &cluster.name,
         );
     }
@@ -258,14 +261,8 @@ fn limit_body(parts: &Parts, fields: Fields, limit: Option<u64>) -> Result<(), F
     }
 }
 
-/// On HTTP/2 hyper hands an upgraded stream over by the request, on HTTP/1 we take the socket ourselves.
-fn take_on_upgrade(parts: &mut Parts) -> Option<OnUpgrade> {
-    let on_upgrade = parts.extensions.remove::<OnUpgrade>();
-    if parts.version == Version::HTTP_2 { on_upgrade } else { None }
-}
-
 /// A client that waits for `100 Continue` gets the upstream's, not ours: the upstream may refuse the
-/// request before its body is sent. HTTP/2 has no such wait here, see [`hints::Hints`].
+/// request before its body is sent. Clients of HTTP/2 do not wait.
 fn gate(parts: &Parts, fields: Fields, wire: Wire) -> Option<Rc<Gate>> {
     let waits = parts.version == Version::HTTP_11
         && wire == Wire::Http1
