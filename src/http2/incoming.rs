@@ -1,5 +1,6 @@
 //! A body that comes on a stream.
 
+use std::cell::Cell;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -15,16 +16,19 @@ pub struct Incoming {
     left: Option<u64>,
     /// Only trailers may still come.
     data_done: bool,
+    /// The stream was seen to have ended, which it need not be asked again.
+    ended: Cell<bool>,
 }
 
 impl Incoming {
     /// `headers` are those that `stream` came with.
     pub fn new(stream: RecvStream, headers: &HeaderMap) -> Self {
+        let ended = stream.is_end_stream();
         let left = match content_length(headers) {
-            None if stream.is_end_stream() => Some(0),
+            None if ended => Some(0),
             length => length,
         };
-        Self { stream, left, data_done: false }
+        Self { stream, left, data_done: false, ended: Cell::new(ended) }
     }
 
     pub fn poll_frame(
@@ -53,7 +57,10 @@ impl Incoming {
 
     /// Whether nothing more comes: no byte, no trailers, no end.
     pub fn is_end_stream(&self) -> bool {
-        self.stream.is_end_stream()
+        if !self.ended.get() {
+            self.ended.set(self.stream.is_end_stream());
+        }
+        self.ended.get()
     }
 
     pub fn size_hint(&self) -> SizeHint {

@@ -88,25 +88,35 @@ fn begin(
     }
     let respond = RefCell::new(respond);
     let stream = Rc::new(ClientStream { respond, tunnel: RefCell::default() });
-    let (worker, connection) = (worker.clone(), connection.clone());
-    tokio::task::spawn_local(Box::pin(async move {
-        let is_head = request.method() == Method::HEAD;
+    tokio::task::spawn_local(Box::pin(run(worker.clone(), connection.clone(), request, stream)));
+}
+
+/// A request from its head to the end of its answer.
+async fn run(
+    worker: Rc<Worker>,
+    connection: Rc<Connection>,
+    request: Request<RecvStream>,
+    stream: Rc<ClientStream>,
+) {
+    let is_head = request.method() == Method::HEAD;
+    // Its room is that of the answer's body afterwards.
+    let (response, bytes) = {
         let (parts, body) = request.into_parts();
-        let (body, bytes) = match tunnel {
+        let (body, bytes) = match parts.method == Method::CONNECT {
             true => (None, Some(body)),
             false => (Some(http2::Incoming::new(body, &parts.headers)), None),
         };
         let incoming = Incoming::Http2(body, stream.clone());
-        let mut story =
-            pin!(handle(worker.clone(), connection, Request::from_parts(parts, incoming)));
+        let request = Request::from_parts(parts, incoming);
+        let mut story = pin!(handle(worker.clone(), connection, request));
         let answered = poll_fn(|cx| match stream.poll_gone(cx) {
             Poll::Ready(()) => Poll::Ready(None),
             Poll::Pending => story.as_mut().poll(cx).map(Some),
         });
-        if let Some(response) = answered.await {
-            answer(&worker, &stream, response, is_head, bytes).await;
-        }
-    }));
+        let Some(response) = answered.await else { return };
+        (response, bytes)
+    };
+    answer(&worker, &stream, response, is_head, bytes).await;
 }
 
 /// Sends an answer, or what a tunnel carries, to its end.

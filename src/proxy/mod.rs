@@ -35,6 +35,7 @@ mod tunnel;
 mod upgrade;
 pub mod upload;
 
+use std::pin::pin;
 use std::rc::Rc;
 
 use http::header::{CONNECTION, CONTENT_LENGTH, VIA};
@@ -78,8 +79,12 @@ pub async fn handle(
         && has_body
         && headers::expects_continue(&parts.headers, fields);
     let mut report = Report::begin(&worker, &view, &connection, &parts, fields, clock::now());
-    let story = answer(&worker, &view, &connection, parts, fields, incoming, &mut report);
-    let answered = match Isolated(story).await {
+    let ended = {
+        // Pinned where it is made: moving it would cost more than some of its steps.
+        let story = answer(&worker, &view, &connection, parts, fields, incoming, &mut report);
+        Isolated(pin!(story)).await
+    };
+    let answered = match ended {
         Ok(answered) => answered,
         Err(Panicked) => {
             worker.recorder.panics.inc();

@@ -141,12 +141,13 @@ where
             return Ok(self.lease(endpoint, sender, true));
         }
         match wire {
+            // Boxed: most requests need no new connection, and should not have room for the making of one.
             Wire::Http1 => {
-                let stream = connect(&endpoint.address, connect_timeout).await?;
+                let stream = Box::pin(connect(&endpoint.address, connect_timeout)).await?;
                 let connection = http1::Connection::new(stream, self.limits.get().max_head);
                 Ok(self.lease(endpoint, Sender::Http1(connection), false))
             }
-            Wire::Http2 => self.open_http2(endpoint, connect_timeout, now).await,
+            Wire::Http2 => Box::pin(self.open_http2(endpoint, connect_timeout, now)).await,
         }
     }
 
