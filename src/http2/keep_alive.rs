@@ -169,3 +169,107 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use bytes::Bytes;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tokio::time::{sleep, timeout};
+
+    use super::*;
+
+    const PING: u8 = 6;
+    const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    const WINDOW_UPDATE: [u8; 13] = [0, 0, 4, 8, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+
+    /// Keeps a connection alive, to one that `peer` is the other end of. Returns when the peer is gone.
+    async fn kept(io: DuplexStream, needed: bool) {
+        let (io, seen) = Watched::new(io);
+        let (_requests, mut connection) =
+            h2::client::Builder::new().handshake::<_, Bytes>(io).await.unwrap();
+        let mut keep_alive = KeepAlive::new(connection.ping_pong().unwrap(), seen);
+        poll_fn(|cx| {
+            let gone = keep_alive.poll(cx, needed);
+            let _ = Pin::new(&mut connection).poll(cx).map(|_| panic!("it ended"));
+            gone
+        })
+        .await;
+    }
+
+    /// Reads up to a ping; none if there is none for `limit`.
+    async fn ping(peer: &mut DuplexStream, limit: Duration) -> Option<()> {
+        timeout(limit, async {
+            loop {
+                let mut head = [0; 9];
+                peer.read_exact(&mut head).await.unwrap();
+                peer.read_exact(&mut vec![0; usize::from(head[2])]).await.unwrap();
+                if head[3] == PING {
+                    return;
+                }
+            }
+        })
+        .await
+        .ok()
+    }
+
+    /// Both ends, the peer's with the preface read and settings sent.
+    async fn pair() -> (DuplexStream, DuplexStream) {
+        let (ours, mut peer) = duplex(1 << 16);
+        peer.write_all(&SETTINGS).await.unwrap();
+        (ours, peer)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_does_not_answer_a_ping_is_gone() {
+        let (ours, mut peer) = pair().await;
+        let began = clock::now();
+        let reader = async {
+            peer.read_exact(&mut [0; 24]).await.unwrap();
+            ping(&mut peer, Duration::MAX).await.unwrap();
+            assert_eq!((clock::now() - began).as_secs(), 30);
+        };
+        tokio::join!(kept(ours, true), reader);
+        assert_eq!((clock::now() - began).as_secs(), 40);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_answers_stays_and_one_that_speaks_is_not_asked() {
+        const LONG: Duration = Duration::from_secs(600);
+        let (ours, peer) = duplex(1 << 16);
+        let answering = async {
+            let mut connection = h2::server::handshake(peer).await.unwrap();
+            while connection.accept().await.is_some() {}
+        };
+        tokio::select! {
+            () = kept(ours, true) => panic!("it answers"),
+            () = answering => panic!("it ended"),
+            () = sleep(LONG) => {}
+        }
+        // Not asked: who speaks, and who need not be there.
+        for needed in [true, false] {
+            let (ours, peer) = pair().await;
+            let (mut read, mut write) = tokio::io::split(peer);
+            let speaking = async {
+                while needed {
+                    sleep(Duration::from_secs(20)).await;
+                    write.write_all(&WINDOW_UPDATE).await.unwrap();
+                }
+                std::future::pending().await
+            };
+            let reading = async {
+                let mut bytes = Vec::new();
+                let _ = timeout(LONG, read.read_to_end(&mut bytes)).await;
+                bytes
+            };
+            let bytes = tokio::select! {
+                () = kept(ours, needed) => panic!("it is there"),
+                () = speaking => panic!("it goes on"),
+                bytes = reading => bytes,
+            };
+            // Behind the preface and our settings: an acknowledgement, and nothing else.
+            assert!(bytes.ends_with(&[0, 0, 0, 4, 1, 0, 0, 0, 0]), "{bytes:?}");
+        }
+    }
+}
