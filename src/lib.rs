@@ -6,6 +6,7 @@ pub mod worker;
 pub mod balance;
 pub mod endpoint;
 mod http1;
+mod http2;
 pub mod listen;
 pub mod memory;
 pub mod names;

@@ -3,7 +3,6 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -27,19 +26,6 @@ use crate::telemetry::log_writer::LogSink;
 use crate::telemetry::metrics::{Recorder, WorkerShard};
 use crate::telemetry::worker_log::WorkerLog;
 use crate::upstream::Pool;
-
-/// Runs hyper's futures on the worker's own thread; they need not be `Send`.
-#[derive(Clone, Copy, Debug)]
-pub struct LocalExec;
-
-impl<F> hyper::rt::Executor<F> for LocalExec
-where
-    F: Future + 'static,
-{
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
-    }
-}
 
 /// What control tells a worker.
 pub enum Command {

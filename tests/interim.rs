@@ -2,15 +2,15 @@
 
 mod support;
 
+use std::future::poll_fn;
 use std::sync::{Arc, Mutex};
 
-use bytes::Bytes;
-use http::Request;
-use http_body_util::Empty;
+use http::{Request, Response, StatusCode};
 use support::client::Raw;
 use support::upstream::{Upstream, read_head};
-use support::{Proxy, client, eventually};
+use support::{Proxy, eventually, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 /// A proxy before `app`, which speaks HTTP/1.
 async fn before(app: &Upstream) -> Proxy {
@@ -112,8 +112,55 @@ async fn hints_go_to_a_client_that_knows_them() {
         // C16: the rest of so many is dropped.
         assert!(answer.matches("HTTP/1.1 102 ").count() < 25, "{answer}");
     }
-    // HTTP/2 has no way for them here, and loses nothing else.
-    let request = Request::get("http://a/").body(Empty::<Bytes>::new()).expect("a request");
-    let answer = client::send2(proxy.inbound(), request).await.expect("an answer");
-    assert_eq!((answer.status.as_u16(), answer.text()), (200, "ok"));
+    let (hints, status) = ask2(&proxy).await;
+    assert!((1..25).contains(&hints.len()), "{hints:?}");
+    assert_eq!((hints[0].status().as_u16(), status.as_u16()), (103, 200));
+    assert_eq!(hints[0].headers()["link"], "</a.css>; rel=preload");
+    assert!(!hints[0].headers().contains_key("x-hop"));
+}
+
+/// The interim answers and the status that a client of HTTP/2 gets.
+async fn ask2(proxy: &Proxy) -> (Vec<Response<()>>, StatusCode) {
+    let stream = TcpStream::connect(proxy.inbound()).await.expect("a proxy");
+    let (mut sender, connection) = h2::client::handshake(stream).await.expect("HTTP/2");
+    tokio::spawn(connection);
+    let request = Request::get("http://a/").body(()).expect("a request");
+    let (mut response, _) = sender.send_request(request, true).expect("sent");
+    let mut hints = Vec::new();
+    while let Some(hint) = within(poll_fn(|cx| response.poll_informational(cx))).await {
+        hints.push(hint.expect("a hint"));
+    }
+    (hints, within(response).await.expect("an answer").status())
+}
+
+#[tokio::test]
+async fn hints_of_http2_go_on_and_a_101_of_it_does_not() {
+    let app = Upstream::raw(|stream| async move {
+        let mut connection = h2::server::handshake(stream).await.expect("a handshake");
+        while let Some(Ok((request, mut respond))) = connection.accept().await {
+            let wrong = request.uri().path() == "/wrong";
+            for status in if wrong { [101, 103] } else { [100, 103] } {
+                let hint = Response::builder().status(status).header("link", "</a.css>");
+                respond.send_informational(hint.body(()).expect("a hint")).expect("sent");
+            }
+            respond.send_response(Response::new(()), true).expect("sent");
+        }
+    })
+    .await;
+    let proxy = Proxy::start(&format!(
+        "service: {{ name: app, port: {}, protocol: http2 }}\n",
+        app.address.port()
+    ))
+    .await;
+    let (hints, status) = ask2(&proxy).await;
+    assert_eq!(hints.iter().map(|hint| hint.status().as_u16()).collect::<Vec<_>>(), [103]);
+    assert_eq!((&hints[0].headers()["link"], status.as_u16()), (&"</a.css>".parse().unwrap(), 200));
+    let mut raw = Raw::connect(proxy.inbound()).await;
+    raw.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let hint = raw.head().await;
+    assert_eq!(hint, "HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\n\r\n");
+    assert!(raw.head().await.starts_with("HTTP/1.1 200 "));
+    raw.send("GET /wrong HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let answer = raw.head().await;
+    assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
 }

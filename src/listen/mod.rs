@@ -6,6 +6,7 @@
 
 pub mod detect;
 pub mod http1;
+pub mod http2;
 pub mod original_dst;
 
 use std::future::Future;

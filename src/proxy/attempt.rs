@@ -2,7 +2,6 @@
 //! that is done for what was provably never processed: nothing was written, `REFUSED_STREAM`, or a
 //! stream above the last one that a GOAWAY names (RFC 9113 6.8, 8.7). Then any method is safe.
 
-use std::error::Error as StdError;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +17,7 @@ use super::error::Failure;
 use super::fields::Fields;
 use super::gate::Gate;
 use super::hints::Hints;
+use super::http2::ClientStream;
 use super::report::Report;
 use super::upgrade;
 use super::upload::{RequestBody, Upload, UploadFault};
@@ -26,9 +26,8 @@ use crate::config::snapshot::{Cluster, Destination, Protocol};
 use crate::endpoint::{Endpoint, InFlight, Outcome};
 use crate::names::Names;
 use crate::policy::Policy;
-use crate::upstream::http1;
 use crate::upstream::{
-    ConnectError, ConnectErrorKind, Lease, ResponseBody, Reuse, SendError, Wire,
+    ConnectError, ConnectErrorKind, Lease, ResponseBody, Reuse, SendError, Wire, http1, http2,
 };
 use crate::worker::{View, Worker};
 
@@ -49,6 +48,8 @@ pub struct Call<'a> {
     pub upload: Option<Rc<Upload>>,
     /// Closed until the upstream wants the body.
     pub gate: Option<Rc<Gate>>,
+    /// The client's, on HTTP/2.
+    pub stream: Option<Rc<ClientStream>>,
     /// The protocol to switch to.
     pub upgrade: Option<&'a HeaderValue>,
     pub wire: Wire,
@@ -244,7 +245,7 @@ impl Call<'_> {
                 uri.scheme = Some(Scheme::HTTP);
                 uri.authority = self.authority.to_str().ok().and_then(|text| text.parse().ok());
                 uri.path_and_query = Some(self.path.clone());
-                // Its authority was parsed when the target was; without one hyper refuses to send.
+                // Its authority was parsed when the target was; without one `h2` refuses to send.
                 parts.uri = Uri::from_parts(uri).unwrap_or_default();
             }
         }
@@ -277,11 +278,13 @@ impl Call<'_> {
             self.worker.recorder.upstream_connections.inc([&self.cluster.name, "opened"]);
         }
         let body = self.upload.as_ref().map(RequestBody::of);
-        let mut hints = Hints::new(self.client_version, self.connection, self.gate.as_deref());
+        let gate = self.gate.as_deref();
+        let mut hints =
+            Hints::new(self.client_version, self.connection, self.stream.as_deref(), gate);
         let sent = if lease.reused { began } else { clock::now() };
         let result = tokio::select! {
             biased;
-            result = lease.send(&self.parts, &self.names, body, RequestBody::empty, |status, headers| {
+            result = lease.send(&self.parts, &self.names, body, |status, headers| {
                 hints.pass_on(status, headers);
             }) => result.map_err(Ok),
             failure = self.expired(started) => Err(Err(failure)),
@@ -394,41 +397,19 @@ impl Call<'_> {
                     }
                 }
             }
-            SendError::Http2 { unwritten: true, .. } => Failure::Unwritten { service },
-            SendError::Http2 { error, .. } => classify(service, error),
+            SendError::Http2(error) => {
+                let detail = error.to_string();
+                match error {
+                    http2::Error::Unwritten => Failure::Unwritten { service },
+                    http2::Error::Malformed(_) => Failure::BadResponse { service, detail },
+                    error if error.is_refusal() => Failure::Refused { service, detail },
+                    http2::Error::Stream(_) | http2::Error::RequestBody => {
+                        Failure::Reset { service, detail }
+                    }
+                }
+            }
         }
     }
-}
-
-/// What an error of hyper's HTTP/2 client says about the fate of the request.
-fn classify(service: String, error: &hyper::Error) -> Failure {
-    let detail = innermost(error);
-    if let Some(h2) = find::<h2::Error>(error)
-        && h2.is_remote()
-        && (h2.is_go_away() || h2.reason() == Some(h2::Reason::REFUSED_STREAM))
-    {
-        return Failure::Refused { service, detail };
-    }
-    Failure::Reset { service, detail }
-}
-
-fn find<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
-    chain(error).find_map(|error| error.downcast_ref::<T>())
-}
-
-fn innermost(error: &(dyn StdError + 'static)) -> String {
-    chain(error).last().map_or_else(String::new, ToString::to_string)
-}
-
-fn chain<'a>(
-    error: &'a (dyn StdError + 'static),
-) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
-    let mut next = Some(error);
-    std::iter::from_fn(move || {
-        let error = next?;
-        next = error.source();
-        Some(error)
-    })
 }
 
 /// HTTP/2 may split `Cookie` into crumbs, HTTP/1 wants one line (RFC 9113 8.2.3).

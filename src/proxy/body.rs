@@ -15,6 +15,7 @@ use super::report::{Ending, Report};
 use super::upload::{RequestBody, Upload};
 use crate::clock::{self, Instant};
 use crate::endpoint::InFlight;
+use crate::http2::Patient;
 use crate::upstream::{Lease, ResponseBody};
 
 pub type BoxError = Box<dyn StdError + Send + Sync>;
@@ -73,6 +74,12 @@ impl Download {
             ready!(upload.poll_end(cx));
         }
         Poll::Ready(None)
+    }
+
+    /// Ready when nothing has moved for too long.
+    fn poll_still(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let also = self.upload.as_ref().map(|upload| upload.last_progress());
+        self.idle.poll_expired(cx, also)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -143,8 +150,7 @@ impl HttpBody for Body {
             Kind::Upstream(download) => match download.poll(cx) {
                 Poll::Ready(frame) => frame,
                 Poll::Pending => {
-                    let also = download.upload.as_ref().map(|upload| upload.last_progress());
-                    ready!(download.idle.poll_expired(cx, also));
+                    ready!(download.poll_still(cx));
                     this.end(Ending::IdleTimeout);
                     return Poll::Ready(Some(Err(StoodStill.into())));
                 }
@@ -187,6 +193,18 @@ impl HttpBody for Body {
             Kind::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
             Kind::Upstream(download) => download.incoming.size_hint(),
         }
+    }
+}
+
+impl Patient for Body {
+    fn poll_tired(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<BoxError> {
+        let this = self.get_mut();
+        let Kind::Upstream(download) = &mut this.kind else {
+            return Poll::Pending;
+        };
+        ready!(download.poll_still(cx));
+        this.end(Ending::IdleTimeout);
+        Poll::Ready(StoodStill.into())
     }
 }
 

@@ -35,12 +35,12 @@ mod tunnel;
 mod upgrade;
 pub mod upload;
 
+use std::pin::pin;
 use std::rc::Rc;
 
 use http::header::{CONNECTION, CONTENT_LENGTH, VIA};
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode, Version};
-use hyper::upgrade::OnUpgrade;
 
 use crate::clock;
 use crate::config::snapshot::{Action, Forward, Route};
@@ -80,8 +80,12 @@ pub async fn handle(
         && has_body
         && headers::expects_continue(&parts.headers, fields);
     let mut report = Report::begin(&worker, &view, &connection, &parts, fields, clock::now());
-    let story = answer(&worker, &view, &connection, parts, fields, incoming, &mut report);
-    let answered = match Isolated(story).await {
+    let ended = {
+        // Pinned where it is made: moving it would cost more than some of its steps.
+        let story = answer(&worker, &view, &connection, parts, fields, incoming, &mut report);
+        Isolated(pin!(story)).await
+    };
+    let answered = match ended {
         Ok(answered) => answered,
         Err(Panicked) => {
             worker.recorder.panics.inc();
@@ -99,7 +103,13 @@ pub async fn handle(
             tunnel.begin(&worker, &connection, report);
             response
         }
-        Err(failure) => failed(&worker, report, &failure),
+        Err(failure) => {
+            let mut response = failed(&worker, report, &failure);
+            if version == Version::HTTP_2 {
+                response.headers_mut().remove(CONNECTION);
+            }
+            response
+        }
     };
     let gone = !view.snapshot.listeners.contains(&connection.listener);
     let ends = worker.drain.is_at(connection::closing(connection.direction));
@@ -143,7 +153,7 @@ const ADDED_FIELDS: usize = 8;
 enum Answered {
     Response(Response<Body>),
     /// The head that makes the connection a tunnel, and what is at its other end.
-    Tunnel(Response<Body>, Opening),
+    Tunnel(Response<Body>, Box<Opening>),
 }
 
 impl Answered {
@@ -173,7 +183,7 @@ async fn answer(
     report.authority(&target.authority);
     let asked = upgrade::take(&mut parts, fields);
     if asked == Asked::Connect {
-        return opening::open(worker, view, connection, &target, &mut parts, report).await;
+        return opening::open(worker, view, connection, &target, incoming.stream(), report).await;
     }
     let path = target::path_and_query(&parts)?;
     let Chosen { route, path, authority, host } =
@@ -199,7 +209,7 @@ async fn answer(
 
     let client_timeout = report.is_grpc().then(|| headers::grpc_timeout(&parts.headers)).flatten();
     let client_version = parts.version;
-    let on_upgrade = take_on_upgrade(&mut parts);
+    let stream = incoming.stream();
     let gate = gate(&parts, fields, wire);
     parts.headers.reserve(ADDED_FIELDS);
     client_headers(view, connection, &target, &mut parts, fields);
@@ -230,6 +240,7 @@ async fn answer(
         path,
         upload: upload.clone(),
         gate: gate.clone(),
+        stream: stream.clone(),
         upgrade: protocol,
         wire,
         client_version,
@@ -250,7 +261,7 @@ async fn answer(
             client_version,
             protocol,
             key.as_ref(),
-            on_upgrade,
+            stream,
             &cluster.name,
         );
     }
@@ -278,14 +289,8 @@ fn limit_body(parts: &Parts, fields: Fields, limit: Option<u64>) -> Result<(), F
     }
 }
 
-/// On HTTP/2 hyper hands an upgraded stream over by the request, on HTTP/1 we take the socket ourselves.
-fn take_on_upgrade(parts: &mut Parts) -> Option<OnUpgrade> {
-    let on_upgrade = parts.extensions.remove::<OnUpgrade>();
-    if parts.version == Version::HTTP_2 { on_upgrade } else { None }
-}
-
 /// A client that waits for `100 Continue` gets the upstream's, not ours: the upstream may refuse the
-/// request before its body is sent. HTTP/2 has no such wait here, see [`hints::Hints`].
+/// request before its body is sent. Clients of HTTP/2 do not wait.
 fn gate(parts: &Parts, fields: Fields, wire: Wire) -> Option<Rc<Gate>> {
     let waits = parts.version == Version::HTTP_11
         && wire == Wire::Http1

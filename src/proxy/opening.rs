@@ -4,15 +4,14 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::request::Parts;
 use http::{HeaderValue, Response, StatusCode, Version};
-use hyper::upgrade::OnUpgrade;
 
 use super::attempt::{self, Answer, Choice};
 use super::body::Body;
 use super::connection::Connection;
 use super::error::Failure;
-use super::report::{Ending, Report};
+use super::http2::ClientStream;
+use super::report::Report;
 use super::target::Target;
 use super::tunnel::{self, End, Tally, TunnelEnd};
 use super::upload::RequestBody;
@@ -21,7 +20,6 @@ use crate::clock;
 use crate::config::snapshot::{ListenerKind, Route};
 use crate::drain::{Drain, Phase};
 use crate::endpoint::InFlight;
-use crate::stream::Stream;
 use crate::upstream::{Lease, Wire, connect::connect};
 use crate::worker::{View, Worker};
 
@@ -32,22 +30,28 @@ pub fn switched(
     version: Version,
     protocol: &HeaderValue,
     key: Option<&HeaderValue>,
-    client: Option<OnUpgrade>,
+    client: Option<Rc<ClientStream>>,
     service: &str,
 ) -> Result<Answered, Failure> {
-    let on_upgrade = hyper::upgrade::on(&mut answer.response);
     let (mut head, body) = answer.response.into_parts();
-    // On HTTP/1 the lease alone has the connection now.
-    drop(body);
+    let bad = |detail: &str| Failure::BadResponse {
+        service: service.to_owned(),
+        detail: detail.to_owned(),
+    };
     let (server, lease) = match answer.lease.wire() {
-        Wire::Http2 => (Far::Upgrade(on_upgrade), Some(answer.lease)),
+        Wire::Http2 => {
+            let tunnel = answer.lease.take_tunnel(body);
+            let tunnel = tunnel.ok_or_else(|| bad("200 to what was no CONNECT"))?;
+            (End::multiplexed(tunnel), Some(answer.lease))
+        }
         Wire::Http1 => {
-            let (stream, early) =
-                answer.lease.into_stream().ok_or_else(|| Failure::BadResponse {
-                    service: service.to_owned(),
-                    detail: "101 before the end of the request's body".to_owned(),
-                })?;
-            (Far::Socket(stream, early), None)
+            // The lease alone has the connection then.
+            drop(body);
+            let (stream, early) = answer
+                .lease
+                .into_stream()
+                .ok_or_else(|| bad("101 before the end of the request's body"))?;
+            (End::socket(stream, early), None)
         }
     };
     headers::strip_hop_by_hop(&mut head.headers, answer.fields);
@@ -58,7 +62,7 @@ pub fn switched(
     *response.version_mut() = Version::HTTP_11;
     upgrade::grant(&mut response, version, protocol, key);
     let held = Held { _in_flight: answer.in_flight, _lease: lease };
-    Ok(Answered::Tunnel(response, Opening { client, server, held }))
+    Ok(Answered::Tunnel(response, Box::new(Opening { client, server, held })))
 }
 
 /// `CONNECT`: a tunnel to a service, or to the host that the client names.
@@ -67,13 +71,12 @@ pub async fn open(
     view: &Rc<View>,
     connection: &Rc<Connection>,
     target: &Target,
-    parts: &mut Parts,
+    client: Option<Rc<ClientStream>>,
     report: &mut Report,
 ) -> Result<Answered, Failure> {
     if connection.listener.kind != ListenerKind::Outbound {
         return Err(Failure::ConnectRefused);
     }
-    let client = super::take_on_upgrade(parts);
     let (route, to, cluster) = choose::tunnel(worker, view, connection, target)?;
     report.route(&route);
     report.service(cluster);
@@ -92,15 +95,15 @@ pub async fn open(
     report.attempt(&endpoint);
     report.answered(StatusCode::OK, clock::now());
     let held = Held { _in_flight: in_flight, _lease: None };
-    let opening = Opening { client, server: Far::Socket(stream, Bytes::new()), held };
-    Ok(Answered::Tunnel(Response::new(Body::empty()), opening))
+    let opening = Opening { client, server: End::socket(stream, Bytes::new()), held };
+    Ok(Answered::Tunnel(Response::new(Body::empty()), Box::new(opening)))
 }
 
 /// A tunnel that begins when the client has its answer.
 pub struct Opening {
     /// On HTTP/2; on HTTP/1 the connection itself becomes the client's end.
-    client: Option<OnUpgrade>,
-    server: Far,
+    client: Option<Rc<ClientStream>>,
+    server: End,
     held: Held,
 }
 
@@ -108,12 +111,6 @@ pub struct Opening {
 struct Held {
     _in_flight: InFlight,
     _lease: Option<Lease<RequestBody>>,
-}
-
-enum Far {
-    Upgrade(OnUpgrade),
-    /// With what was read from it already.
-    Socket(Stream, Bytes),
 }
 
 impl Opening {
@@ -125,22 +122,14 @@ impl Opening {
             None => {
                 *connection.tunnel.borrow_mut() = Some(tunnel);
             }
-            Some(client) => {
-                let drain = worker.drain.clone();
-                tokio::task::spawn_local(async move {
-                    match client.await {
-                        Ok(client) => tunnel.run(End::upgraded(client), &drain).await,
-                        Err(_) => tunnel.report.finish(Ending::ClientGone, clock::now()),
-                    }
-                });
-            }
+            Some(client) => client.become_tunnel(tunnel),
         }
     }
 }
 
 /// A request that has become a tunnel.
 pub struct Tunnel {
-    server: Far,
+    server: End,
     held: Held,
     report: Box<Report>,
     idle: Duration,
@@ -150,13 +139,6 @@ impl Tunnel {
     /// Carries bytes until the tunnel ends or the drain cuts it.
     pub async fn run(self, client: End, drain: &Drain) {
         let Self { server, held, report, idle } = self;
-        let server = match server {
-            Far::Socket(stream, early) => End::socket(stream, early),
-            Far::Upgrade(upgrade) => match upgrade.await {
-                Ok(upgraded) => End::upgraded(upgraded),
-                Err(_) => return report.finish(Ending::UpstreamBroken, clock::now()),
-            },
-        };
         let tally = Tally::default();
         let end = tokio::select! {
             end = tunnel::run(client, server, Some(idle), &tally) => end,

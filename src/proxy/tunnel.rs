@@ -7,13 +7,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::upgrade::Upgraded;
-use hyper_util::rt::TokioIo;
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest};
 use tokio::time::sleep_until;
 
 use crate::clock::{self, Instant};
+use crate::http2::TunnelStream;
 use crate::stream::Stream;
 
 const BUFFER: usize = 16 * 1024;
@@ -34,7 +33,7 @@ pub enum EndIo {
     /// A socket of its own: large flows are spliced.
     Socket(Stream),
     /// A stream of an HTTP/2 connection.
-    Multiplexed(Upgraded),
+    Multiplexed(TunnelStream),
 }
 
 impl End {
@@ -42,9 +41,8 @@ impl End {
         Self { io: EndIo::Socket(stream), early }
     }
 
-    /// A stream of HTTP/2, which hyper hands over.
-    pub fn upgraded(upgraded: Upgraded) -> Self {
-        Self { io: EndIo::Multiplexed(upgraded), early: Bytes::new() }
+    pub fn multiplexed(stream: TunnelStream) -> Self {
+        Self { io: EndIo::Multiplexed(stream), early: Bytes::new() }
     }
 }
 
@@ -119,7 +117,7 @@ impl EndIo {
         }
         match self {
             Self::Socket(stream) => halves(stream),
-            Self::Multiplexed(upgraded) => halves(TokioIo::new(upgraded)),
+            Self::Multiplexed(stream) => halves(stream),
         }
     }
 }

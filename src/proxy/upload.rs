@@ -17,6 +17,7 @@ use super::gate::Gate;
 use super::headers::retain_trailers;
 use super::incoming::Incoming;
 use crate::clock::{self, Instant};
+use crate::http2::Patient;
 
 /// Bytes of a request body that are kept for sending it again; as Linkerd's.
 pub const REPLAY_LIMIT: usize = 64 * 1024;
@@ -261,22 +262,18 @@ impl Replay {
 
 /// The body of one attempt.
 pub struct RequestBody {
-    upload: Option<Rc<Upload>>,
+    upload: Rc<Upload>,
     attempt: u32,
     replayed: usize,
     trailers_sent: bool,
 }
 
 impl RequestBody {
-    pub fn empty() -> Self {
-        Self { upload: None, attempt: 0, replayed: 0, trailers_sent: false }
-    }
-
     /// Takes over from the attempt before, from the first byte on.
     pub fn of(upload: &Rc<Upload>) -> Self {
         let attempt = upload.attempt.get() + 1;
         upload.attempt.set(attempt);
-        Self { upload: Some(upload.clone()), attempt, replayed: 0, trailers_sent: false }
+        Self { upload: upload.clone(), attempt, replayed: 0, trailers_sent: false }
     }
 }
 
@@ -289,9 +286,7 @@ impl HttpBody for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
-        let Some(upload) = &this.upload else {
-            return Poll::Ready(None);
-        };
+        let upload = &this.upload;
         if upload.attempt.get() != this.attempt {
             return Poll::Ready(Some(Err(BodyError::Superseded.into())));
         }
@@ -322,9 +317,7 @@ impl HttpBody for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        let Some(upload) = &self.upload else {
-            return true;
-        };
+        let upload = &self.upload;
         let replay = upload.replay.borrow();
         let replayed = replay.overflowed || self.replayed >= replay.chunks.len();
         let trailers = replay.trailers.is_none() || self.trailers_sent;
@@ -332,9 +325,7 @@ impl HttpBody for RequestBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        let Some(upload) = &self.upload else {
-            return SizeHint::with_exact(0);
-        };
+        let upload = &self.upload;
         let replay = upload.replay.borrow();
         let kept: usize = replay.chunks.iter().skip(self.replayed).map(Bytes::len).sum();
         let rest = upload.incoming.borrow().size_hint();
@@ -346,3 +337,6 @@ impl HttpBody for RequestBody {
         hint
     }
 }
+
+/// Its silence is noticed by who waits for the answer.
+impl Patient for RequestBody {}

@@ -1,22 +1,22 @@
 //! A connection for one request: sending on it, reading from it, and giving it back to the pool.
 
-use std::cell::Cell;
-use std::pin::Pin;
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
+use h2::SendStream;
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, Request, Response, StatusCode};
-use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http2};
+use http::{HeaderMap, HeaderName, Response, StatusCode};
+use http_body::{Frame, SizeHint};
 
-use super::http1;
 use super::pool::{BoxError, Pool, Wire};
+use super::{http1, http2};
 use crate::clock::{self, Instant};
 use crate::endpoint::State;
+use crate::http2::{Incoming, Outgoing, Patient, TunnelStream};
 use crate::names::Names;
 use crate::stream::Stream;
 
@@ -26,15 +26,29 @@ pub struct Lease<B> {
     pub(super) pool: Rc<Pool<B>>,
     pub(super) state: Arc<State>,
     pub(super) sender: Sender<B>,
-    /// Sends what is left of the request's body while the response is read.
-    pub(super) sending: Option<AbortOnDrop>,
+    pub(super) rest: Rest,
     /// Whether earlier requests went over this connection.
     pub reused: bool,
     pub(super) keep_alive: Option<Duration>,
 }
 
+/// What is left to be sent while the response is read.
+pub(super) enum Rest {
+    Nothing,
+    /// The request's body.
+    Body(AbortOnDrop),
+    /// What a tunnel carries, on HTTP/2.
+    Tunnel(SendStream<Bytes>),
+}
+
 /// A task that is of use only as long as this lives.
 pub(super) struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl AbortOnDrop {
+    fn spawn(task: impl Future<Output = ()> + 'static) -> Self {
+        Self(tokio::task::spawn_local(task))
+    }
+}
 
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
@@ -52,37 +66,20 @@ pub enum ResponseBody<B> {
 #[derive(Debug)]
 pub enum SendError {
     Http1(http1::Error),
-    /// Whether none of it was written, and why.
-    Http2 {
-        unwritten: bool,
-        error: hyper::Error,
-    },
+    Http2(http2::Error),
 }
 
 pub(super) enum Sender<B> {
     Http1(http1::Connection<B>),
-    Http2(http2::SendRequest<B>, #[expect(dead_code, reason = "counts by its drop")] StreamCount),
-}
-
-pub(super) struct StreamCount {
-    pub(super) active: Rc<Cell<u32>>,
-    pub(super) idle_since: Rc<Cell<Instant>>,
-}
-
-impl Drop for StreamCount {
-    fn drop(&mut self) {
-        self.active.set(self.active.get() - 1);
-        self.idle_since.set(clock::now());
-    }
+    Http2(http2::Place),
 }
 
 impl<B> Lease<B>
 where
-    B: Body<Data = bytes::Bytes> + Unpin + 'static,
-    B::Error: Into<BoxError>,
+    B: Patient<Error = BoxError> + Unpin + 'static,
 {
-    /// Sends one request and waits for the head of its response. `interim` gets the 1xx responses of
-    /// HTTP/1, where alone `names` say anything: how the fields of either head are written.
+    /// Sends one request and waits for the head of its response. `interim` gets its 1xx responses.
+    /// `names` say how the fields of either head are written, on HTTP/1.
     ///
     /// # Errors
     /// With it, whether anything of the request was written: if not, any method may be sent again.
@@ -91,7 +88,6 @@ where
         head: &Parts,
         names: &Names,
         body: Option<B>,
-        none: impl FnOnce() -> B,
         interim: impl FnMut(StatusCode, HeaderMap),
     ) -> Result<(Response<ResponseBody<B>>, Names), SendError> {
         match &mut self.sender {
@@ -99,19 +95,19 @@ where
                 let sent = connection.send(head, names, body, interim).await;
                 let (response, names) = sent.map_err(SendError::Http1)?;
                 if !connection.is_sent() {
-                    let rest = connection.clone().finish_sending();
-                    self.sending = Some(AbortOnDrop(tokio::task::spawn_local(rest)));
+                    self.rest = Rest::Body(AbortOnDrop::spawn(connection.clone().finish_sending()));
                 }
                 Ok((response.map(|()| ResponseBody::Http1(connection.clone())), names))
             }
-            Sender::Http2(sender, _) => {
+            Sender::Http2(place) => {
                 // A refused request may be sent again after it was written, so its head stays here.
-                let request = Request::from_parts(head.clone(), body.unwrap_or_else(none));
-                let sent = sender.try_send_request(request).await;
-                let response = sent.map_err(|mut error: TrySendError<_>| SendError::Http2 {
-                    unwritten: error.take_message().is_some(),
-                    error: error.into_error(),
-                })?;
+                let sent = place.send(head.clone(), body, interim).await;
+                let (response, rest) = sent.map_err(SendError::Http2)?;
+                self.rest = match rest {
+                    http2::Rest::Nothing => Rest::Nothing,
+                    http2::Rest::Sending(body) => Rest::Body(AbortOnDrop::spawn(finish(body))),
+                    http2::Rest::Open(stream) => Rest::Tunnel(stream),
+                };
                 Ok((response.map(ResponseBody::Http2), Names::default()))
             }
         }
@@ -126,10 +122,20 @@ where
 
     /// The connection itself, after it was switched to another protocol by an answer of HTTP/1, and
     /// what came behind that answer.
-    pub fn into_stream(self) -> Option<(Stream, bytes::Bytes)> {
+    pub fn into_stream(self) -> Option<(Stream, Bytes)> {
         match self.sender {
             Sender::Http1(connection) => connection.into_stream(),
-            Sender::Http2(..) => None,
+            Sender::Http2(_) => None,
+        }
+    }
+
+    /// The stream of a `CONNECT` that was granted with `body`, on HTTP/2. The lease has to live as long.
+    pub fn take_tunnel(&mut self, body: ResponseBody<B>) -> Option<TunnelStream> {
+        match (std::mem::replace(&mut self.rest, Rest::Nothing), body) {
+            (Rest::Tunnel(send), ResponseBody::Http2(incoming)) => {
+                Some(TunnelStream::new(send, incoming.into_stream()))
+            }
+            _ => None,
         }
     }
 
@@ -147,9 +153,18 @@ where
 
     /// The response was read to its end: the connection may carry the next request.
     pub fn release(self, now: Instant) {
-        let Self { pool, state, sender, sending, keep_alive, .. } = self;
-        let Sender::Http1(connection) = sender else {
-            return;
+        let Self { pool, state, sender, rest, keep_alive, .. } = self;
+        let connection = match (sender, rest) {
+            (Sender::Http1(connection), _) => connection,
+            (Sender::Http2(place), Rest::Body(mut sending)) if !sending.0.is_finished() => {
+                // The answer came before the request was sent to its end; give the rest a moment.
+                tokio::task::spawn_local(async move {
+                    let _ = tokio::time::timeout(PATIENCE, &mut sending.0).await;
+                    drop(place);
+                });
+                return;
+            }
+            (Sender::Http2(_), _) => return,
         };
         let idle = keep_alive.unwrap_or(Duration::MAX);
         if idle.is_zero() {
@@ -161,10 +176,8 @@ where
         if connection.is_sent() {
             return;
         }
-        // The answer came before the request was sent to its end; give the rest a moment.
+        // As above.
         tokio::task::spawn_local(async move {
-            const PATIENCE: Duration = Duration::from_secs(1);
-            drop(sending);
             let rest = connection.clone().finish_sending();
             let ended = tokio::time::timeout(PATIENCE, rest).await.is_ok();
             if ended && connection.is_reusable() {
@@ -174,17 +187,25 @@ where
     }
 }
 
+/// How long a request may go on that was answered before its end.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Sends a body to its end. Whoever reads the response is told by the stream if it fails.
+async fn finish<B: Patient<Error = BoxError> + Unpin>(mut body: Outgoing<B>) {
+    let _ = poll_fn(|cx| body.poll_send(cx)).await;
+}
+
 impl<B> ResponseBody<B>
 where
-    B: Body<Data = bytes::Bytes> + Unpin,
+    B: Patient<Error = BoxError> + Unpin,
 {
     pub fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<bytes::Bytes>, BoxError>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self {
             Self::Http1(connection) => connection.poll_frame(cx).map_err(Into::into),
-            Self::Http2(incoming) => Pin::new(incoming).poll_frame(cx).map_err(Into::into),
+            Self::Http2(incoming) => incoming.poll_frame(cx).map_err(Into::into),
         }
     }
 

@@ -3,6 +3,7 @@
 
 pub mod connect;
 pub mod http1;
+pub mod http2;
 pub mod lease;
 pub mod pool;
 

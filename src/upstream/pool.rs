@@ -7,23 +7,19 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::error::Error as StdError;
-use std::future::{Future, poll_fn};
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http_body::Body;
-use hyper::client::conn::http2;
-use hyper_util::rt::{TokioIo, TokioTimer};
 
 use super::connect::{ConnectError, ConnectErrorKind, connect};
-use super::http1;
-use super::lease::{Lease, Sender, StreamCount};
+use super::lease::{Lease, Rest, Sender};
+use super::{http1, http2};
 use crate::clock::{self, Instant};
 use crate::endpoint::{Endpoint, State};
 use crate::telemetry::metrics::Recorder;
-use crate::worker::LocalExec;
 
 /// What is spoken to an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -72,7 +68,7 @@ pub struct Pool<B> {
 struct Host<B> {
     state: Arc<State>,
     idle: Vec<Idle<B>>,
-    streams: Vec<Multiplexed<B>>,
+    multiplexed: Vec<Rc<http2::Connection>>,
     dial: Rc<Dial>,
 }
 
@@ -98,16 +94,6 @@ impl Drop for IdleCount {
     }
 }
 
-/// Streams that a peer lets us have on a connection; it may change its mind (RFC 9113 5.1.2).
-type PeerLimit = Rc<Cell<usize>>;
-
-struct Multiplexed<B> {
-    peer_limit: PeerLimit,
-    sender: http2::SendRequest<B>,
-    active: Rc<Cell<u32>>,
-    idle_since: Rc<Cell<Instant>>,
-}
-
 /// One HTTP/2 dial at a time for an endpoint; the others wait for it and share its failure.
 #[derive(Default)]
 struct Dial {
@@ -117,8 +103,7 @@ struct Dial {
 
 impl<B> Pool<B>
 where
-    B: Body<Data = bytes::Bytes> + Unpin + 'static,
-    B::Error: Into<BoxError>,
+    B: Body<Data = Bytes> + Unpin + 'static,
 {
     pub fn new(limits: PoolLimits, recorder: Rc<Recorder>) -> Rc<Self> {
         Rc::new(Self {
@@ -156,12 +141,13 @@ where
             return Ok(self.lease(endpoint, sender, true));
         }
         match wire {
+            // Boxed: most requests need no new connection, and should not have room for the making of one.
             Wire::Http1 => {
-                let stream = connect(&endpoint.address, connect_timeout).await?;
+                let stream = Box::pin(connect(&endpoint.address, connect_timeout)).await?;
                 let connection = http1::Connection::new(stream, self.limits.get().max_head);
                 Ok(self.lease(endpoint, Sender::Http1(connection), false))
             }
-            Wire::Http2 => self.open_http2(endpoint, connect_timeout, now).await,
+            Wire::Http2 => Box::pin(self.open_http2(endpoint, connect_timeout, now)).await,
         }
     }
 
@@ -174,13 +160,13 @@ where
     pub fn close_idle(&self) {
         for host in self.hosts.borrow_mut().values_mut() {
             host.idle.clear();
-            host.streams.retain(|stream| stream.active.get() > 0);
+            host.multiplexed.retain(|connection| connection.active() > 0);
         }
     }
 
     fn lease(self: &Rc<Self>, endpoint: &Endpoint, sender: Sender<B>, reused: bool) -> Lease<B> {
         let state = endpoint.state.clone();
-        Lease { pool: self.clone(), state, sender, sending: None, reused, keep_alive: None }
+        Lease { pool: self.clone(), state, sender, rest: Rest::Nothing, reused, keep_alive: None }
     }
 
     fn host<R>(&self, state: &Arc<State>, wire: Wire, run: impl FnOnce(&mut Host<B>) -> R) -> R {
@@ -188,7 +174,7 @@ where
         run(hosts.entry(key(state, wire)).or_insert_with(|| Host {
             state: state.clone(),
             idle: Vec::new(),
-            streams: Vec::new(),
+            multiplexed: Vec::new(),
             dial: Rc::default(),
         }))
     }
@@ -206,14 +192,11 @@ where
                 None
             }
             Wire::Http2 => {
-                host.streams.retain(|stream| !stream.sender.is_closed());
+                host.multiplexed.retain(|connection| connection.is_open());
                 let limit = self.limits.get().max_streams;
-                let room = |stream: &&Multiplexed<B>| {
-                    let active = stream.active.get();
-                    active < limit && (active as usize) < stream.peer_limit.get()
-                };
-                let streams = host.streams.iter().filter(room);
-                streams.min_by_key(|stream| stream.active.get()).map(Multiplexed::borrow_stream)
+                let roomy = host.multiplexed.iter().filter(|connection| connection.has_room(limit));
+                let least = roomy.min_by_key(|connection| connection.active())?;
+                Some(Sender::Http2(least.place()))
             }
         }
     }
@@ -235,15 +218,9 @@ where
             return Err(error.clone());
         }
         match self.handshake_http2(endpoint, limit).await {
-            Ok((sender, peer_limit)) => {
-                let stream = Multiplexed {
-                    peer_limit,
-                    sender,
-                    active: Rc::new(Cell::new(0)),
-                    idle_since: Rc::new(Cell::new(clock::now())),
-                };
-                let sender = stream.borrow_stream();
-                self.host(&endpoint.state, Wire::Http2, |host| host.streams.push(stream));
+            Ok(connection) => {
+                let sender = Sender::Http2(connection.place());
+                self.host(&endpoint.state, Wire::Http2, |host| host.multiplexed.push(connection));
                 self.sweep_soon();
                 Ok(self.lease(endpoint, sender, false))
             }
@@ -258,34 +235,15 @@ where
         &self,
         endpoint: &Endpoint,
         limit: Duration,
-    ) -> Result<(http2::SendRequest<B>, PeerLimit), ConnectError> {
+    ) -> Result<Rc<http2::Connection>, ConnectError> {
         let failed =
             |text: String| ConnectError::new(ConnectErrorKind::Handshake, &endpoint.address, text);
         let stream = connect(&endpoint.address, limit).await?;
-        let handshake = http2::Builder::new(LocalExec)
-            .timer(TokioTimer::new())
-            .initial_stream_window_size(1 << 20)
-            .initial_connection_window_size(4 << 20)
-            .keep_alive_interval(Duration::from_secs(30))
-            .keep_alive_timeout(Duration::from_secs(10))
-            .max_header_list_size(self.limits.get().max_head as u32)
-            .handshake(TokioIo::new(stream));
-        let (sender, connection) = tokio::time::timeout(limit, handshake)
+        let handshake = http2::Connection::open(stream, self.limits.get().max_head);
+        tokio::time::timeout(limit, handshake)
             .await
             .map_err(|_| failed(format!("no HTTP/2 handshake within {limit:?}")))?
-            .map_err(|error| failed(error.to_string()))?;
-        let peer_limit = PeerLimit::new(Cell::new(usize::MAX));
-        let told = peer_limit.clone();
-        let mut connection = connection;
-        tokio::task::spawn_local(poll_fn(move |cx| {
-            let polled = Pin::new(&mut connection).poll(cx);
-            if polled.is_pending() {
-                // At least one: what a peer without room gets waits for it.
-                told.set(connection.current_max_send_streams().max(1));
-            }
-            polled.map(drop)
-        }));
-        Ok((sender, peer_limit))
+            .map_err(|error| failed(error.to_string()))
     }
 
     pub(super) fn put_idle(
@@ -334,25 +292,16 @@ where
         let mut hosts = self.hosts.borrow_mut();
         for host in hosts.values_mut() {
             host.idle.retain(|idle| idle.expires > now && idle.connection.is_quiet());
-            host.streams.retain(|stream| {
-                let busy = stream.active.get() > 0;
-                let fresh = now.saturating_duration_since(stream.idle_since.get()) < HTTP2_IDLE;
-                !stream.sender.is_closed() && (busy || fresh)
+            host.multiplexed.retain(|connection| {
+                connection.is_open() && !connection.is_idle_for(HTTP2_IDLE, now)
             });
         }
         // A dial in progress holds the `Rc`, so its turn is not lost.
         hosts.retain(|_, host| {
-            !host.idle.is_empty() || !host.streams.is_empty() || Rc::strong_count(&host.dial) > 1
+            !host.idle.is_empty()
+                || !host.multiplexed.is_empty()
+                || Rc::strong_count(&host.dial) > 1
         });
         !hosts.is_empty()
-    }
-}
-
-impl<B> Multiplexed<B> {
-    fn borrow_stream(&self) -> Sender<B> {
-        self.active.set(self.active.get() + 1);
-        let count =
-            StreamCount { active: self.active.clone(), idle_since: self.idle_since.clone() };
-        Sender::Http2(self.sender.clone(), count)
     }
 }

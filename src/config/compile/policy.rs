@@ -104,11 +104,12 @@ impl Compiler<'_> {
 
     /// Fields that frame or address a message are not for routes to change.
     pub(super) fn framing_field(&mut self, name: &HeaderName, at: Path) {
-        const OURS: [&str; 7] = [
+        const OURS: [&str; 8] = [
             "connection",
             "content-length",
             "host",
             "keep-alive",
+            "proxy-connection",
             "te",
             "transfer-encoding",
             "upgrade",

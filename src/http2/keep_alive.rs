@@ -1,0 +1,275 @@
+//! Pings to a peer that has been silent, and what a connection has read and written.
+
+use std::cell::Cell;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use h2::{Ping, PingPong};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::coop::unconstrained;
+use tokio::time::{Sleep, sleep_until};
+
+use crate::clock::{self, Instant};
+
+/// After so long a silence a peer is asked whether it is still there,
+const INTERVAL: Duration = Duration::from_secs(30);
+/// and has so long to answer.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Polled by the task of its connection and no other: a timer that runs is not asked again.
+pub struct KeepAlive {
+    ping: PingPong,
+    seen: Rc<Seen>,
+    sleep: Pin<Box<Sleep>>,
+    /// The timer knows whom to wake.
+    armed: bool,
+    state: State,
+}
+
+enum State {
+    /// No timer is set.
+    Resting,
+    /// Until the silence is long enough.
+    Listening,
+    /// Until the answer to a ping is overdue.
+    Asked,
+}
+
+impl KeepAlive {
+    pub fn new(ping: PingPong, seen: Rc<Seen>) -> Self {
+        let sleep = Box::pin(sleep_until(seen.read_at.get() + INTERVAL));
+        Self { ping, seen, sleep, armed: false, state: State::Resting }
+    }
+
+    /// Ready when the peer is gone. Nothing is asked while it need not be there.
+    pub fn poll(&mut self, cx: &mut Context<'_>, needed: bool) -> Poll<()> {
+        loop {
+            match self.state {
+                State::Resting => {
+                    if !needed {
+                        return Poll::Pending;
+                    }
+                    self.set(self.seen.read_at.get() + INTERVAL);
+                    self.state = State::Listening;
+                }
+                State::Listening => {
+                    ready!(self.poll_timer(cx));
+                    self.state = State::Resting;
+                    if self.seen.read_at.get() + INTERVAL > self.sleep.deadline() {
+                        continue;
+                    }
+                    // A connection that is ending takes none, and tells of its end itself.
+                    if !needed || self.ping.send_ping(Ping::opaque()).is_err() {
+                        return Poll::Pending;
+                    }
+                    self.set(clock::now() + TIMEOUT);
+                    self.state = State::Asked;
+                }
+                State::Asked => match self.ping.poll_pong(cx) {
+                    Poll::Ready(Ok(_)) => self.state = State::Resting,
+                    Poll::Ready(Err(_)) => return Poll::Pending,
+                    Poll::Pending => return self.poll_timer(cx),
+                },
+            }
+        }
+    }
+
+    fn set(&mut self, deadline: Instant) {
+        self.sleep.as_mut().reset(deadline);
+        self.armed = false;
+    }
+
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.armed {
+            return if self.sleep.is_elapsed() { Poll::Ready(()) } else { Poll::Pending };
+        }
+        self.armed = true;
+        // Were it put off because the task has done a lot, it would not know whom to wake.
+        Pin::new(&mut unconstrained(self.sleep.as_mut())).poll(cx)
+    }
+}
+
+/// What was seen of a connection.
+pub struct Seen {
+    /// When something was read.
+    read_at: Cell<Instant>,
+    /// Bytes written.
+    written: Cell<u64>,
+}
+
+impl Seen {
+    pub fn written(&self) -> u64 {
+        self.written.get()
+    }
+}
+
+/// A connection that is watched.
+pub struct Watched<T> {
+    io: T,
+    seen: Rc<Seen>,
+}
+
+impl<T> Watched<T> {
+    pub fn new(io: T) -> (Self, Rc<Seen>) {
+        let seen = Rc::new(Seen { read_at: Cell::new(clock::now()), written: Cell::new(0) });
+        (Self { io, seen: seen.clone() }, seen)
+    }
+
+    fn wrote(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(n)) = written {
+            self.seen.written.set(self.seen.written.get() + n as u64);
+        }
+        written
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let result = ready!(Pin::new(&mut self.io).poll_read(cx, buf));
+        self.seen.read_at.set(clock::now());
+        Poll::Ready(result)
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.io).poll_write(cx, buf);
+        self.wrote(written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        self.wrote(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use bytes::Bytes;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tokio::time::{sleep, timeout};
+
+    use super::*;
+
+    const PING: u8 = 6;
+    const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    const WINDOW_UPDATE: [u8; 13] = [0, 0, 4, 8, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+
+    /// Keeps a connection alive, to one that `peer` is the other end of. Returns when the peer is gone.
+    async fn kept(io: DuplexStream, needed: bool) {
+        let (io, seen) = Watched::new(io);
+        let (_requests, mut connection) =
+            h2::client::Builder::new().handshake::<_, Bytes>(io).await.unwrap();
+        let mut keep_alive = KeepAlive::new(connection.ping_pong().unwrap(), seen);
+        poll_fn(|cx| {
+            let gone = keep_alive.poll(cx, needed);
+            let _ = Pin::new(&mut connection).poll(cx).map(|_| panic!("it ended"));
+            gone
+        })
+        .await;
+    }
+
+    /// Reads up to a ping; none if there is none for `limit`.
+    async fn ping(peer: &mut DuplexStream, limit: Duration) -> Option<()> {
+        timeout(limit, async {
+            loop {
+                let mut head = [0; 9];
+                peer.read_exact(&mut head).await.unwrap();
+                peer.read_exact(&mut vec![0; usize::from(head[2])]).await.unwrap();
+                if head[3] == PING {
+                    return;
+                }
+            }
+        })
+        .await
+        .ok()
+    }
+
+    /// Both ends, the peer's with the preface read and settings sent.
+    async fn pair() -> (DuplexStream, DuplexStream) {
+        let (ours, mut peer) = duplex(1 << 16);
+        peer.write_all(&SETTINGS).await.unwrap();
+        (ours, peer)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_does_not_answer_a_ping_is_gone() {
+        let (ours, mut peer) = pair().await;
+        let began = clock::now();
+        let reader = async {
+            peer.read_exact(&mut [0; 24]).await.unwrap();
+            ping(&mut peer, Duration::MAX).await.unwrap();
+            assert_eq!((clock::now() - began).as_secs(), 30);
+        };
+        tokio::join!(kept(ours, true), reader);
+        assert_eq!((clock::now() - began).as_secs(), 40);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_answers_stays_and_one_that_speaks_is_not_asked() {
+        const LONG: Duration = Duration::from_secs(600);
+        let (ours, peer) = duplex(1 << 16);
+        let answering = async {
+            let mut connection = h2::server::handshake(peer).await.unwrap();
+            while connection.accept().await.is_some() {}
+        };
+        tokio::select! {
+            () = kept(ours, true) => panic!("it answers"),
+            () = answering => panic!("it ended"),
+            () = sleep(LONG) => {}
+        }
+        // Not asked: who speaks, and who need not be there.
+        for needed in [true, false] {
+            let (ours, peer) = pair().await;
+            let (mut read, mut write) = tokio::io::split(peer);
+            let speaking = async {
+                while needed {
+                    sleep(Duration::from_secs(20)).await;
+                    write.write_all(&WINDOW_UPDATE).await.unwrap();
+                }
+                std::future::pending().await
+            };
+            let reading = async {
+                let mut bytes = Vec::new();
+                let _ = timeout(LONG, read.read_to_end(&mut bytes)).await;
+                bytes
+            };
+            let bytes = tokio::select! {
+                () = kept(ours, needed) => panic!("it is there"),
+                () = speaking => panic!("it goes on"),
+                bytes = reading => bytes,
+            };
+            // Behind the preface and our settings: an acknowledgement, and nothing else.
+            assert!(bytes.ends_with(&[0, 0, 0, 4, 1, 0, 0, 0, 0]), "{bytes:?}");
+        }
+    }
+}
