@@ -1,17 +1,15 @@
-//! Pings to a peer that has been silent, and what a connection has read and written.
+//! Pings to a peer that has been silent.
 
-use std::cell::Cell;
-use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use h2::{Ping, PingPong};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::coop::unconstrained;
 use tokio::time::{Sleep, sleep_until};
 
+use super::Seen;
 use crate::clock::{self, Instant};
 
 /// After so long a silence a peer is asked whether it is still there,
@@ -40,7 +38,7 @@ enum State {
 
 impl KeepAlive {
     pub fn new(ping: PingPong, seen: Rc<Seen>) -> Self {
-        let sleep = Box::pin(sleep_until(seen.read_at.get() + INTERVAL));
+        let sleep = Box::pin(sleep_until(seen.read_at() + INTERVAL));
         Self { ping, seen, sleep, armed: false, state: State::Resting }
     }
 
@@ -52,13 +50,13 @@ impl KeepAlive {
                     if !needed {
                         return Poll::Pending;
                     }
-                    self.set(self.seen.read_at.get() + INTERVAL);
+                    self.set(self.seen.read_at() + INTERVAL);
                     self.state = State::Listening;
                 }
                 State::Listening => {
                     ready!(self.poll_timer(cx));
                     self.state = State::Resting;
-                    if self.seen.read_at.get() + INTERVAL > self.sleep.deadline() {
+                    if self.seen.read_at() + INTERVAL > self.sleep.deadline() {
                         continue;
                     }
                     // A connection that is ending takes none, and tells of its end itself.
@@ -92,84 +90,6 @@ impl KeepAlive {
     }
 }
 
-/// What was seen of a connection.
-pub struct Seen {
-    /// When something was read.
-    read_at: Cell<Instant>,
-    /// Bytes written.
-    written: Cell<u64>,
-}
-
-impl Seen {
-    pub fn written(&self) -> u64 {
-        self.written.get()
-    }
-}
-
-/// A connection that is watched.
-pub struct Watched<T> {
-    io: T,
-    seen: Rc<Seen>,
-}
-
-impl<T> Watched<T> {
-    pub fn new(io: T) -> (Self, Rc<Seen>) {
-        let seen = Rc::new(Seen { read_at: Cell::new(clock::now()), written: Cell::new(0) });
-        (Self { io, seen: seen.clone() }, seen)
-    }
-
-    fn wrote(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if let Poll::Ready(Ok(n)) = written {
-            self.seen.written.set(self.seen.written.get() + n as u64);
-        }
-        written
-    }
-}
-
-impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let result = ready!(Pin::new(&mut self.io).poll_read(cx, buf));
-        self.seen.read_at.set(clock::now());
-        Poll::Ready(result)
-    }
-}
-
-impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.io).poll_write(cx, buf);
-        self.wrote(written)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
-        self.wrote(written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
@@ -179,6 +99,7 @@ mod tests {
     use tokio::time::{sleep, timeout};
 
     use super::*;
+    use crate::http2::Wire;
 
     const PING: u8 = 6;
     const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
@@ -186,7 +107,7 @@ mod tests {
 
     /// Keeps a connection alive, to one that `peer` is the other end of. Returns when the peer is gone.
     async fn kept(io: DuplexStream, needed: bool) {
-        let (io, seen) = Watched::new(io);
+        let (io, seen) = Wire::new(io);
         let (_requests, mut connection) =
             h2::client::Builder::new().handshake::<_, Bytes>(io).await.unwrap();
         let mut keep_alive = KeepAlive::new(connection.ping_pong().unwrap(), seen);

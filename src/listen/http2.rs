@@ -1,6 +1,6 @@
 //! The server's side of an HTTP/2 connection: its settings, its pings, and the requests that come on it.
 
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use h2::server::{Builder, SendResponse};
@@ -8,7 +8,7 @@ use h2::{Reason, RecvStream};
 use http::Request;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::http2::{KeepAlive, MAX_ERROR_RESETS, MAX_FRAME, Watched};
+use crate::http2::{KeepAlive, MAX_ERROR_RESETS, MAX_FRAME, Wire};
 
 /// Requests in progress on one connection.
 const MAX_STREAMS: u32 = 100;
@@ -19,7 +19,8 @@ const CONNECTION_WINDOW: u32 = 1 << 20;
 const SEND_BUFFER: usize = 64 << 10;
 
 pub struct Connection<T> {
-    inner: h2::server::Connection<Watched<T>, Bytes>,
+    inner: h2::server::Connection<Wire<T>, Bytes>,
+    wire: Wire<T>,
     keep_alive: Option<KeepAlive>,
 }
 
@@ -30,7 +31,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
     /// # Errors
     /// The connection is broken, or its preface is none.
     pub async fn open(io: T, max_head: usize) -> Result<Self, h2::Error> {
-        let (io, seen) = Watched::new(io);
+        let (wire, seen) = Wire::new(io);
         let mut inner = Builder::new()
             .enable_connect_protocol()
             .initial_window_size(STREAM_WINDOW)
@@ -40,10 +41,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
             .max_header_list_size(u32::try_from(max_head).unwrap_or(u32::MAX))
             .max_send_buffer_size(SEND_BUFFER)
             .max_local_error_reset_streams(Some(MAX_ERROR_RESETS))
-            .handshake(io)
+            .handshake(wire.clone())
             .await?;
+        wire.gather();
         let keep_alive = inner.ping_pong().map(|ping| KeepAlive::new(ping, seen));
-        Ok(Self { inner, keep_alive })
+        Ok(Self { inner, wire, keep_alive })
     }
 
     /// Reads and writes, and hands each request that comes to `begin`. Ready when the connection has ended. By
@@ -59,10 +61,16 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
             self.keep_alive = None;
             self.inner.abrupt_shutdown(Reason::NO_ERROR);
         }
-        while let Some(Ok((request, respond))) = ready!(self.inner.poll_accept(cx)) {
-            begin(request, respond);
+        while let Poll::Ready(accepted) = self.inner.poll_accept(cx) {
+            match accepted {
+                Some(Ok((request, respond))) => begin(request, respond),
+                Some(Err(_)) | None => return Poll::Ready(()),
+            }
         }
-        Poll::Ready(())
+        match self.wire.poll_out(cx) {
+            Poll::Ready(Err(_)) => Poll::Ready(()),
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+        }
     }
 
     /// Tells the client to open no more streams. Those that it has opened are served.

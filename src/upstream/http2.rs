@@ -18,7 +18,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use super::pool::BoxError;
 use crate::clock::{self, Instant};
 use crate::http2::{
-    Incoming, KeepAlive, MAX_ERROR_RESETS, MAX_FRAME, Outgoing, Patient, Seen, Stopped, Watched,
+    Incoming, KeepAlive, MAX_ERROR_RESETS, MAX_FRAME, Outgoing, Patient, Seen, Stopped, Wire,
 };
 use crate::stream::Stream;
 
@@ -75,7 +75,8 @@ impl Connection {
     /// # Errors
     /// The connection is broken.
     pub async fn open(io: Stream, max_head: usize) -> Result<Rc<Self>, h2::Error> {
-        let (io, seen) = Watched::new(io);
+        let (wire, seen) = Wire::new(io);
+        wire.gather();
         let mut builder = Builder::new();
         builder
             .initial_window_size(1 << 20)
@@ -87,7 +88,7 @@ impl Connection {
             // Until the peer tells its limit, which should not be less (RFC 9113 6.5.2).
             .initial_max_send_streams(100)
             .enable_push(false);
-        let (requests, mut connection) = builder.handshake(io).await?;
+        let (requests, mut connection) = builder.handshake(wire.clone()).await?;
         let state = Rc::new(State {
             seen: seen.clone(),
             over: Cell::new(false),
@@ -101,7 +102,13 @@ impl Connection {
             poll_fn(|cx| {
                 let busy = shared.active.get() > 0;
                 let gone = keep_alive.as_mut().is_some_and(|it| it.poll(cx, busy).is_ready());
-                if gone { Poll::Ready(()) } else { Pin::new(&mut connection).poll(cx).map(drop) }
+                if gone || Pin::new(&mut connection).poll(cx).is_ready() {
+                    return Poll::Ready(());
+                }
+                match wire.poll_out(cx) {
+                    Poll::Ready(Err(_)) => Poll::Ready(()),
+                    Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+                }
             })
             .await;
             shared.over.set(true);
