@@ -81,7 +81,7 @@ async fn a_parked_connection_answers_however_the_next_request_comes() {
     assert_eq!(proxy.metric("pilotfish_connections_total{direction=\"inbound\"}").await, 1.0);
 }
 
-/// The bytes may come in the moment in which hyper's state is taken apart.
+/// The bytes may come in the moment in which the server's state is taken apart.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_comes_while_a_connection_is_parked_is_not_lost() {
     let (_app, proxy) = before_echo("").await;

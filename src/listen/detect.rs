@@ -24,7 +24,7 @@ pub const SILENCE: Duration = Duration::from_millis(50);
 /// How long a server may take for its first word; the longest that a server is kept for a silent client.
 const GREETING: Duration = Duration::from_secs(10);
 /// What is read at most to find out: a request line longer than this is HTTP for all we know, and the
-/// guard of HTTP/1 refuses it.
+/// server of HTTP/1 refuses it.
 const ENOUGH: usize = 16 * 1024;
 /// What is read at once of a client that was silent: most requests are smaller.
 const PIECE: usize = 2048;

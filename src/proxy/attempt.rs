@@ -229,7 +229,7 @@ impl Call<'_> {
                 parts.version = Version::HTTP_11;
                 parts.headers.insert(HOST, self.authority.clone());
                 parts.uri = Uri::from(self.path.clone());
-                // hyper frames a body of unknown length by itself, but for GET and HEAD it drops it.
+                // Whatever the method, a body of unknown length is framed.
                 let unframed =
                     self.upload.is_some() && !parts.headers.contains_key("content-length");
                 if unframed {

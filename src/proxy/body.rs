@@ -60,8 +60,8 @@ impl Download {
             self.idle.progress();
             match frame {
                 Some(Ok(frame)) => return Poll::Ready(Some(Ok(frame))),
-                // hyper drops what it has not flushed when a body fails. A client that gets nothing at
-                // all may take its request for one that nobody has seen.
+                // HTTP/2 drops what is not flushed when a body fails. A client that gets nothing at all may
+                // take its request for one that nobody has seen.
                 Some(Err(error)) => {
                     self.broken = Some(error);
                     cx.waker().wake_by_ref();
@@ -210,7 +210,7 @@ impl Patient for Body {
 
 impl Drop for Body {
     fn drop(&mut self) {
-        // A body with a known end is dropped by hyper without being asked for the end, and a body of
+        // A body with a known end is dropped without being asked for the end, and a body of
         // ours that nobody wants (HEAD) without being asked at all.
         let complete = self.is_end_stream() || matches!(self.kind, Kind::Full(_));
         self.end(if complete { Ending::Complete } else { Ending::ClientGone });

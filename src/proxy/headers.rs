@@ -28,7 +28,7 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
 }
 
 /// Removes the hop-by-hop fields and those that `Connection` names. `TE: trailers` stays, because it
-/// is what gRPC asks for and what hyper looks at. Returns the `Upgrade` that the message asks for, if
+/// is what gRPC asks for. Returns the `Upgrade` that the message asks for, if
 /// `Connection` names it.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap, fields: Fields) -> Option<HeaderValue> {
     if !fields.has(Fields::HOP_BY_HOP.and(Fields::CONNECTION)) {

@@ -49,11 +49,6 @@ pub struct PoolLimits {
 pub(super) type BoxError = Box<dyn StdError + Send + Sync>;
 type Key = (usize, Wire);
 
-/// What hyper may hold of a client's HTTP/1 connection in each direction: a head has to fit in.
-pub fn buffer(max_head: usize) -> usize {
-    max_head + (64 << 10)
-}
-
 fn key(state: &Arc<State>, wire: Wire) -> Key {
     (Arc::as_ptr(state) as usize, wire)
 }
