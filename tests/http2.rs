@@ -242,6 +242,20 @@ async fn rapid_resets_end_the_connection_and_reach_no_upstream() {
     assert!(raw::find(&answer, &goaway).is_some(), "{answer:?}");
     nothing_in_progress(&proxy).await;
     assert_eq!(requests.load(SeqCst), 0);
+
+    // A few are not held against a client, and are told of.
+    let app = Upstream::named("app").await;
+    let proxy = before(&app, "http1", "").await;
+    let end = raw::END_HEADERS | raw::END_STREAM;
+    let mut frames = vec![raw::frame(raw::HEADERS, end, 1, &head)];
+    for stream in [3, 5, 7] {
+        frames.push(raw::frame(raw::HEADERS, end, stream, &head));
+        frames.push(raw::frame(raw::RST_STREAM, 0, stream, &8_u32.to_be_bytes()));
+    }
+    assert_eq!(raw::fate(proxy.inbound(), &frames).await, raw::Fate::Answered(200));
+    let log = proxy.log(4).await;
+    let gone = log.iter().filter(|line| line["response_code_details"] == "client_gone");
+    assert_eq!((gone.count(), app.seen().len()), (3, 1), "{log:?}");
 }
 
 #[tokio::test]

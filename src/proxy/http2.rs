@@ -15,10 +15,10 @@ use http_body::Body as _;
 use tokio::time::timeout;
 
 use super::connection::{Connection, Ends, closing, until_cut};
-use super::handle;
 use super::incoming::Incoming;
 use super::opening::Tunnel;
 use super::tunnel::End;
+use super::{abandoned, handle};
 use crate::http2::{self, Outgoing, TunnelStream};
 use crate::listen;
 use crate::listen::detect::Prefixed;
@@ -98,6 +98,10 @@ async fn run(
     request: Request<RecvStream>,
     stream: Rc<ClientStream>,
 ) {
+    // One that was opened only to be reset costs no upstream anything.
+    if poll_fn(|cx| Poll::Ready(stream.poll_gone(cx).is_ready())).await {
+        return abandoned(&worker, &connection, &request.into_parts().0);
+    }
     let is_head = request.method() == Method::HEAD;
     // Its room is that of the answer's body afterwards.
     let (response, bytes) = {
@@ -109,9 +113,13 @@ async fn run(
         let incoming = Incoming::Http2(body, stream.clone());
         let request = Request::from_parts(parts, incoming);
         let mut story = pin!(handle(worker.clone(), connection, request));
-        let answered = poll_fn(|cx| match stream.poll_gone(cx) {
-            Poll::Ready(()) => Poll::Ready(None),
-            Poll::Pending => story.as_mut().poll(cx).map(Some),
+        let mut begun = false;
+        let answered = poll_fn(|cx| {
+            // Before the story, which would take it for a body that broke off.
+            if std::mem::replace(&mut begun, true) && stream.poll_gone(cx).is_ready() {
+                return Poll::Ready(None);
+            }
+            story.as_mut().poll(cx).map(Some)
         });
         let Some(response) = answered.await else { return };
         (response, bytes)

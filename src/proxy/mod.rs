@@ -147,6 +147,12 @@ pub fn refuse(
     failed(worker, report, &Failure::Malformed(rejection))
 }
 
+/// What is said of a request whose client was gone before anything was done for it.
+pub fn abandoned(worker: &Rc<Worker>, connection: &Rc<Connection>, parts: &Parts) {
+    let fields = Fields::of(&parts.headers);
+    drop(Report::begin(worker, &worker.view(), connection, parts, fields, clock::now()));
+}
+
 /// About as many fields as a request gets on its way through, so that its map grows once.
 const ADDED_FIELDS: usize = 8;
 
