@@ -173,11 +173,13 @@ mod tests {
             let (ours, peer) = pair().await;
             let (mut read, mut write) = tokio::io::split(peer);
             let speaking = async {
-                while needed {
+                if !needed {
+                    return std::future::pending().await;
+                }
+                loop {
                     sleep(Duration::from_secs(20)).await;
                     write.write_all(&WINDOW_UPDATE).await.unwrap();
                 }
-                std::future::pending().await
             };
             let reading = async {
                 let mut bytes = Vec::new();
