@@ -34,8 +34,8 @@ const PATH: u8 = 1;
 const QUERY: u8 = 2;
 
 /// What we take in a target. Beyond RFC 3986 it has the characters that clients send unencoded and
-/// that the `http` crate takes too: whatever passes here must not fail there, since hyper would
-/// then answer by itself. The backslash is left out: some servers read it as a slash.
+/// that the `http` crate takes too: whatever passes here must not fail there. The backslash is left
+/// out: some servers read it as a slash.
 const TARGET: [u8; 256] = {
     let mut table = [0; 256];
     let mut byte = 0x21;

@@ -14,7 +14,7 @@ use super::Error;
 use crate::http1::{content_length, write_field};
 use crate::names::Names;
 
-/// Fields of a response; hyper's number too.
+/// Fields of a response.
 const MAX_FIELDS: usize = 100;
 
 /// How the body of a response ends.
