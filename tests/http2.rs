@@ -370,3 +370,68 @@ async fn a_tunnel_ends_with_a_reset_of_its_stream() {
     let error = within(response).await.expect_err("a reset");
     assert_eq!(error.reason(), Some(Reason::PROTOCOL_ERROR));
 }
+
+/// RFC 9110 8.6: it has none, and clients of HTTP/2 refuse one that says otherwise.
+#[tokio::test]
+async fn a_204_says_nothing_of_a_length() {
+    let app = Upstream::canned(b"HTTP/1.1 204 No Content\r\ncontent-length: 5\r\n\r\n").await;
+    let proxy = before(&app, "http1", "").await;
+    let mut sender = connect(&proxy, 65_535).await;
+    let (response, _) = sender.send_request(request(Method::GET, "/"), true).expect("sent");
+    let response = within(response).await.expect("a head");
+    assert_eq!(response.status(), 204);
+    assert!(!response.headers().contains_key("content-length"), "{:?}", response.headers());
+}
+
+/// `NO_ERROR` ends an answer that was complete while its request was not (RFC 9113 8.1), and no other one.
+#[tokio::test]
+async fn an_answer_that_is_reset_before_its_end_is_not_complete() {
+    let (go_on, wait) = mpsc::channel(1);
+    let wait = Arc::new(tokio::sync::Mutex::new(wait));
+    let app = streams(move |_, mut respond| {
+        let wait = wait.clone();
+        async move {
+            let mut stream = respond.send_response(Response::new(()), false).expect("a head");
+            stream.send_data(Bytes::from_static(b"part"), false).expect("sent");
+            wait.lock().await.recv().await;
+            stream.send_reset(Reason::NO_ERROR);
+        }
+    })
+    .await;
+    let proxy = before(&app, "http2", "").await;
+    let mut sender = connect(&proxy, 65_535).await;
+    let (response, _) = sender.send_request(request(Method::GET, "/"), true).expect("sent");
+    let mut response = within(response).await.expect("a head");
+    let part = within(response.body_mut().data()).await.expect("data").expect("data");
+    assert_eq!(part, "part");
+    go_on.send(()).await.expect("an upstream");
+    let end = within(response.body_mut().data()).await.expect("it ended as if complete");
+    assert!(end.is_err(), "{end:?}");
+}
+
+#[tokio::test]
+async fn who_takes_no_more_streams_is_left_for_a_new_connection() {
+    // Each connection takes one request, and then none.
+    let app = Upstream::raw(|mut stream| async move {
+        let ok = raw::frame(raw::HEADERS, raw::END_HEADERS | raw::END_STREAM, 1, b"\x88");
+        let no_more = raw::frame(raw::SETTINGS, 0, 0, b"\0\x03\0\0\0\0");
+        stream.write_all(&raw::frame(raw::SETTINGS, 0, 0, b"")).await.expect("written");
+        let mut seen = Vec::new();
+        let mut answered = false;
+        while stream.read_buf(&mut seen).await.is_ok_and(|read| read > 0) {
+            // A request's head, whatever frames come before it.
+            let head = [raw::HEADERS, raw::END_HEADERS | raw::END_STREAM, 0, 0, 0, 1];
+            if !answered && raw::find(&seen, &head).is_some() {
+                answered = true;
+                stream.write_all(&[&no_more[..], &ok].concat()).await.expect("written");
+            }
+        }
+    })
+    .await;
+    let proxy = before(&app, "http2", "").await;
+    for _ in 0..3 {
+        let answer = within(client::get(proxy.inbound(), "/")).await;
+        assert_eq!(answer.status, 200);
+    }
+    assert_eq!(app.connections(), 3);
+}

@@ -16,19 +16,32 @@ pub struct Incoming {
     left: Option<u64>,
     /// Only trailers may still come.
     data_done: bool,
+    /// A reset that says that nothing is wrong ends it.
+    may_stop: bool,
     /// The stream was seen to have ended, which it need not be asked again.
     ended: Cell<bool>,
 }
 
 impl Incoming {
-    /// `headers` are those that `stream` came with.
-    pub fn new(stream: RecvStream, headers: &HeaderMap) -> Self {
+    /// The body of a request; `headers` are those that `stream` came with.
+    pub fn request(stream: RecvStream, headers: &HeaderMap) -> Self {
+        Self::new(stream, headers, false)
+    }
+
+    /// The body of an answer. Where the request has a body, the answer may be whole before that is, and then
+    /// be followed by a reset that says that nothing is wrong (RFC 9113 8.1). `h2` does not tell whether its
+    /// end came before the reset; nobody else has a reason to send such a one.
+    pub fn answer(stream: RecvStream, headers: &HeaderMap, to_body: bool) -> Self {
+        Self::new(stream, headers, to_body)
+    }
+
+    fn new(stream: RecvStream, headers: &HeaderMap, may_stop: bool) -> Self {
         let ended = stream.is_end_stream();
         let left = match content_length(headers) {
             None if ended => Some(0),
             length => length,
         };
-        Self { stream, left, data_done: false, ended: Cell::new(ended) }
+        Self { stream, left, data_done: false, may_stop, ended: Cell::new(ended) }
     }
 
     pub fn poll_frame(
@@ -45,13 +58,13 @@ impl Incoming {
                     }
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
-                Some(Err(error)) => return Poll::Ready(ended_by(error)),
+                Some(Err(error)) => return Poll::Ready(self.ended_by(error)),
                 None => self.data_done = true,
             }
         }
         Poll::Ready(match ready!(self.stream.poll_trailers(cx)) {
             Ok(trailers) => trailers.map(|trailers| Ok(Frame::trailers(trailers))),
-            Err(error) => ended_by(error),
+            Err(error) => self.ended_by(error),
         })
     }
 
@@ -67,18 +80,53 @@ impl Incoming {
         self.left.map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 
+    fn ended_by<T>(&self, error: h2::Error) -> Option<Result<T, h2::Error>> {
+        let whole = self.left.is_none_or(|left| left == 0);
+        let stopped = self.may_stop && whole && error.reason() == Some(Reason::NO_ERROR);
+        (!stopped).then_some(Err(error))
+    }
+
     /// The stream itself, for what is no message.
     pub fn into_stream(self) -> RecvStream {
         self.stream
     }
 }
 
-/// A reset that says that nothing is wrong ends a body like its end (RFC 9113 8.1).
-fn ended_by<T>(error: h2::Error) -> Option<Result<T, h2::Error>> {
-    (error.reason() != Some(Reason::NO_ERROR)).then_some(Err(error))
-}
-
 /// `h2` has seen to it that all of them are numbers, and the same.
 fn content_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use http::Request;
+
+    use super::*;
+
+    /// Only who answers may say that enough is enough (RFC 9113 8.1).
+    #[tokio::test]
+    async fn a_request_that_is_reset_is_not_whole_whatever_the_reason() {
+        let (ours, theirs) = tokio::io::duplex(1 << 16);
+        let client = async {
+            let (mut requests, connection) = h2::client::handshake(theirs).await.unwrap();
+            tokio::spawn(connection);
+            let (_response, mut stream) = requests
+                .send_request(Request::post("http://app/").body(()).unwrap(), false)
+                .unwrap();
+            stream.send_data(Bytes::from_static(b"part"), false).unwrap();
+            stream
+        };
+        let (mut stream, server) = tokio::join!(client, h2::server::handshake(ours));
+        let mut server = server.unwrap();
+        let (request, _respond) = server.accept().await.unwrap().unwrap();
+        tokio::spawn(async move { while server.accept().await.is_some() {} });
+        let (head, body) = request.into_parts();
+        let mut body = Incoming::request(body, &head.headers);
+        let part = poll_fn(|cx| body.poll_frame(cx)).await.unwrap().unwrap();
+        assert_eq!(part.into_data().unwrap(), "part");
+        stream.send_reset(Reason::NO_ERROR);
+        assert!(poll_fn(|cx| body.poll_frame(cx)).await.is_some_and(|end| end.is_err()));
+    }
 }

@@ -108,7 +108,7 @@ async fn run(
         let (parts, body) = request.into_parts();
         let (body, bytes) = match parts.method == Method::CONNECT {
             true => (None, Some(body)),
-            false => (Some(http2::Incoming::new(body, &parts.headers)), None),
+            false => (Some(http2::Incoming::request(body, &parts.headers)), None),
         };
         let incoming = Incoming::Http2(body, stream.clone());
         let request = Request::from_parts(parts, incoming);

@@ -381,6 +381,10 @@ fn passed_on(answer: Answer, route: &Route, upload: Option<Rc<Upload>>) -> Respo
     let (mut head, incoming) = answer.response.into_parts();
     headers::strip_hop_by_hop(&mut head.headers, answer.fields);
     head.version = Version::HTTP_11;
+    if head.status == StatusCode::NO_CONTENT {
+        // Clients of HTTP/2 refuse one (RFC 9110 8.6).
+        head.headers.remove(CONTENT_LENGTH);
+    }
     if let Some(ops) = &route.response_headers {
         ops.apply(&mut head.headers);
     }

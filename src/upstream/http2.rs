@@ -124,11 +124,20 @@ impl Connection {
     }
 
     /// Whether it has room for one more request, of at most `limit` and what the peer takes, which may change
-    /// its mind (RFC 9113 5.1.2). At least one: what a peer without room gets waits for it.
+    /// its mind (RFC 9113 5.1.2).
     pub fn has_room(&self, limit: u32) -> bool {
         let active = self.state.active.get();
-        active < limit
-            && (active as usize) < self.requests.borrow().current_max_send_streams().max(1)
+        active < limit && (active as usize) < self.max_streams()
+    }
+
+    /// Whether it is of no use: nothing is in progress, and the peer takes nothing.
+    pub fn is_spent(&self) -> bool {
+        self.active() == 0 && self.max_streams() == 0
+    }
+
+    /// Requests that the peer takes at a time.
+    fn max_streams(&self) -> usize {
+        self.requests.borrow().current_max_send_streams()
     }
 
     /// Requests in progress.
@@ -201,6 +210,7 @@ impl Place {
         drop(requests);
         let mut exchange = Exchange {
             response,
+            has_body: body.is_some(),
             rest: match body {
                 _ if tunnel => Rest::Open(stream),
                 Some(body) => Rest::Sending(Outgoing::new(stream, body, AHEAD)),
@@ -224,6 +234,8 @@ impl Place {
 struct Exchange<B> {
     response: ResponseFuture,
     rest: Rest<B>,
+    /// The request has one.
+    has_body: bool,
     /// Interim answers so far.
     interim: u32,
 }
@@ -258,7 +270,7 @@ where
         }
         let response = ready!(Pin::new(&mut self.response).poll(cx)).map_err(Error::Stream)?;
         let (head, stream) = response.into_parts();
-        let incoming = Incoming::new(stream, &head.headers);
+        let incoming = Incoming::answer(stream, &head.headers, self.has_body);
         Poll::Ready(Ok(Response::from_parts(head, incoming)))
     }
 }

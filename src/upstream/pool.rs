@@ -187,7 +187,7 @@ where
                 None
             }
             Wire::Http2 => {
-                host.multiplexed.retain(|connection| connection.is_open());
+                host.multiplexed.retain(|one| one.is_open() && !one.is_spent());
                 let limit = self.limits.get().max_streams;
                 let roomy = host.multiplexed.iter().filter(|connection| connection.has_room(limit));
                 let least = roomy.min_by_key(|connection| connection.active())?;
