@@ -195,6 +195,10 @@ async fn a_refused_upgrade_is_a_plain_answer_and_the_connection_goes_on() {
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
         assert!(!answer.to_ascii_lowercase().contains("upgrade"), "{answer}");
     }
+    // On HTTP/2 a success would be the tunnel.
+    let mut sender = client::http2(proxy.inbound()).await;
+    let response = within(sender.send_request(extended_connect("/chat"))).await.expect("an answer");
+    assert_eq!(response.status(), 502);
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use h2::{Reason, RecvStream};
+use h2::RecvStream;
 use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
 use http_body::{Frame, SizeHint};
@@ -16,34 +16,22 @@ pub struct Incoming {
     left: Option<u64>,
     /// Only trailers may still come.
     data_done: bool,
-    /// A reset that says that nothing is wrong ends it.
-    may_stop: bool,
     /// The stream was seen to have ended, which it need not be asked again.
     ended: Cell<bool>,
 }
 
 impl Incoming {
-    /// The body of a request; `headers` are those that `stream` came with.
-    pub fn request(stream: RecvStream, headers: &HeaderMap) -> Self {
-        Self::new(stream, headers, false)
-    }
-
-    /// The body of an answer. Where the request has a body, the answer may be whole before that is, and then
-    /// be followed by a reset that says that nothing is wrong (RFC 9113 8.1). `h2` does not tell whether its
-    /// end came before the reset; nobody else has a reason to send such a one.
-    pub fn answer(stream: RecvStream, headers: &HeaderMap, to_body: bool) -> Self {
-        Self::new(stream, headers, to_body)
-    }
-
-    fn new(stream: RecvStream, headers: &HeaderMap, may_stop: bool) -> Self {
+    /// `headers` are those that `stream` came with.
+    pub fn new(stream: RecvStream, headers: &HeaderMap) -> Self {
         let ended = stream.is_end_stream();
         let left = match content_length(headers) {
             None if ended => Some(0),
             length => length,
         };
-        Self { stream, left, data_done: false, may_stop, ended: Cell::new(ended) }
+        Self { stream, left, data_done: false, ended: Cell::new(ended) }
     }
 
+    /// A reset is no end, whatever it says: one behind the end of an answer (RFC 9113 8.1) `h2` does not tell of.
     pub fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
@@ -58,13 +46,13 @@ impl Incoming {
                     }
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
-                Some(Err(error)) => return Poll::Ready(self.ended_by(error)),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
                 None => self.data_done = true,
             }
         }
         Poll::Ready(match ready!(self.stream.poll_trailers(cx)) {
             Ok(trailers) => trailers.map(|trailers| Ok(Frame::trailers(trailers))),
-            Err(error) => self.ended_by(error),
+            Err(error) => Some(Err(error)),
         })
     }
 
@@ -78,12 +66,6 @@ impl Incoming {
 
     pub fn size_hint(&self) -> SizeHint {
         self.left.map_or_else(SizeHint::default, SizeHint::with_exact)
-    }
-
-    fn ended_by<T>(&self, error: h2::Error) -> Option<Result<T, h2::Error>> {
-        let whole = self.left.is_none_or(|left| left == 0);
-        let stopped = self.may_stop && whole && error.reason() == Some(Reason::NO_ERROR);
-        (!stopped).then_some(Err(error))
     }
 
     /// The stream itself, for what is no message.
@@ -101,11 +83,11 @@ fn content_length(headers: &HeaderMap) -> Option<u64> {
 mod tests {
     use std::future::poll_fn;
 
+    use h2::Reason;
     use http::Request;
 
     use super::*;
 
-    /// Only who answers may say that enough is enough (RFC 9113 8.1).
     #[tokio::test]
     async fn a_request_that_is_reset_is_not_whole_whatever_the_reason() {
         let (ours, theirs) = tokio::io::duplex(1 << 16);
@@ -123,7 +105,7 @@ mod tests {
         let (request, _respond) = server.accept().await.unwrap().unwrap();
         tokio::spawn(async move { while server.accept().await.is_some() {} });
         let (head, body) = request.into_parts();
-        let mut body = Incoming::request(body, &head.headers);
+        let mut body = Incoming::new(body, &head.headers);
         let part = poll_fn(|cx| body.poll_frame(cx)).await.unwrap().unwrap();
         assert_eq!(part.into_data().unwrap(), "part");
         stream.send_reset(Reason::NO_ERROR);

@@ -119,12 +119,16 @@ where
     }
 }
 
-/// A body that another stream of HTTP/2 has broken ends as that one did.
+/// A body that another stream of HTTP/2 has cancelled ends as that one did. Other reasons say something of that
+/// connection, or that nothing was done, which is not true of this one.
 fn reason(error: &(dyn StdError + Send + Sync + 'static)) -> Reason {
     let mut next: Option<&(dyn StdError + 'static)> = Some(error);
     while let Some(error) = next {
         if let Some(reason) = error.downcast_ref::<h2::Error>().and_then(h2::Error::reason) {
-            return reason;
+            return match reason {
+                Reason::CANCEL => reason,
+                _ => Reason::INTERNAL_ERROR,
+            };
         }
         next = error.source();
     }

@@ -127,6 +127,7 @@ impl<T: AsyncWrite + Unpin> Io<T> {
                 return Poll::Ready(Ok(n - of_rest));
             }
         }
+        self.clear();
         let n = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, bufs))?;
         self.wrote(n)?;
         Poll::Ready(Ok(n))

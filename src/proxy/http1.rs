@@ -47,12 +47,20 @@ pub async fn serve(
         worker.drain.reached(closing).await;
         sleep(CLOSE_IDLE_AFTER).await;
     });
+    let mut over = false;
     let mut cut = worker.drain.reached(Phase::Cut);
     loop {
         let next = tokio::select! {
             biased;
             next = poll_fn(|cx| http.poll_next(cx)) => next,
-            () = &mut idle_in_drain => break,
+            // A head that has begun has the time of a head, and its answer is the last one.
+            () = &mut idle_in_drain, if !over => {
+                over = true;
+                if http.in_head() {
+                    continue;
+                }
+                break;
+            }
             () = &mut cut => return None,
         };
         let response = match next {
@@ -77,8 +85,10 @@ pub async fn serve(
             Next::End => return None,
         };
         http.answer(response, worker.drain.is_at(closing));
+        // It has the connection, which must not have it when this ends.
+        let tunnel = connection.tunnel.take();
         let after = cut_off(&mut cut, poll_fn(|cx| http.poll_answer(cx))).await?;
-        if let Some(tunnel) = connection.tunnel.take() {
+        if let Some(tunnel) = tunnel {
             if after != After::Broken
                 && let Some((stream, early)) = http.into_stream()
             {
@@ -87,7 +97,8 @@ pub async fn serve(
             return None;
         }
         match after {
-            After::Next if worker.drain.is_at(closing) => break,
+            // In the drain, what came meanwhile is still answered, as the last one.
+            After::Next if over && !http.in_head() => break,
             After::Next => {}
             After::Close => break,
             After::Broken => return None,

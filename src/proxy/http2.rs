@@ -19,6 +19,7 @@ use super::incoming::Incoming;
 use super::opening::Tunnel;
 use super::tunnel::End;
 use super::{abandoned, handle};
+use crate::drain::Phase;
 use crate::http2::{self, Outgoing, TunnelStream};
 use crate::listen;
 use crate::listen::detect::Prefixed;
@@ -29,9 +30,11 @@ use crate::worker::Worker;
 pub async fn serve(worker: &Rc<Worker>, ends: &Ends, stream: Prefixed<Stream>) {
     let limits = worker.view().snapshot.limits;
     let opening = listen::http2::Connection::open(stream, limits.max_head);
-    let Ok(Ok(mut http2)) = timeout(limits.header_timeout, opening).await else {
-        return;
+    let opened = tokio::select! {
+        opened = timeout(limits.header_timeout, opening) => opened,
+        () = worker.drain.reached(Phase::Cut) => return,
     };
+    let Ok(Ok(mut http2)) = opened else { return };
     let connection = Connection::new(ends, None);
     let begin = |request, respond| begin(worker, &connection, request, respond);
     tokio::select! {
@@ -108,7 +111,7 @@ async fn run(
         let (parts, body) = request.into_parts();
         let (body, bytes) = match parts.method == Method::CONNECT {
             true => (None, Some(body)),
-            false => (Some(http2::Incoming::request(body, &parts.headers)), None),
+            false => (Some(http2::Incoming::new(body, &parts.headers)), None),
         };
         let incoming = Incoming::Http2(body, stream.clone());
         let request = Request::from_parts(parts, incoming);

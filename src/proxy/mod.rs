@@ -272,6 +272,7 @@ async fn answer(
         );
     }
     attempt::check_response(&answer.response, &cluster.name)?;
+    upgrade::check_refusal(&answer.response, &asked, client_version, &cluster.name)?;
     connection.name_answer(names);
     if let Some(gate) = &gate
         && !gate.is_open()

@@ -12,6 +12,7 @@ use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode, Version};
 use sha1::{Digest, Sha1};
 
+use super::error::Failure;
 use super::fields::Fields;
 use super::headers::strip_hop_by_hop;
 use crate::upstream::Wire;
@@ -108,6 +109,28 @@ pub fn granted<B>(response: &Response<B>, wire: Wire, sent_key: Option<&HeaderVa
         }
         Wire::Http2 => response.status() == StatusCode::OK,
     }
+}
+
+/// Whether an answer that grants no protocol may be passed on to a client of `version`: a success would open
+/// the tunnel on HTTP/2 (RFC 8441 4).
+///
+/// # Errors
+/// It may not, and why.
+pub fn check_refusal<B>(
+    response: &Response<B>,
+    asked: &Asked,
+    version: Version,
+    service: &str,
+) -> Result<(), Failure> {
+    if let Asked::Upgrade { protocol, .. } = asked
+        && version == Version::HTTP_2
+        && response.status().is_success()
+    {
+        let asked = protocol.to_str().unwrap_or("another protocol");
+        let detail = format!("{} in place of `{asked}`", response.status().as_u16());
+        return Err(Failure::BadResponse { service: service.to_owned(), detail });
+    }
+    Ok(())
 }
 
 /// Makes of the upstream's grant the one that the client of `version` expects.

@@ -21,6 +21,9 @@ use crate::http2::Patient;
 
 /// Bytes of a request body that are kept for sending it again; as Linkerd's.
 pub const REPLAY_LIMIT: usize = 64 * 1024;
+/// Smaller pieces are copied, all but the first few.
+const SMALL_PIECE: usize = 4 * 1024;
+const SHARED_PIECES: usize = 4;
 
 /// Why the body of a request did not reach its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -250,7 +253,9 @@ impl Replay {
         if self.last || self.size > REPLAY_LIMIT {
             self.give_up();
         } else {
-            self.chunks.push(data.clone());
+            // A piece keeps the buffer alive that it came in, which many small ones would multiply.
+            let copied = self.chunks.len() >= SHARED_PIECES && data.len() < SMALL_PIECE;
+            self.chunks.push(if copied { Bytes::copy_from_slice(data) } else { data.clone() });
         }
     }
 

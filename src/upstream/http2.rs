@@ -210,7 +210,6 @@ impl Place {
         drop(requests);
         let mut exchange = Exchange {
             response,
-            has_body: body.is_some(),
             rest: match body {
                 _ if tunnel => Rest::Open(stream),
                 Some(body) => Rest::Sending(Outgoing::new(stream, body, AHEAD)),
@@ -234,8 +233,6 @@ impl Place {
 struct Exchange<B> {
     response: ResponseFuture,
     rest: Rest<B>,
-    /// The request has one.
-    has_body: bool,
     /// Interim answers so far.
     interim: u32,
 }
@@ -270,7 +267,7 @@ where
         }
         let response = ready!(Pin::new(&mut self.response).poll(cx)).map_err(Error::Stream)?;
         let (head, stream) = response.into_parts();
-        let incoming = Incoming::answer(stream, &head.headers, self.has_body);
+        let incoming = Incoming::new(stream, &head.headers);
         Poll::Ready(Ok(Response::from_parts(head, incoming)))
     }
 }

@@ -199,7 +199,7 @@ where
     }
 
     /// Whether a head has begun. Empty lines do not count.
-    fn in_head(&self) -> bool {
+    pub fn in_head(&self) -> bool {
         self.parser.has_begun(self.shared.inner.borrow().read.len())
     }
 

@@ -168,10 +168,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Inner<T> {
         self.names = Names::default();
     }
 
-    /// Reads once, with at least so much room; 0 is the end of the stream.
+    /// Reads once, with so much room where little is left; 0 is the end of the stream. What is left is used up by
+    /// half at least: a client that sends byte by byte must not cost a buffer for each.
     pub fn poll_read(&mut self, cx: &mut Context<'_>, room: usize) -> Poll<io::Result<usize>> {
         let Some(io) = &mut self.io else { return Poll::Ready(Ok(0)) };
-        if self.read.capacity() - self.read.len() < room {
+        if self.read.capacity() - self.read.len() < (room / 2).max(READ_LITTLE) {
             self.read.reserve(room.max(READ));
         }
         let mut spare = ReadBuf::uninit(self.read.spare_capacity_mut());

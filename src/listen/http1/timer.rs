@@ -60,6 +60,10 @@ impl Timer {
             self.head = Some(sleep.deadline());
             self.arm(sleep);
         }
+        if matches!(phase, Phase::Idle(_)) {
+            // What had begun was an empty line.
+            self.head = None;
+        }
         let mut due = Due::Nothing;
         loop {
             let Some(fired) = self.fired(cx, limits) else {
