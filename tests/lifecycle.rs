@@ -14,8 +14,9 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustix::process::Signal;
 use support::load::Load;
 use support::process::{Process, Start};
-use support::upstream::{Upstream, body};
+use support::upstream::{Upstream, body, read_head};
 use support::{Proxy, client, eventually, within};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 fn sidecar(app: SocketAddr) -> String {
@@ -137,6 +138,87 @@ async fn a_slow_request_finishes_in_the_drain_and_a_second_term_cuts_it() {
             assert!(proxy.exit().await.success());
         }
     }
+}
+
+/// Tells when the drain has closed what was idle: by a connection that is.
+async fn until_idle_ones_are_closed(proxy: &Proxy, mut idle: TcpStream) {
+    proxy.shutdown();
+    let mut rest = Vec::new();
+    within(idle.read_to_end(&mut rest)).await.expect("a close");
+}
+
+async fn keep_alive(proxy: &Proxy, request: &str, answer: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(proxy.inbound()).await.expect("the proxy is there");
+    stream.write_all(request.as_bytes()).await.expect("it reads");
+    read_until(&mut stream, answer).await;
+    stream
+}
+
+async fn read_until(stream: &mut TcpStream, end: &str) {
+    let mut bytes = Vec::new();
+    while !bytes.ends_with(end.as_bytes()) {
+        let read = within(stream.read_buf(&mut bytes)).await.expect("an answer");
+        assert!(read > 0, "it ends with {:?}", String::from_utf8_lossy(&bytes));
+    }
+}
+
+async fn read_to_end(mut stream: TcpStream) -> String {
+    let mut text = String::new();
+    within(stream.read_to_string(&mut text)).await.expect("an end");
+    text
+}
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+
+#[tokio::test]
+async fn a_head_that_has_begun_is_still_answered_in_the_drain() {
+    let app = Upstream::named("ok").await;
+    let app = format!("service: {{ name: app, address: \"{}\" }}", app.address);
+    let proxy = Proxy::start(&format!("{app}\nruntime: {{ workers: 1 }}")).await;
+    let idle = keep_alive(&proxy, GET, "ok").await;
+    let mut begun = keep_alive(&proxy, &format!("{GET}GET / HT"), "ok").await;
+    until_idle_ones_are_closed(&proxy, idle).await;
+    begun.write_all(b"TP/1.1\r\nHost: a\r\n\r\n").await.expect("it reads");
+    let answer = read_to_end(begun).await;
+    assert!(answer.contains("\r\nconnection: close\r\n") && answer.ends_with("ok"), "{answer}");
+}
+
+/// Its answer began before the drain, and so without `Connection: close`.
+#[tokio::test]
+async fn what_came_behind_a_long_answer_is_still_answered_in_the_drain() {
+    let (release, hold) = tokio::sync::watch::channel(false);
+    let app = Upstream::raw(move |mut stream| {
+        let mut hold = hold.clone();
+        async move {
+            while !read_head(&mut stream).await.is_empty() {
+                let head = "HTTP/1.1 200 OK\r\ncontent-length: 11\r\n\r\nbegun";
+                let _ = stream.write_all(head.as_bytes()).await;
+                let _ = hold.wait_for(|released| *released).await;
+                let _ = stream.write_all(b" ended").await;
+            }
+        }
+    })
+    .await;
+    let idle_app = Upstream::named("ok").await;
+    let yaml = format!(
+        "service: {{ name: gateway }}
+inbound:
+  routes: [ {{ match: {{ path: /idle }}, to: idle }}, {{ match: {{ path_prefix: / }}, to: slow }} ]
+services: {{ slow: {{ endpoints: [\"{}\"] }}, idle: {{ endpoints: [\"{}\"] }} }}
+runtime: {{ workers: 1 }}
+",
+        app.address, idle_app.address
+    );
+    let proxy = Proxy::start(&yaml).await;
+    let idle = keep_alive(&proxy, &GET.replace("/ ", "/idle "), "ok").await;
+    let busy = keep_alive(&proxy, &format!("{GET}{GET}"), "begun").await;
+    until_idle_ones_are_closed(&proxy, idle).await;
+    release.send_replace(true);
+    let answers = read_to_end(busy).await;
+    let (first, second) = answers.split_once("HTTP/1.1 200 OK").expect("a second answer");
+    assert_eq!(first, " ended");
+    assert!(second.contains("\r\nconnection: close\r\n"), "{second}");
+    assert!(second.ends_with("begun ended"), "{second}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

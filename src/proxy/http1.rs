@@ -97,8 +97,6 @@ pub async fn serve(
             return None;
         }
         match after {
-            // In the drain, what came meanwhile is still answered, as the last one.
-            After::Next if over && !http.in_head() => break,
             After::Next => {}
             After::Close => break,
             After::Broken => return None,

@@ -345,3 +345,29 @@ impl HttpBody for RequestBody {
 
 /// Its silence is noticed by who waits for the answer.
 impl Patient for RequestBody {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const READ_BUFFER: usize = 8 * 1024;
+
+    /// 64 KiB that came byte by byte would otherwise keep as many buffers.
+    #[test]
+    fn small_pieces_do_not_keep_the_buffers_that_they_came_in() {
+        let mut replay = Replay::default();
+        for _ in 0..100 {
+            let buffer = Bytes::from(vec![0; READ_BUFFER]);
+            replay.keep(&buffer.slice(..1));
+        }
+        let room = |chunk: Bytes| chunk.try_into_mut().expect("the only one").capacity();
+        let kept: usize = replay.chunks.drain(..).map(room).sum();
+        assert_eq!(kept, SHARED_PIECES * READ_BUFFER + (100 - SHARED_PIECES));
+
+        let large = Bytes::from(vec![0; SMALL_PIECE]);
+        replay.chunks = vec![Bytes::new(); SHARED_PIECES];
+        replay.keep(&large);
+        let shared = replay.chunks[SHARED_PIECES].as_ptr() == large.as_ptr();
+        assert!(shared, "large ones are not copied");
+    }
+}

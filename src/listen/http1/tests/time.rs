@@ -92,6 +92,23 @@ async fn each_head_has_its_own_time() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_empty_line_that_came_in_pieces_takes_no_time_of_the_next_head() {
+    let begin = now();
+    let (output, _) = with_client(HeadLimits::default(), async |mut io, _| {
+        io.write_all(PLAIN.as_bytes()).await.expect("write");
+        read_until(&mut io, "GET /plain").await;
+        for (piece, seconds) in [("\r", 5), ("\n", 8), ("GET /", 0)] {
+            io.write_all(piece.as_bytes()).await.expect("write");
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
+        }
+        read_to_end(&mut io).await
+    })
+    .await;
+    assert_about(begin.elapsed(), 5 + 8 + 10);
+    assert_eq!(statuses(&output), ["408"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn silent_connections_are_closed_without_an_answer() {
     let (took, output, _) = time_to_close("").await;
     assert_about(took, 10);
