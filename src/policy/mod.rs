@@ -6,11 +6,13 @@
 
 mod budget;
 mod header_ops;
+mod mode;
 
 use std::time::Duration;
 
 pub use budget::{Budget, BudgetLimits};
 pub use header_ops::HeaderOps;
+pub use mode::{Mode, Would};
 
 /// The policy of one route towards one service, every default filled in.
 #[derive(Debug, Clone, PartialEq)]

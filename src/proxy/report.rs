@@ -20,6 +20,7 @@ use super::upload::Upload;
 use crate::clock::{self, Instant};
 use crate::config::snapshot::{Destination, Route};
 use crate::endpoint::Endpoint;
+use crate::policy::{Mode, Would};
 use crate::telemetry::Direction;
 use crate::telemetry::access_log::Record;
 use crate::telemetry::flags::Flag;
@@ -67,6 +68,8 @@ pub struct Report {
     reason: &'static str,
     grpc: bool,
     grpc_status: Option<u16>,
+    /// What policies in shadow mode would have done.
+    shadow: Vec<Would>,
     sent: u64,
     ended: bool,
     _in_flight: OpenGuard,
@@ -118,6 +121,7 @@ impl Report {
             reason: ANSWERED_HERE,
             grpc: super::headers::is_grpc(&parts.headers, fields),
             grpc_status: None,
+            shadow: Vec::new(),
             sent: 0,
             ended: false,
             _in_flight: worker.recorder.request_started(connection.direction),
@@ -199,6 +203,15 @@ impl Report {
     /// We answer ourselves, because of no failure.
     pub fn answered_here(&mut self, status: StatusCode) {
         self.status = Some(status);
+    }
+
+    /// Whether a policy that would act here does so. One in shadow mode does not, and that is noted.
+    pub fn enforced(&mut self, mode: Mode, would: Would) -> bool {
+        if mode == Mode::Shadow {
+            self.worker.recorder.shadow_decisions.inc([would.policy, would.act]);
+            self.shadow.push(would);
+        }
+        mode == Mode::Enforce
     }
 
     pub fn failed(&mut self, failure: &Failure) {
@@ -307,6 +320,7 @@ impl Report {
             span_id: self.trace.map(|trace| trace.span_id),
             attempts: self.attempts,
             grpc_status: self.grpc_status,
+            shadow: &self.shadow,
         };
         self.worker.write_log(&record);
     }
@@ -426,6 +440,7 @@ impl<'a> TcpReport<'a> {
             span_id: None,
             attempts: u32::from(endpoint.is_some()),
             grpc_status: None,
+            shadow: &[],
         };
         self.worker.write_log(&record);
     }

@@ -8,12 +8,16 @@
 //! - **JSON** has Istio's keys, then `trace_id span_id direction attempts grpc_status`. What is
 //!   missing is `null`, numbers are numbers, durations are whole milliseconds.
 //!
+//! Where a policy in shadow mode would have acted, that is one more field, `shadow`:
+//! `rate_limit:reject`, several separated by commas.
+//!
 //! What a client sent cannot begin a line, end a field or move a terminal's cursor: control
 //! characters, quotes and backslashes are escaped, in text also all that is not ASCII (`\xHH`).
 
 use super::Direction;
 use super::flags::Flag;
 use super::trace::write_hex;
+use crate::policy::Would;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// How a line is written.
@@ -61,6 +65,8 @@ pub struct Record<'a> {
     /// Tries that were made upstream; 0: it was answered here.
     pub attempts: u32,
     pub grpc_status: Option<u16>,
+    /// What policies in shadow mode would have done.
+    pub shadow: &'a [Would],
 }
 
 /// Appends one line, with its line feed. `stamp` is that of the line before.
@@ -108,6 +114,10 @@ fn write_text(record: &Record<'_>, stamp: &mut Stamp, out: &mut Vec<u8>) {
     }
     out.push(b' ');
     text_field(record.details.as_bytes(), out);
+    if !record.shadow.is_empty() {
+        out.extend_from_slice(b" shadow=");
+        shadow(record.shadow, out);
+    }
     out.push(b'\n');
 }
 
@@ -140,7 +150,24 @@ fn write_json(record: &Record<'_>, stamp: &mut Stamp, out: &mut Vec<u8>) {
     json_text(b",\"direction\":", Some(record.direction.as_str().as_bytes()), out);
     json_number(b",\"attempts\":", Some(record.attempts.into()), out);
     json_number(b",\"grpc_status\":", record.grpc_status.map(u64::from), out);
+    if !record.shadow.is_empty() {
+        out.extend_from_slice(b",\"shadow\":\"");
+        shadow(record.shadow, out);
+        out.push(b'"');
+    }
     out.extend_from_slice(b"}\n");
+}
+
+/// Names of ours, which need no escape.
+fn shadow(would: &[Would], out: &mut Vec<u8>) {
+    for (index, Would { policy, act }) in would.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        out.extend_from_slice(policy.as_bytes());
+        out.push(b':');
+        out.extend_from_slice(act.as_bytes());
+    }
 }
 
 fn milliseconds(duration: Duration) -> u64 {
@@ -389,6 +416,7 @@ mod tests {
             span_id: Some([1, 2, 3, 4, 5, 6, 7, 8]),
             attempts: 1,
             grpc_status: None,
+            shadow: &[],
         }
     }
 
@@ -427,6 +455,20 @@ mod tests {
             "[2016-04-15T20:17:00.310Z] \"POST /api/v1/locations?x=1 HTTP/2\" 0 DC 154 0 226 - \
              \"-\" \"-\" \"-\" \"-\" \"-\" client_disconnected\n"
         );
+    }
+
+    #[test]
+    fn what_shadows_would_have_done_is_told() {
+        let would = [
+            Would { policy: "rate_limit", act: "reject" },
+            Would { policy: "circuit_breaker", act: "open" },
+        ];
+        let record = Record { shadow: &would, ..record() };
+        let text = line(&record, Format::Text);
+        assert!(text.ends_with(" shadow=rate_limit:reject,circuit_breaker:open\n"), "{text}");
+        let json = line(&record, Format::Json);
+        let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+        assert_eq!(json["shadow"], "rate_limit:reject,circuit_breaker:open");
     }
 
     #[test]

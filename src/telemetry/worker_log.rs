@@ -133,6 +133,7 @@ mod tests {
             span_id: None,
             attempts: 1,
             grpc_status: None,
+            shadow: &[],
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::super::schema::{self, HeaderEdits, OrOff};
 use super::super::units::HeaderName;
 use super::{Compiler, Mistake, Path};
-use crate::policy::{BudgetLimits, HeaderOps, Policy};
+use crate::policy::{BudgetLimits, HeaderOps, Mode, Policy};
 
 /// The same for a policy that is shared: it stays so where nothing is laid over it.
 pub(super) fn overlay_shared(outer: Arc<Policy>, inner: Option<&schema::Policy>) -> Arc<Policy> {
@@ -124,6 +124,15 @@ impl Compiler<'_> {
             let message = format!("the header `{name}` cannot be changed");
             self.mistake(Mistake::at_key(at, message).help(help));
         }
+    }
+}
+
+/// The mode of a policy; none where it is off.
+pub(super) fn mode(typed: Option<&OrOff<schema::Mode>>) -> Option<Mode> {
+    match typed {
+        None | Some(OrOff::On(schema::Mode::Enforce)) => Some(Mode::Enforce),
+        Some(OrOff::On(schema::Mode::Shadow)) => Some(Mode::Shadow),
+        Some(OrOff::Off) => None,
     }
 }
 

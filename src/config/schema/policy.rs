@@ -61,6 +61,16 @@ pub struct Timeouts {
     pub stream_idle: Option<OrOff<Duration>>,
 }
 
+/// Whether a policy acts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// It acts.
+    Enforce,
+    /// It only counts and logs what it would have done.
+    Shadow,
+}
+
 /// Sending again what was provably never processed.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

@@ -166,6 +166,12 @@ fn labelled_families(shards: &[Arc<Shard>]) -> Vec<MetricFamily> {
             &shard.rejected
         }),
         sum(
+            "pilotfish_shadow_decisions_total",
+            "What policies in shadow mode would have done.",
+            shards,
+            |shard| &shard.shadow_decisions,
+        ),
+        sum(
             "pilotfish_upstream_connections_total",
             "Upstream connections by how they were come by.",
             shards,

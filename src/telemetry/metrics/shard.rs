@@ -33,6 +33,8 @@ pub struct Shard {
     pub retry_skipped: Family<1>,
     /// `[reason]`: requests that we refused ourselves.
     pub rejected: Family<1>,
+    /// `[policy, would]`: what policies in shadow mode would have done.
+    pub shadow_decisions: Family<2>,
     /// `[service, result]`: `opened`, `reused`, or how it failed.
     pub upstream_connections: Family<2>,
     /// `[direction, service]`
@@ -57,6 +59,7 @@ impl Shard {
             retries: Family::new(["service", "reason"]),
             retry_skipped: Family::new(["reason"]),
             rejected: Family::new(["reason"]),
+            shadow_decisions: Family::new(["policy", "would"]),
             upstream_connections: Family::new(["service", "result"]),
             tcp_connections: Family::new(["direction", "service"]),
             tcp_sent_bytes: Family::new(["direction", "service"]),
