@@ -12,7 +12,7 @@ mod policy;
 mod route;
 mod upstream;
 
-pub use policy::{Mode, Policy, Retry, RetryBudget, Timeout, Timeouts};
+pub use policy::{Mode, Policy, Retry, RetryBackoff, RetryBudget, RetryMethods, Timeout, Timeouts};
 pub use route::{
     HeaderEdits, Match, Redirect, RedirectScheme, Respond, Rewrite, Route, Target, To,
     ValueCondition, ValueMatch,
