@@ -8,16 +8,20 @@
 //! fallback, which sees all that went wrong before; the headers on the way out.
 
 pub mod adaptive;
+pub mod breaker;
 mod budget;
 pub mod bulkhead;
 pub mod codel;
+mod condition;
 pub mod fallback;
 pub mod fault;
 mod header_ops;
 pub mod mirror;
 mod mode;
+pub mod outlier;
 mod priority;
 mod queue;
+pub mod retry;
 pub mod shed;
 pub mod slots;
 
@@ -26,6 +30,7 @@ use std::time::Duration;
 
 pub use budget::{Budget, BudgetLimits};
 pub use bulkhead::{Bulkhead, BulkheadLimits};
+pub use condition::{Conditions, End, GRPC_NAMES};
 pub use fallback::Fallback;
 pub use fault::Fault;
 pub use header_ops::HeaderOps;
