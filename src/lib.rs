@@ -7,6 +7,7 @@ pub mod balance;
 pub mod endpoint;
 mod http1;
 mod http2;
+mod lag;
 pub mod listen;
 pub mod memory;
 pub mod names;

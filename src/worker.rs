@@ -16,8 +16,11 @@ use crate::config::live::{Live, Reader};
 use crate::config::snapshot::{Destination, Listener, Snapshot};
 use crate::drain::{Drain, Phase};
 use crate::endpoint::{Address, Endpoint};
+use crate::lag::LagProbe;
 use crate::listen;
 use crate::memory::Tidying;
+use crate::policy::shed::Pressure;
+use crate::policy::slots::Slots;
 use crate::proxy::connection;
 use crate::proxy::upload::RequestBody;
 use crate::telemetry::Direction;
@@ -35,6 +38,8 @@ pub enum Command {
     Adopt(Listener, std::net::TcpStream, ConnectionGuard),
     /// The access log goes to another place from now on.
     Log(Option<(LogSink, Format)>),
+    /// Another worker waits for a connection that one of these slots is for.
+    MakeRoom(Arc<Slots>),
     /// Look at the published snapshot even if no request comes, and let go of what is no more in it.
     Refresh,
     /// Stop, whatever is in progress.
@@ -91,6 +96,9 @@ pub struct Worker {
     pub log: Rc<WorkerLog>,
     pub drain: Rc<Drain>,
     pub tidying: Rc<Tidying>,
+    pub lag: Rc<LagProbe>,
+    /// What control measures of the process.
+    pub pressure: Arc<Pressure>,
     loads: Loads,
     peers: Vec<mpsc::UnboundedSender<Command>>,
     passthrough: RefCell<HashMap<Address, Arc<Endpoint>>>,
@@ -111,6 +119,7 @@ pub struct Start {
     pub phase: watch::Receiver<Phase>,
     pub via: HeaderValue,
     pub loads: Loads,
+    pub pressure: Arc<Pressure>,
     /// All workers by their ids, this one among them.
     pub peers: Vec<mpsc::UnboundedSender<Command>>,
     pub random: fastrand::Rng,
@@ -157,6 +166,8 @@ impl Worker {
             log: WorkerLog::new(start.log),
             drain,
             tidying: Rc::default(),
+            lag: Rc::default(),
+            pressure: start.pressure,
             loads: start.loads,
             peers: start.peers,
             passthrough: RefCell::default(),
@@ -189,6 +200,18 @@ impl Worker {
         let endpoint = Arc::new(Endpoint::new(address.clone(), Arc::default()));
         known.insert(address, endpoint.clone());
         endpoint
+    }
+
+    /// Has an idle connection closed that has one of `slots`, here or by another worker, for who waits.
+    pub fn make_room(&self, slots: &Arc<Slots>) {
+        if self.pool.make_room(slots) {
+            return;
+        }
+        let others = self.peers.iter().enumerate().filter(|(id, _)| *id != self.id);
+        for (_, peer) in others {
+            // One that is gone has no connections.
+            let _ = peer.send(Command::MakeRoom(slots.clone()));
+        }
     }
 
     /// Counts a request for as long as the guard lives; none where the proxy has too many.
@@ -300,6 +323,7 @@ async fn run(worker: Rc<Worker>, mut commands: mpsc::UnboundedReceiver<Command>)
                 listen::adopt(&worker, listener, socket, counted, connection::spawn);
             }
             Command::Log(output) => worker.log.switch(output),
+            Command::MakeRoom(slots) => drop(worker.pool.make_room(&slots)),
             Command::Refresh => {
                 worker.view();
                 worker.pool.forget(|state| state.is_retired());

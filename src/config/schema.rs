@@ -8,10 +8,17 @@ use serde::{Deserialize, Serialize};
 pub use super::json_schema::{Map, OrOff};
 use super::units::{Address, Cidr, Duration, Listen, LogPath, Name, Port, Ratio, Size};
 
+mod fault;
+mod overload;
 mod policy;
 mod route;
 mod upstream;
 
+pub use fault::{Fallback, FallbackCause, FallbackOn, Fault, FaultAbort, FaultDelay, Mirror};
+pub use overload::{
+    AdaptiveConcurrency, Bulkhead, Codel, EndpointBulkhead, LagThresholds, MemoryThresholds,
+    MinRtt, Overload, Priority, PriorityName, ShareThresholds,
+};
 pub use policy::{Mode, Policy, Retry, RetryBackoff, RetryBudget, RetryMethods, Timeout, Timeouts};
 pub use route::{
     HeaderEdits, Match, Redirect, RedirectScheme, Respond, Rewrite, Route, Target, To,
@@ -39,6 +46,9 @@ pub struct Config {
     /// Limits of the whole proxy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limits: Option<Limits>,
+    /// When requests are refused because the proxy itself has too little, or `off`. Default: on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub overload: Option<OrOff<Overload>>,
     /// Logs and traces.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub telemetry: Option<Telemetry>,

@@ -11,8 +11,9 @@ use http::{HeaderValue, StatusCode};
 use ipnet::IpNet;
 
 use crate::balance::{Balancer, Split};
-use crate::endpoint::Endpoint;
-use crate::policy::{Budget, BudgetLimits, HeaderOps, Policy};
+use crate::endpoint::{Endpoint, Nanos};
+use crate::policy::shed::ShedLimits;
+use crate::policy::{Budget, BudgetLimits, Bulkhead, BulkheadLimits, HeaderOps, Policy};
 use crate::route::Router;
 use crate::telemetry::Direction;
 use crate::telemetry::access_log::Format;
@@ -30,6 +31,8 @@ pub struct Snapshot {
     pub clusters: Box<[Cluster]>,
     pub listeners: Vec<Listener>,
     pub limits: Limits,
+    /// When requests are refused because the proxy itself has too little.
+    pub shed: Option<ShedLimits>,
     /// Share of the traces that begin here which are marked as sampled, 0 to 1.
     pub trace_sample: f64,
     pub access_log: Option<AccessLog>,
@@ -116,6 +119,8 @@ pub struct Cluster {
     pub protocol: Protocol,
     pub budget: Arc<Budget>,
     pub budget_limits: BudgetLimits,
+    pub bulkhead: Arc<Bulkhead>,
+    pub bulkhead_limits: BulkheadLimits,
     pub groups: Vec<Group>,
 }
 
@@ -190,7 +195,7 @@ pub struct Redirect {
     pub path: Option<Box<str>>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Respond {
     pub status: StatusCode,
     pub body: Bytes,
@@ -271,6 +276,18 @@ impl To {
 impl Snapshot {
     pub fn cluster(&self, destination: Destination) -> &Cluster {
         &self.clusters[destination.cluster as usize]
+    }
+
+    /// Has the limits of its bulkheads hold, whose state other snapshots share. To be done when it is
+    /// published, and not before.
+    pub fn apply_bulkheads(&self, now: Nanos) {
+        for cluster in &self.clusters {
+            cluster.bulkhead.apply(&cluster.bulkhead_limits, now);
+            // The first group has all endpoints.
+            for endpoint in cluster.groups.iter().take(1).flat_map(|group| &group.endpoints) {
+                endpoint.state.apply(&cluster.bulkhead_limits, now);
+            }
+        }
     }
 
     /// Every route there is.

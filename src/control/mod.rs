@@ -1,6 +1,8 @@
 //! The control thread: it owns the configuration, the listeners, the log and the workers' threads, and
 //! runs the admin server. Nothing here is on the path of a request.
 
+mod bulkheads;
+mod pressure;
 mod reload;
 mod signals;
 mod sockets;
@@ -26,6 +28,7 @@ use crate::config::load::{Loaded, Origin};
 use crate::config::snapshot::{AccessLog, Listener, ListenerKind};
 use crate::config::watch::Watch;
 use crate::drain::Phase;
+use crate::policy::shed::Pressure;
 use crate::telemetry::Direction;
 use crate::telemetry::log_writer::{LogSink, LogStats, LogWriter};
 use crate::telemetry::metrics::Metrics;
@@ -102,6 +105,9 @@ impl Control {
             signals: options.signals,
         });
         control.watch_metrics();
+        snapshot.apply_bulkheads(clock::nanos(clock::now()));
+        let pressure = Arc::<Pressure>::default();
+        tokio::task::spawn_local(pressure::measure(control.live.clone(), pressure.clone()));
         let admin = bind_one(snapshot.admin, "admin.listen")?;
         let metrics = bind_one(snapshot.metrics, "admin.metrics")?;
         let sockets = control.bind(&snapshot.listeners)?;
@@ -117,6 +123,7 @@ impl Control {
                 phase: control.phase.subscribe(),
                 via: via.clone(),
                 loads: control.loads.clone(),
+                pressure: pressure.clone(),
                 peers: control.workers.clone(),
                 random: fastrand::Rng::new(),
             };
@@ -159,7 +166,8 @@ impl Control {
             }
         });
         let log = self.metrics.watch_access_log(self.log.borrow().stats.clone());
-        for result in [endpoints, log] {
+        let bulkheads = bulkheads::watch(&self.metrics, &self.live);
+        for result in [endpoints, log].into_iter().chain(bulkheads) {
             // Only a name that is there twice is refused, and these are registered once.
             if let Err(error) = result {
                 tracing::error!(%error, "a metric is missing");

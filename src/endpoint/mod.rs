@@ -5,12 +5,16 @@ pub mod latency;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 pub use latency::Nanos;
 use latency::PeakEwma;
+
+use crate::policy::BulkheadLimits;
+use crate::policy::bulkhead::EndpointBulkhead;
+use crate::policy::slots::{Slot, Slots};
 
 /// Where an endpoint listens. `Display` gives `10.0.0.1:80`, `[::1]:80`, `host:80` or
 /// `unix:/run/app.sock`.
@@ -70,6 +74,8 @@ pub struct State {
     in_flight: AtomicU32,
     latency: PeakEwma,
     retired: AtomicBool,
+    /// Made when a configuration limits it for the first time.
+    bulkhead: OnceLock<Box<EndpointBulkhead>>,
 }
 
 /// How a request ended, seen from the endpoint's latency.
@@ -93,6 +99,7 @@ impl State {
             in_flight: AtomicU32::new(0),
             latency: PeakEwma::new(decay),
             retired: AtomicBool::new(false),
+            bulkhead: OnceLock::new(),
         }
     }
 
@@ -100,7 +107,29 @@ impl State {
     pub fn begin(self: &Arc<Self>, now: Nanos) -> InFlight {
         self.in_flight.fetch_add(1, Relaxed);
         self.latency.expect(now);
-        InFlight { state: self.clone(), started: now }
+        InFlight { state: self.clone(), started: now, held: Held::default() }
+    }
+
+    /// Its bulkhead, where it ever had a limit.
+    pub fn bulkhead(&self) -> Option<&EndpointBulkhead> {
+        self.bulkhead.get().map(|bulkhead| &**bulkhead)
+    }
+
+    /// Has the limits of its service hold from now on.
+    pub fn apply(&self, limits: &BulkheadLimits, now: Nanos) {
+        match (limits.of_endpoint(), self.bulkhead()) {
+            (None, None) => {}
+            (None, Some(bulkhead)) => {
+                bulkhead.apply(BulkheadLimits::UNLIMITED.endpoint_slots(), now)
+            }
+            (Some(slots), Some(bulkhead)) => bulkhead.apply(slots, now),
+            (Some(slots), None) => drop(self.bulkhead.set(EndpointBulkhead::new(slots).into())),
+        }
+    }
+
+    /// Whether it has all the requests that it may have: another one had better be picked.
+    pub fn is_full(&self) -> bool {
+        self.bulkhead().is_some_and(|bulkhead| bulkhead.requests.is_full())
     }
 
     /// No configuration has this endpoint any more; its idle connections can be closed.
@@ -141,9 +170,40 @@ impl Default for State {
 pub struct InFlight {
     state: Arc<State>,
     started: Nanos,
+    held: Held,
+}
+
+/// Slots of bulkheads that are in use for as long as this lives: of the service and of the endpoint.
+#[derive(Default)]
+pub struct Held(pub [Option<Slot<Arc<Slots>>>; 2]);
+
+impl Held {
+    /// Whether one of them is of `slots`.
+    pub fn is_of(&self, slots: &Arc<Slots>) -> bool {
+        self.0.iter().flatten().any(|slot| Arc::ptr_eq(slot.slots(), slots))
+    }
+
+    /// Whether somebody waits for one of them.
+    pub fn is_wanted(&self) -> bool {
+        self.0.iter().flatten().any(|slot| slot.slots().waiting() > 0)
+    }
+}
+
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Held").field(&self.0.iter().flatten().count()).finish()
+    }
 }
 
 impl InFlight {
+    /// `held` is in use for as long as the request is in flight.
+    pub fn holding(self, held: Held) -> Self {
+        // Not by `..self`, which would end the count.
+        let mut in_flight = self;
+        in_flight.held = held;
+        in_flight
+    }
+
     /// Time since [`State::begin`].
     pub fn elapsed(&self, now: Nanos) -> Duration {
         now.since(self.started)

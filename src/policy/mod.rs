@@ -1,24 +1,43 @@
 //! What governs a request besides where it goes: one file a policy.
 //!
 //! A request meets them in this order, and `proxy::handle` is where the order is written down:
-//! the limit of the body, the headers on the way in, the timeouts around each attempt, the budget of
-//! what is sent again, the headers on the way out.
+//! the limit of the body; whether the proxy itself has enough for it (`shed`), before anything is done for it;
+//! the headers on the way in; faults on purpose, which stand for the service and so come before what guards
+//! the service; the bulkhead of the service, so that what waits there waits once for all attempts; the
+//! timeouts around each attempt and the bulkhead of its endpoint; the budget of what is sent again; the
+//! fallback, which sees all that went wrong before; the headers on the way out.
 
+pub mod adaptive;
 pub mod breaker;
 mod budget;
+pub mod bulkhead;
+pub mod codel;
 mod condition;
 pub mod deadline;
+pub mod fallback;
+pub mod fault;
 mod header_ops;
+pub mod mirror;
 mod mode;
 pub mod outlier;
+mod priority;
+mod queue;
 pub mod retry;
+pub mod shed;
+pub mod slots;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use budget::{Budget, BudgetLimits};
+pub use bulkhead::{Bulkhead, BulkheadLimits};
 pub use condition::{Conditions, End, GRPC_NAMES};
+pub use fallback::Fallback;
+pub use fault::Fault;
 pub use header_ops::HeaderOps;
+pub use mirror::Mirror;
 pub use mode::{Mode, Would};
+pub use priority::PriorityOf;
 pub use retry::Retry;
 
 /// The policy of one route towards one service, every default filled in.
@@ -28,6 +47,10 @@ pub struct Policy {
     pub retry: Retry,
     /// Longest request body in bytes.
     pub max_body: Option<u64>,
+    pub priority: PriorityOf,
+    pub fault: Option<Arc<Fault>>,
+    pub fallback: Option<Arc<Fallback>>,
+    pub mirror: Option<Arc<Mirror>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +72,10 @@ impl Default for Policy {
             },
             retry: Retry::default(),
             max_body: None,
+            priority: PriorityOf::default(),
+            fault: None,
+            fallback: None,
+            mirror: None,
         }
     }
 }

@@ -12,6 +12,7 @@ use http::uri::{PathAndQuery, Scheme, Uri};
 use http::{HeaderValue, Response, StatusCode, Version};
 use smallvec::SmallVec;
 
+use super::admission;
 use super::connection::Connection;
 use super::error::Failure;
 use super::fields::Fields;
@@ -40,9 +41,11 @@ static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// A request that is ready to be sent, whichever endpoint takes it.
 pub struct Call<'a> {
     pub worker: &'a Rc<Worker>,
-    pub view: &'a View,
+    pub view: &'a Rc<View>,
     pub connection: &'a Connection,
     pub cluster: &'a Cluster,
+    /// The place of `cluster` in the snapshot.
+    pub cluster_index: u32,
     pub to: Choice,
     pub policy: &'a Policy,
     /// The head, hop-by-hop fields off.
@@ -62,6 +65,11 @@ pub struct Call<'a> {
     pub client_version: Version,
     /// What the client said it will wait, if that is less than the policy.
     pub client_timeout: Option<Duration>,
+    pub is_grpc: bool,
+    /// The body may be wanted again after the answer.
+    pub keeps_body: bool,
+    /// When its first attempt begins.
+    pub began: Instant,
 }
 
 /// Among what an endpoint is picked.
@@ -102,10 +110,10 @@ pub fn wire(protocol: Protocol, grpc: bool) -> Option<Wire> {
 ///
 /// # Errors
 /// The failure of the last attempt.
-pub async fn run(mut call: Call<'_>, report: &mut Report) -> Result<Answer, Failure> {
+pub async fn run(call: &mut Call<'_>, report: &mut Report) -> Result<Answer, Failure> {
     let retry = &call.policy.retry;
-    // The first attempt begins with the request itself; later ones ask the clock.
-    let mut began = report.started();
+    // Later attempts ask the clock.
+    let mut began = call.began;
     call.cluster.budget.deposit(clock::since_start(began));
     let idempotent = is_idempotent(&call.parts.method)
         || retry.max > 0 && call.parts.headers.contains_key(&IDEMPOTENCY_KEY);
@@ -218,8 +226,10 @@ pub async fn dial(
         };
         tried.push(index as u32);
         let endpoint = &group.endpoints[index];
+        let held = admission::connection(worker, cluster, endpoint, None).await;
+        let held = held.map_err(|error| connect_failure(cluster, error))?;
         let began = clock::now();
-        let in_flight = endpoint.begin(clock::nanos(began));
+        let in_flight = endpoint.begin(clock::nanos(began)).holding(held);
         match crate::upstream::connect::connect(&endpoint.address, connect_timeout).await {
             Ok(stream) => return Ok((endpoint.clone(), in_flight, stream)),
             Err(error) => {
@@ -229,7 +239,7 @@ pub async fn dial(
                     failed(&in_flight, began);
                 }
                 if tried.len() >= ATTEMPTS.min(group.endpoints.len()) {
-                    return Err(Failure::Connect { service: cluster.name.to_string(), error });
+                    return Err(connect_failure(cluster, error));
                 }
             }
         }
@@ -238,6 +248,10 @@ pub async fn dial(
 
 fn no_endpoint(cluster: &Cluster) -> Failure {
     Failure::NoEndpoint { service: cluster.name.to_string() }
+}
+
+fn connect_failure(cluster: &Cluster, error: ConnectError) -> Failure {
+    Failure::Connect { service: cluster.name.to_string(), error }
 }
 
 fn failed(in_flight: &InFlight, began: Instant) {
@@ -251,12 +265,25 @@ impl Call<'_> {
             Choice::Host(endpoint) => Ok(endpoint.clone()),
             Choice::Group(to) => {
                 let random = &mut self.worker.random.borrow_mut();
-                let index = self
-                    .view
-                    .pick(*to, tried, random, now)
-                    .ok_or_else(|| no_endpoint(self.cluster))?;
+                let group = self.view.snapshot.group(*to);
+                let none = || no_endpoint(self.cluster);
+                let mut index = self.view.pick(*to, tried, random, now).ok_or_else(none)?;
+                // The one place where endpoints that are there are passed over.
+                let unavailable = |index: usize| group.endpoints[index].state.is_full();
+                if unavailable(index) {
+                    const MOST: usize = 16;
+                    let mut passed = tried.clone();
+                    while unavailable(index) && passed.len() < tried.len() + MOST {
+                        passed.push(index as u32);
+                        index = self.view.pick(*to, &passed, random, now).ok_or_else(none)?;
+                        if passed.contains(&(index as u32)) {
+                            // All of them are.
+                            break;
+                        }
+                    }
+                }
                 tried.push(index as u32);
-                Ok(self.view.snapshot.group(*to).endpoints[index].clone())
+                Ok(group.endpoints[index].clone())
             }
         }
     }
@@ -277,7 +304,9 @@ impl Call<'_> {
         sent_key: Option<HeaderValue>,
     ) -> Result<Answer, Failure> {
         let answer = result?;
-        if let Some(upload) = &self.upload {
+        if let Some(upload) = &self.upload
+            && !self.keeps_body
+        {
             upload.forget_replay();
         }
         Ok(Answer { sent_key, ..answer })
@@ -329,33 +358,13 @@ impl Call<'_> {
         let key = self.upgrade.and_then(|protocol| {
             upgrade::ask(parts, protocol, self.wire, &mut self.worker.random.borrow_mut())
         });
-        match self.wire {
-            Wire::Http1 => {
-                if from_http2 {
-                    join_cookies(parts);
-                }
-                parts.version = Version::HTTP_11;
-                parts.headers.insert(HOST, self.authority.clone());
-                parts.uri = Uri::from(self.path.clone());
-                // Whatever the method, a body of unknown length is framed.
-                let unframed =
-                    self.upload.is_some() && !parts.headers.contains_key("content-length");
-                if unframed {
-                    parts.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-                }
-            }
-            Wire::Http2 => {
-                parts.version = Version::HTTP_2;
-                parts.headers.remove(EXPECT);
-                // `:authority` says it, and two names could differ (RFC 9113 8.3.1).
-                parts.headers.remove(HOST);
-                let mut uri = http::uri::Parts::default();
-                uri.scheme = Some(Scheme::HTTP);
-                uri.authority = self.authority.to_str().ok().and_then(|text| text.parse().ok());
-                uri.path_and_query = Some(self.path.clone());
-                // Its authority was parsed when the target was; without one `h2` refuses to send.
-                parts.uri = Uri::from_parts(uri).unwrap_or_default();
-            }
+        address(parts, self.wire, from_http2, &self.authority, &self.path);
+        // Whatever the method, a body of unknown length is framed.
+        if self.wire == Wire::Http1
+            && self.upload.is_some()
+            && !parts.headers.contains_key("content-length")
+        {
+            parts.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
         key
     }
@@ -368,16 +377,20 @@ impl Call<'_> {
         began: Instant,
         started: Instant,
     ) -> (Result<Answer, Failure>, bool) {
-        let in_flight = endpoint.begin(clock::nanos(began));
-        let lease = self
-            .worker
-            .pool
-            .checkout(endpoint, self.wire, self.policy.timeouts.connect, reuse, began)
-            .await;
+        let (worker, cluster, deadline) = (self.worker, self.cluster, self.deadline(started));
+        let held = match admission::endpoint(worker, cluster, endpoint, deadline).await {
+            Ok(held) => held,
+            Err(failure) => return (Err(failure), false),
+        };
+        let in_flight = endpoint.begin(clock::nanos(began)).holding(held);
+        let connect = self.policy.timeouts.connect;
+        let admit = async || admission::connection(worker, cluster, endpoint, deadline).await;
+        let lease = worker.pool.checkout(endpoint, self.wire, connect, reuse, began, admit).await;
         let mut lease = match lease {
             Ok(lease) => lease,
             Err(error) => {
-                if error.kind != ConnectErrorKind::Exhausted {
+                let own = [ConnectErrorKind::Exhausted, ConnectErrorKind::Overflow];
+                if !own.contains(&error.kind) {
                     failed(&in_flight, began);
                 }
                 return (Err(self.connect_failure(error)), false);
@@ -431,7 +444,7 @@ impl Call<'_> {
         if error.kind == ConnectErrorKind::Exhausted {
             self.worker.pool.close_idle();
         }
-        let failure = Failure::Connect { service: self.cluster.name.to_string(), error };
+        let failure = connect_failure(self.cluster, error);
         self.worker.recorder.upstream_connections.inc([&self.cluster.name, failure.reason()]);
         failure
     }
@@ -540,6 +553,38 @@ impl Call<'_> {
                     }
                 }
             }
+        }
+    }
+}
+
+/// Gives a head the form of `wire`, with where it goes.
+pub fn address(
+    parts: &mut Parts,
+    wire: Wire,
+    from_http2: bool,
+    authority: &HeaderValue,
+    path: &PathAndQuery,
+) {
+    match wire {
+        Wire::Http1 => {
+            if from_http2 {
+                join_cookies(parts);
+            }
+            parts.version = Version::HTTP_11;
+            parts.headers.insert(HOST, authority.clone());
+            parts.uri = Uri::from(path.clone());
+        }
+        Wire::Http2 => {
+            parts.version = Version::HTTP_2;
+            parts.headers.remove(EXPECT);
+            // `:authority` says it, and two names could differ (RFC 9113 8.3.1).
+            parts.headers.remove(HOST);
+            let mut uri = http::uri::Parts::default();
+            uri.scheme = Some(Scheme::HTTP);
+            uri.authority = authority.to_str().ok().and_then(|text| text.parse().ok());
+            uri.path_and_query = Some(path.clone());
+            // Its authority was parsed when the target was; without one `h2` refuses to send.
+            parts.uri = Uri::from_parts(uri).unwrap_or_default();
         }
     }
 }

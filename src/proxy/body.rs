@@ -30,6 +30,7 @@ pub struct Body {
     report: Option<Box<Report>>,
 }
 
+#[expect(clippy::large_enum_variant, reason = "nearly every body is an upstream's")]
 enum Kind {
     Empty,
     Full(Option<Bytes>),

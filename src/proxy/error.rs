@@ -2,12 +2,15 @@
 //! tells whose fault it is, which status it has, and whether the request may be sent again.
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
+use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 
 use super::body::Body;
 use crate::listen::http1::Rejection;
 use crate::policy::End;
+use crate::policy::bulkhead::Overflow;
+use crate::policy::fault::Aborted;
+use crate::policy::shed::{Priority, Signal};
 use crate::telemetry::flags::Flag;
 use crate::upstream::{ConnectError, ConnectErrorKind};
 
@@ -26,6 +29,18 @@ pub enum Failure {
     Overload {
         limit: usize,
     },
+    /// A bulkhead has no room.
+    Overflow {
+        service: String,
+        overflow: Overflow,
+    },
+    /// The proxy itself has too little of something for a request of this priority.
+    Shed {
+        priority: Priority,
+        signal: Signal,
+    },
+    /// On purpose.
+    Fault(Aborted),
     NoRoute {
         host: String,
         path: String,
@@ -106,10 +121,15 @@ impl Failure {
             | Self::Refused { .. }
             | Self::BadResponse { .. } => Fault::Upstream,
             Self::Connect { error, .. } => match error.kind {
-                ConnectErrorKind::Exhausted => Fault::Us,
+                ConnectErrorKind::Exhausted | ConnectErrorKind::Overflow => Fault::Us,
                 _ => Fault::Upstream,
             },
-            Self::Overload { .. } | Self::Unwritten { .. } | Self::Panic => Fault::Us,
+            Self::Overload { .. }
+            | Self::Overflow { .. }
+            | Self::Shed { .. }
+            | Self::Fault(_)
+            | Self::Unwritten { .. }
+            | Self::Panic => Fault::Us,
         }
     }
 
@@ -124,7 +144,11 @@ impl Failure {
             Self::NoRoute { .. } | Self::UnknownHost { .. } => StatusCode::NOT_FOUND,
             Self::Loop { .. } => StatusCode::LOOP_DETECTED,
             Self::BodyTimeout { .. } => StatusCode::REQUEST_TIMEOUT,
+            Self::Fault(Aborted::Http(status)) => *status,
             Self::Overload { .. }
+            | Self::Overflow { .. }
+            | Self::Shed { .. }
+            | Self::Fault(Aborted::Grpc(_))
             | Self::NoEndpoint { .. }
             | Self::Connect { .. }
             | Self::Reset { .. }
@@ -143,12 +167,18 @@ impl Failure {
             | Self::BodyTooLarge { .. }
             | Self::ConnectRefused
             | Self::BodyBroken => Some(Flag::DownstreamProtocolError),
-            Self::Overload { .. } => Some(Flag::UpstreamOverflow),
+            Self::Overload { .. } | Self::Overflow { .. } | Self::Shed { .. } => {
+                Some(Flag::UpstreamOverflow)
+            }
+            Self::Fault(_) => Some(Flag::FaultInjected),
             Self::NoRoute { .. } | Self::UnknownHost { .. } | Self::Loop { .. } => {
                 Some(Flag::NoRoute)
             }
             Self::NoEndpoint { .. } | Self::NotHttp { .. } => Some(Flag::NoHealthyUpstream),
-            Self::Connect { .. } => Some(Flag::UpstreamConnectionFailure),
+            Self::Connect { error, .. } => Some(match error.kind {
+                ConnectErrorKind::Overflow => Flag::UpstreamOverflow,
+                _ => Flag::UpstreamConnectionFailure,
+            }),
             Self::Timeout { .. } => Some(Flag::UpstreamTimeout),
             Self::BodyTimeout { .. } => Some(Flag::StreamIdleTimeout),
             Self::Reset { .. } | Self::Unwritten { .. } => {
@@ -167,6 +197,9 @@ impl Failure {
             Self::ConnectRefused => "connect_not_allowed",
             Self::BodyTooLarge { .. } => "body_too_large",
             Self::Overload { .. } => "overload",
+            Self::Overflow { overflow, .. } => overflow.reason(),
+            Self::Shed { .. } => "overload_shed",
+            Self::Fault(_) => "fault_abort",
             Self::NoRoute { .. } => "no_route",
             Self::UnknownHost { .. } => "unknown_host",
             Self::Loop { .. } => "loop",
@@ -178,6 +211,7 @@ impl Failure {
                 ConnectErrorKind::Unresolved => "name_unresolved",
                 ConnectErrorKind::Handshake => "handshake_failed",
                 ConnectErrorKind::Exhausted => "out_of_descriptors",
+                ConnectErrorKind::Overflow => "overflow_connections",
                 ConnectErrorKind::Other => "connect_failure",
             },
             Self::Timeout { .. } => "request_timeout",
@@ -195,7 +229,9 @@ impl Failure {
     pub fn end(&self) -> Option<End> {
         match self {
             Self::Connect { error, .. } => {
-                (error.kind != ConnectErrorKind::Exhausted).then_some(End::ConnectFailure)
+                let ours =
+                    matches!(error.kind, ConnectErrorKind::Exhausted | ConnectErrorKind::Overflow);
+                (!ours).then_some(End::ConnectFailure)
             }
             Self::Refused { .. } | Self::Unwritten { .. } => Some(End::RefusedStream),
             Self::Reset { .. } => Some(End::Reset),
@@ -221,6 +257,19 @@ impl Failure {
             Self::Overload { limit } => format!(
                 "{limit} requests are in progress; try again later or raise limits.max_requests"
             ),
+            Self::Overflow { service, overflow } => {
+                format!(
+                    "service {service} has as many requests as it may ({}); try again later or raise \
+                     policy.bulkhead",
+                    overflow.reason()
+                )
+            }
+            Self::Shed { priority, signal } => format!(
+                "the proxy is overloaded ({}) and refuses requests of priority {}; try again later",
+                signal.as_str(),
+                priority.as_str()
+            ),
+            Self::Fault(_) => "a fault on purpose, by policy.fault".into(),
             Self::NoRoute { host, path } => {
                 format!("no route for {host}{path}; add one or correct host, path or method")
             }
@@ -236,6 +285,12 @@ impl Failure {
             Self::NotHttp { service } => {
                 format!(
                     "service {service} speaks protocol tcp; reach it by a port of outbound.ports"
+                )
+            }
+            Self::Connect { service, error } if error.kind == ConnectErrorKind::Overflow => {
+                format!(
+                    "service {service} has as many connections as it may ({error}); try again later or \
+                     raise policy.bulkhead"
                 )
             }
             Self::Connect { service, error } => {
@@ -278,6 +333,9 @@ impl Failure {
         headers.insert(REASON.clone(), HeaderValue::from_static(self.reason()));
         if matches!(self, Self::ConnectRefused) {
             headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE"));
+        }
+        if matches!(self, Self::Shed { .. }) {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
         if self.ends_connection() {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
@@ -324,6 +382,8 @@ impl Failure {
         const INTERNAL: u16 = 13;
         const UNAVAILABLE: u16 = 14;
         match self {
+            Self::Fault(Aborted::Grpc(status)) => *status,
+            Self::Fault(Aborted::Http(status)) => grpc_status_of(*status),
             Self::Malformed(_) | Self::BadPath(_) | Self::BodyBroken => INVALID_ARGUMENT,
             Self::Timeout { .. } | Self::BodyTimeout { .. } => DEADLINE_EXCEEDED,
             Self::BodyTooLarge { .. } => RESOURCE_EXHAUSTED,
@@ -342,5 +402,17 @@ impl Failure {
                 | Self::BodyTimeout { .. }
                 | Self::BodyBroken
         )
+    }
+}
+
+/// What gRPC's clients make of an HTTP status (`http-grpc-status-mapping`).
+fn grpc_status_of(status: StatusCode) -> u16 {
+    match status.as_u16() {
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502 | 503 | 504 => 14,
+        _ => 2,
     }
 }

@@ -16,6 +16,8 @@ pub enum Incoming {
     Http1(http1::Incoming),
     /// A `CONNECT` has none: what comes is the tunnel's.
     Http2(Option<http2::Incoming>, Rc<ClientStream>),
+    /// All of it, of a copy.
+    Whole(Option<Bytes>),
 }
 
 impl Incoming {
@@ -27,6 +29,7 @@ impl Incoming {
             Self::Http1(body) => body.poll_frame(cx).map_err(Into::into),
             Self::Http2(Some(body), _) => body.poll_frame(cx).map_err(Into::into),
             Self::Http2(None, _) => Poll::Ready(None),
+            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
         }
     }
 
@@ -35,6 +38,7 @@ impl Incoming {
         match self {
             Self::Http1(body) => body.is_end_stream(),
             Self::Http2(body, _) => body.as_ref().is_none_or(|body| body.is_end_stream()),
+            Self::Whole(bytes) => bytes.is_none(),
         }
     }
 
@@ -43,13 +47,14 @@ impl Incoming {
             Self::Http1(body) => body.size_hint(),
             Self::Http2(Some(body), _) => body.size_hint(),
             Self::Http2(None, _) => SizeHint::with_exact(0),
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
         }
     }
 
     /// The stream that it comes on, on HTTP/2.
     pub fn stream(&self) -> Option<Rc<ClientStream>> {
         match self {
-            Self::Http1(_) => None,
+            Self::Http1(_) | Self::Whole(_) => None,
             Self::Http2(_, stream) => Some(stream.clone()),
         }
     }

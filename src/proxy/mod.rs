@@ -8,17 +8,23 @@
 //! | `choose` | which route and service that is |
 //! | `direct` | answers that a route has in store |
 //! | `fields`, `headers`, `forwarded`, `upgrade`, `hints` | what a message may carry on to the next hop |
+//! | `shed` | refusing it because the proxy has too little |
+//! | `fallback` | another answer where there is none |
+//! | `send`: `fault`, `admission`, `mirror` | what stands between a request and its service |
 //! | `attempt` | sending it, and sending it again |
 //! | `incoming`, `body`, `gate`, `opening`, `tunnel` | the bytes, and how a request becomes a tunnel |
 //! | `error`, `isolate` | what can go wrong, and the answer to it |
 //! | `report` | what is said of it in the end |
 
+mod admission;
 pub mod attempt;
 pub mod body;
 mod choose;
 pub mod connection;
 mod direct;
 pub mod error;
+mod fallback;
+mod fault;
 mod fields;
 mod forwarded;
 mod gate;
@@ -28,8 +34,11 @@ mod http1;
 mod http2;
 mod incoming;
 mod isolate;
+mod mirror;
 mod opening;
 mod report;
+mod send;
+mod shed;
 mod target;
 mod tunnel;
 mod upgrade;
@@ -105,7 +114,10 @@ pub async fn handle(
             response
         }
         Err(failure) => {
-            let mut response = failed(&worker, report, &failure);
+            let mut response = match fallback::instead_of(&failure, &mut report) {
+                Some(response) => response.map(|body| body.reported(report)),
+                None => failed(&worker, report, &failure),
+            };
             if version == Version::HTTP_2 {
                 response.headers_mut().remove(CONNECTION);
             }
@@ -198,6 +210,7 @@ async fn answer(
     report.route(&route);
 
     limit_body(&parts, fields, route.policy.max_body)?;
+    shed::check(worker, view, &route.policy, &parts)?;
     let forward = match &route.action {
         Action::Forward(forward) => forward,
         Action::Redirect(redirect) => {
@@ -237,11 +250,12 @@ async fn answer(
         Asked::Upgrade { protocol, .. } => Some(protocol),
         _ => None,
     };
-    let call = Call {
+    let mut call = Call {
         worker,
         view,
         connection,
         cluster,
+        cluster_index: destination.cluster,
         to: host.map_or(Choice::Group(destination), Choice::Host),
         policy: &route.policy,
         parts,
@@ -255,8 +269,11 @@ async fn answer(
         wire,
         client_version,
         client_timeout,
+        is_grpc: report.is_grpc(),
+        keeps_body: false,
+        began: report.started(),
     };
-    let mut answer = attempt::run(call, report).await?;
+    let mut answer = fallback::run(&mut call, report).await?;
     let names = std::mem::take(&mut answer.names);
 
     report.answered(answer.response.status(), answer.at);
@@ -277,13 +294,18 @@ async fn answer(
     }
     attempt::check_response(&answer.response, &cluster.name)?;
     upgrade::check_refusal(&answer.response, &asked, client_version, &cluster.name)?;
-    connection.name_answer(names);
     if let Some(gate) = &gate
         && !gate.is_open()
     {
         gate.shut();
     }
-    Ok(Answered::Response(passed_on(answer, &route, upload)))
+    if let Some(response) = fallback::instead_of_status(answer.response.status(), report) {
+        return Ok(Answered::Response(response));
+    }
+    connection.name_answer(names);
+    let mut response = passed_on(answer, &route, upload);
+    fallback::mark(&mut response, report);
+    Ok(Answered::Response(response))
 }
 
 /// Refuses a body whose announced length is over the limit before a byte of it is read.

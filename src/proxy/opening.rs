@@ -15,12 +15,12 @@ use super::report::Report;
 use super::target::Target;
 use super::tunnel::{self, End, Tally, TunnelEnd};
 use super::upload::RequestBody;
-use super::{Answered, choose, headers, upgrade};
+use super::{Answered, admission, choose, headers, upgrade};
 use crate::clock;
 use crate::config::snapshot::{ListenerKind, Route};
 use crate::drain::{Drain, Phase};
-use crate::endpoint::InFlight;
-use crate::upstream::{Lease, Wire, connect::connect};
+use crate::endpoint::{Held as Counted, InFlight};
+use crate::upstream::{ConnectError, Lease, Wire, connect::connect};
 use crate::worker::{View, Worker};
 
 /// The upstream's consent to another protocol, in the form that the client's version has for it.
@@ -38,20 +38,20 @@ pub fn switched(
         service: service.to_owned(),
         detail: detail.to_owned(),
     };
-    let (server, lease) = match answer.lease.wire() {
+    let (server, lease, connection) = match answer.lease.wire() {
         Wire::Http2 => {
             let tunnel = answer.lease.take_tunnel(body);
             let tunnel = tunnel.ok_or_else(|| bad("200 to what was no CONNECT"))?;
-            (End::multiplexed(tunnel), Some(answer.lease))
+            (End::multiplexed(tunnel), Some(answer.lease), Counted::default())
         }
         Wire::Http1 => {
             // The lease alone has the connection then.
             drop(body);
-            let (stream, early) = answer
+            let (stream, early, counted) = answer
                 .lease
                 .into_stream()
                 .ok_or_else(|| bad("101 before the end of the request's body"))?;
-            (End::socket(stream, early), None)
+            (End::socket(stream, early), None, counted)
         }
     };
     headers::strip_hop_by_hop(&mut head.headers, answer.fields);
@@ -61,7 +61,7 @@ pub fn switched(
     let mut response = Response::from_parts(head, Body::empty());
     *response.version_mut() = Version::HTTP_11;
     upgrade::grant(&mut response, version, protocol, key);
-    let held = Held { _in_flight: answer.in_flight, _lease: lease };
+    let held = Held { _in_flight: answer.in_flight, _lease: lease, _connection: connection };
     Ok(Answered::Tunnel(response, Box::new(Opening { client, server, held })))
 }
 
@@ -84,17 +84,22 @@ pub async fn open(
     let (endpoint, in_flight, stream) = match to {
         Choice::Group(to) => attempt::dial(worker, view, to, limit).await?,
         Choice::Host(endpoint) => {
-            let in_flight = endpoint.begin(clock::nanos(clock::now()));
             let service = target.host.clone();
-            let stream = connect(&endpoint.address, limit)
-                .await
-                .map_err(|error| Failure::Connect { service, error })?;
+            let failed = |error| Failure::Connect { service, error };
+            let passthrough = &view.snapshot.clusters[cluster as usize];
+            let (held, stream) = async {
+                let room = admission::connection(worker, passthrough, &endpoint, None);
+                Ok::<_, ConnectError>((room.await?, connect(&endpoint.address, limit).await?))
+            }
+            .await
+            .map_err(failed)?;
+            let in_flight = endpoint.begin(clock::nanos(clock::now())).holding(held);
             (endpoint, in_flight, stream)
         }
     };
     report.attempt(&endpoint);
     report.answered(StatusCode::OK, clock::now());
-    let held = Held { _in_flight: in_flight, _lease: None };
+    let held = Held { _in_flight: in_flight, _lease: None, _connection: Counted::default() };
     let opening = Opening { client, server: End::socket(stream, Bytes::new()), held };
     Ok(Answered::Tunnel(Response::new(Body::empty()), Box::new(opening)))
 }
@@ -111,6 +116,7 @@ pub struct Opening {
 struct Held {
     _in_flight: InFlight,
     _lease: Option<Lease<RequestBody>>,
+    _connection: Counted,
 }
 
 impl Opening {

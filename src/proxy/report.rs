@@ -11,6 +11,7 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 
+use super::admission::ServiceSlot;
 use super::connection::Connection;
 use super::error::Failure;
 use super::fields::Fields;
@@ -20,6 +21,7 @@ use super::upload::Upload;
 use crate::clock::{self, Instant};
 use crate::config::snapshot::{Destination, Route};
 use crate::endpoint::Endpoint;
+use crate::policy::fallback::Cause;
 use crate::policy::{Mode, Would};
 use crate::telemetry::Direction;
 use crate::telemetry::access_log::Record;
@@ -70,11 +72,17 @@ pub struct Report {
     grpc_status: Option<u16>,
     /// What policies in shadow mode would have done.
     shadow: Vec<Would>,
+    /// It was delayed on purpose.
+    delayed: bool,
+    /// For what another answer stands in.
+    fallback: Option<Cause>,
     sent: u64,
     ended: bool,
     _in_flight: OpenGuard,
     /// Counts against `limits.max_requests`.
     admitted: Option<RequestGuard>,
+    /// Counts against the bulkhead of the service.
+    slot: Option<ServiceSlot>,
 }
 
 const VIA_UPSTREAM: &str = "via_upstream";
@@ -122,10 +130,13 @@ impl Report {
             grpc: super::headers::is_grpc(&parts.headers, fields),
             grpc_status: None,
             shadow: Vec::new(),
+            delayed: false,
+            fallback: None,
             sent: 0,
             ended: false,
             _in_flight: worker.recorder.request_started(connection.direction),
             admitted: None,
+            slot: None,
         })
     }
 
@@ -154,8 +165,35 @@ impl Report {
         self.route = Some(route.clone());
     }
 
+    /// The route that was found.
+    pub fn routed(&self) -> Option<&Arc<Route>> {
+        self.route.as_ref()
+    }
+
     pub fn service(&mut self, cluster: u32) {
         self.service = cluster;
+    }
+
+    /// It is in the bulkhead of its service until its end.
+    pub fn entered(&mut self, slot: ServiceSlot) {
+        self.slot = Some(slot);
+    }
+
+    pub fn delayed(&mut self) {
+        self.delayed = true;
+    }
+
+    /// Another answer stands in for the one that `cause` kept from being.
+    pub fn fell_back(&mut self, cause: Cause) {
+        self.fallback = Some(cause);
+        // What is asked next has a bulkhead of its own.
+        self.slot = None;
+        let service = self.service_name().unwrap_or_default();
+        self.worker.recorder.fallbacks.inc([service, cause.as_str()]);
+    }
+
+    pub fn fallback(&self) -> Option<Cause> {
+        self.fallback
     }
 
     /// The request as it goes on: who it is for and part of which trace.
@@ -215,6 +253,7 @@ impl Report {
     }
 
     pub fn failed(&mut self, failure: &Failure) {
+        self.slot = None;
         self.flag = failure.flag();
         self.reason = failure.reason();
         self.status = Some(if self.grpc { StatusCode::OK } else { failure.status() });
@@ -296,6 +335,7 @@ impl Report {
         if !log.enabled() {
             return;
         }
+        let fallback = self.fallback.map(Cause::text);
         let record = Record {
             start: self.wall,
             direction: self.connection.direction,
@@ -303,7 +343,7 @@ impl Report {
             path: self.path.as_ref().map_or("", |path| path.as_str()),
             protocol: protocol(self.version),
             status: self.status_code(),
-            flag: self.flag,
+            flag: self.flag.or(self.delayed.then_some(Flag::DelayInjected)),
             details: self.reason,
             bytes_received: received,
             bytes_sent: self.sent,
@@ -321,6 +361,7 @@ impl Report {
             attempts: self.attempts,
             grpc_status: self.grpc_status,
             shadow: &self.shadow,
+            fallback: fallback.as_deref(),
         };
         self.worker.write_log(&record);
     }
@@ -441,6 +482,7 @@ impl<'a> TcpReport<'a> {
             attempts: u32::from(endpoint.is_some()),
             grpc_status: None,
             shadow: &[],
+            fallback: None,
         };
         self.worker.write_log(&record);
     }

@@ -16,6 +16,7 @@ use super::body::BoxError;
 use super::gate::Gate;
 use super::headers::retain_trailers;
 use super::incoming::Incoming;
+use super::mirror::Copying;
 use crate::clock::{self, Instant};
 use crate::http2::Patient;
 
@@ -62,6 +63,8 @@ pub struct Upload {
     waker: RefCell<Option<Waker>>,
     /// The answer that waits for its end. A stream tells only the one who asked last.
     end_waker: RefCell<Option<Waker>>,
+    /// Who gets a copy of what goes by.
+    copying: RefCell<Option<Copying>>,
 }
 
 #[derive(Default)]
@@ -97,7 +100,39 @@ impl Upload {
             gate,
             waker: RefCell::default(),
             end_waker: RefCell::default(),
+            copying: RefCell::default(),
         })
+    }
+
+    /// Has `copying` get what goes by of the body from now on.
+    pub fn copy_to(&self, copying: Copying) {
+        // Of a request that is sent to two services the first one's copy is the one that counts.
+        if self.asked_for.get() {
+            return;
+        }
+        match self.finished.get() {
+            Some(_) => copying.complete(),
+            None => *self.copying.borrow_mut() = Some(copying),
+        }
+    }
+
+    /// How long the body will be, where that is known.
+    pub fn announced(&self) -> Option<u64> {
+        self.incoming.borrow().size_hint().exact()
+    }
+
+    fn finish(&self, now: Instant) {
+        self.finished.set(Some(now));
+        if let Some(copying) = self.copying.take() {
+            copying.complete();
+        }
+    }
+
+    fn copy(&self, data: &Bytes) {
+        let mut copying = self.copying.borrow_mut();
+        if copying.as_mut().is_some_and(|copying| !copying.push(data)) {
+            *copying = None;
+        }
     }
 
     /// Bytes of the body so far.
@@ -182,7 +217,7 @@ impl Upload {
         let now = clock::now();
         self.last_progress.set(now);
         let Some(frame) = polled else {
-            self.finished.set(Some(now));
+            self.finish(now);
             return Poll::Ready(None);
         };
         let Ok(mut frame) = frame else {
@@ -194,12 +229,13 @@ impl Upload {
                 return self.fail(UploadFault::TooLarge);
             }
             self.replay.borrow_mut().keep(data);
+            self.copy(data);
         } else if let Some(trailers) = frame.trailers_mut() {
             retain_trailers(trailers);
             self.replay.borrow_mut().trailers = Some(trailers.clone());
         }
         if arrived(&self.incoming.borrow()) {
-            self.finished.set(Some(now));
+            self.finish(now);
         }
         Poll::Ready(Some(Ok(frame)))
     }

@@ -9,7 +9,7 @@ use super::path::hex;
 use super::pattern::{PatternError, WholeRegex};
 
 /// A condition on the values of one field.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct FieldMatch<N> {
     pub name: N,
     pub condition: Condition,
@@ -17,7 +17,7 @@ pub struct FieldMatch<N> {
 
 /// A field may be there several times: one value that fits is enough. Values are compared as they
 /// are, lists in them are not taken apart.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Condition {
     Exact(String),
     /// The whole of a value, which has to be UTF-8.
@@ -46,8 +46,11 @@ impl Condition {
     }
 }
 
-impl FieldMatch<HeaderName> {
-    pub(super) fn holds(&self, headers: &HeaderMap) -> bool {
+/// A condition on a header field.
+pub type HeaderMatch = FieldMatch<HeaderName>;
+
+impl HeaderMatch {
+    pub fn holds(&self, headers: &HeaderMap) -> bool {
         let values = headers.get_all(&self.name).iter();
         self.condition.holds(values.map(|value| Cow::Borrowed(value.as_bytes())))
     }

@@ -228,6 +228,12 @@ pub struct WholeRegex {
     compiled: regex::Regex,
 }
 
+impl PartialEq for WholeRegex {
+    fn eq(&self, other: &Self) -> bool {
+        self.source == other.source
+    }
+}
+
 impl WholeRegex {
     /// Of one expression when compiled, in bytes.
     pub(super) const SIZE_LIMIT: usize = 1 << 20;

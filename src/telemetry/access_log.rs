@@ -9,7 +9,7 @@
 //!   missing is `null`, numbers are numbers, durations are whole milliseconds.
 //!
 //! Where a policy in shadow mode would have acted, that is one more field, `shadow`:
-//! `rate_limit:reject`, several separated by commas.
+//! `rate_limit:reject`, several separated by commas. Where a fallback was answered, `fallback` says for what.
 //!
 //! What a client sent cannot begin a line, end a field or move a terminal's cursor: control
 //! characters, quotes and backslashes are escaped, in text also all that is not ASCII (`\xHH`).
@@ -67,6 +67,8 @@ pub struct Record<'a> {
     pub grpc_status: Option<u16>,
     /// What policies in shadow mode would have done.
     pub shadow: &'a [Would],
+    /// For what another answer stands in.
+    pub fallback: Option<&'a str>,
 }
 
 /// Appends one line, with its line feed. `stamp` is that of the line before.
@@ -118,6 +120,10 @@ fn write_text(record: &Record<'_>, stamp: &mut Stamp, out: &mut Vec<u8>) {
         out.extend_from_slice(b" shadow=");
         shadow(record.shadow, out);
     }
+    if let Some(cause) = record.fallback {
+        out.extend_from_slice(b" fallback=");
+        out.extend_from_slice(cause.as_bytes());
+    }
     out.push(b'\n');
 }
 
@@ -154,6 +160,9 @@ fn write_json(record: &Record<'_>, stamp: &mut Stamp, out: &mut Vec<u8>) {
         out.extend_from_slice(b",\"shadow\":\"");
         shadow(record.shadow, out);
         out.push(b'"');
+    }
+    if record.fallback.is_some() {
+        json_text(b",\"fallback\":", record.fallback.map(str::as_bytes), out);
     }
     out.extend_from_slice(b"}\n");
 }
@@ -417,6 +426,7 @@ mod tests {
             attempts: 1,
             grpc_status: None,
             shadow: &[],
+            fallback: None,
         }
     }
 
@@ -469,6 +479,15 @@ mod tests {
         let json = line(&record, Format::Json);
         let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
         assert_eq!(json["shadow"], "rate_limit:reject,circuit_breaker:open");
+    }
+
+    #[test]
+    fn a_fallback_is_told() {
+        let record = Record { fallback: Some("timeout"), ..record() };
+        assert!(line(&record, Format::Text).ends_with(" fallback=timeout\n"));
+        let json: serde_json::Value =
+            serde_json::from_str(&line(&record, Format::Json)).expect("JSON");
+        assert_eq!(json["fallback"], "timeout");
     }
 
     #[test]

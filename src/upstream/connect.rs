@@ -18,6 +18,8 @@ pub enum ConnectErrorKind {
     Handshake,
     /// Out of descriptors or memory: our own fault, not the endpoint's.
     Exhausted,
+    /// A bulkhead allows no further connection: nothing was dialled.
+    Overflow,
     Other,
 }
 

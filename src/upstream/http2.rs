@@ -17,6 +17,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 
 use super::pool::BoxError;
 use crate::clock::{self, Instant};
+use crate::endpoint::Held;
 use crate::http2::{
     Incoming, KeepAlive, MAX_ERROR_RESETS, MAX_FRAME, Outgoing, Patient, Seen, Stopped, Wire,
 };
@@ -57,6 +58,8 @@ impl Error {
 pub struct Connection {
     requests: RefCell<SendRequest<Bytes>>,
     state: Rc<State>,
+    /// Its place in bulkheads.
+    pub held: Held,
 }
 
 /// What the connection's task shares with those who use it.
@@ -74,7 +77,7 @@ impl Connection {
     ///
     /// # Errors
     /// The connection is broken.
-    pub async fn open(io: Stream, max_head: usize) -> Result<Rc<Self>, h2::Error> {
+    pub async fn open(io: Stream, max_head: usize, held: Held) -> Result<Rc<Self>, h2::Error> {
         let (wire, seen) = Wire::new(io);
         wire.gather();
         let mut builder = Builder::new();
@@ -113,7 +116,7 @@ impl Connection {
             .await;
             shared.over.set(true);
         });
-        Ok(Rc::new(Self { requests: RefCell::new(requests), state }))
+        Ok(Rc::new(Self { requests: RefCell::new(requests), state, held }))
     }
 
     /// Whether new requests may be sent: neither has it ended, nor is the peer going away.

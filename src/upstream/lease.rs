@@ -15,7 +15,7 @@ use http_body::{Frame, SizeHint};
 use super::pool::{BoxError, Pool, Wire};
 use super::{http1, http2};
 use crate::clock::{self, Instant};
-use crate::endpoint::State;
+use crate::endpoint::{Held, State};
 use crate::http2::{Incoming, Outgoing, Patient, TunnelStream};
 use crate::names::Names;
 use crate::stream::Stream;
@@ -130,7 +130,7 @@ where
 
     /// The connection itself, after it was switched to another protocol by an answer of HTTP/1, and
     /// what came behind that answer.
-    pub fn into_stream(self) -> Option<(Stream, Bytes)> {
+    pub fn into_stream(self) -> Option<(Stream, Bytes, Held)> {
         match self.sender {
             Sender::Http1(connection) => connection.into_stream(),
             Sender::Http2(_) => None,

@@ -18,7 +18,8 @@ use super::connect::{ConnectError, ConnectErrorKind, connect};
 use super::lease::{Lease, Rest, Sender};
 use super::{http1, http2};
 use crate::clock::{self, Instant};
-use crate::endpoint::{Endpoint, State};
+use crate::endpoint::{Endpoint, Held, State};
+use crate::policy::slots::Slots;
 use crate::telemetry::metrics::Recorder;
 
 /// What is spoken to an endpoint.
@@ -118,7 +119,7 @@ where
         self.hosts.borrow().values().map(|host| host.idle.len()).sum()
     }
 
-    /// A connection to `endpoint`: a live one of ours, or a new one.
+    /// A connection to `endpoint`: a live one of ours, or a new one, which `admit` finds room for.
     ///
     /// # Errors
     /// Why no connection could be made; nothing of a request was written.
@@ -129,6 +130,7 @@ where
         connect_timeout: Duration,
         reuse: Reuse,
         now: Instant,
+        admit: impl AsyncFnOnce() -> Result<Held, ConnectError>,
     ) -> Result<Lease<B>, ConnectError> {
         if (reuse, wire) != (Reuse::Not, Wire::Http1)
             && let Some(sender) = self.reuse(key(&endpoint.state, wire), now)
@@ -138,17 +140,40 @@ where
         match wire {
             // Boxed: most requests need no new connection, and should not have room for the making of one.
             Wire::Http1 => {
-                let stream = Box::pin(connect(&endpoint.address, connect_timeout)).await?;
+                let (held, stream) = Box::pin(async {
+                    let held = admit().await?;
+                    Ok::<_, ConnectError>((
+                        held,
+                        connect(&endpoint.address, connect_timeout).await?,
+                    ))
+                })
+                .await?;
                 let connection = http1::Connection::new(stream, self.limits.get().max_head);
-                Ok(self.lease(endpoint, Sender::Http1(connection), false))
+                Ok(self.lease(endpoint, Sender::Http1(connection.holding(held)), false))
             }
-            Wire::Http2 => Box::pin(self.open_http2(endpoint, connect_timeout, now)).await,
+            Wire::Http2 => Box::pin(self.open_http2(endpoint, connect_timeout, now, admit)).await,
         }
     }
 
     /// Closes the idle connections of endpoints for which `gone` holds.
     pub fn forget(&self, gone: impl Fn(&State) -> bool) {
         self.hosts.borrow_mut().retain(|_, host| !gone(&host.state));
+    }
+
+    /// Closes an idle connection that has one of `slots`, for someone who waits for one. Whether there was
+    /// one.
+    pub fn make_room(&self, slots: &Arc<Slots>) -> bool {
+        let mut hosts = self.hosts.borrow_mut();
+        hosts.values_mut().any(|host| {
+            let idle = |idle: &Idle<B>| idle.connection.with_held(|held| held.is_of(slots));
+            if let Some(at) = host.idle.iter().position(idle) {
+                drop(host.idle.remove(at));
+                return true;
+            }
+            let unused = |one: &Rc<http2::Connection>| one.active() == 0 && one.held.is_of(slots);
+            let at = host.multiplexed.iter().position(unused);
+            at.map(|at| drop(host.multiplexed.remove(at))).is_some()
+        })
     }
 
     /// Closes every idle connection: descriptors are scarce, or the worker ends.
@@ -201,6 +226,7 @@ where
         endpoint: &Endpoint,
         limit: Duration,
         asked: Instant,
+        admit: impl AsyncFnOnce() -> Result<Held, ConnectError>,
     ) -> Result<Lease<B>, ConnectError> {
         let dial = self.host(&endpoint.state, Wire::Http2, |host| host.dial.clone());
         let _turn = dial.lock.lock().await;
@@ -212,7 +238,11 @@ where
         {
             return Err(error.clone());
         }
-        match self.handshake_http2(endpoint, limit).await {
+        let opened = match admit().await {
+            Ok(held) => self.handshake_http2(endpoint, limit, held).await,
+            Err(error) => Err(error),
+        };
+        match opened {
             Ok(connection) => {
                 let sender = Sender::Http2(connection.place());
                 self.host(&endpoint.state, Wire::Http2, |host| host.multiplexed.push(connection));
@@ -230,11 +260,12 @@ where
         &self,
         endpoint: &Endpoint,
         limit: Duration,
+        held: Held,
     ) -> Result<Rc<http2::Connection>, ConnectError> {
         let failed =
             |text: String| ConnectError::new(ConnectErrorKind::Handshake, &endpoint.address, text);
         let stream = connect(&endpoint.address, limit).await?;
-        let handshake = http2::Connection::open(stream, self.limits.get().max_head);
+        let handshake = http2::Connection::open(stream, self.limits.get().max_head, held);
         tokio::time::timeout(limit, handshake)
             .await
             .map_err(|_| failed(format!("no HTTP/2 handshake within {limit:?}")))?
@@ -248,6 +279,10 @@ where
         idle: Duration,
         now: Instant,
     ) {
+        if connection.with_held(Held::is_wanted) {
+            // Its place goes to who waits for one, maybe on another worker.
+            return;
+        }
         let limits = self.limits.get();
         connection.shrink();
         self.host(state, Wire::Http1, |host| {

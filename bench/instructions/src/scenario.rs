@@ -249,6 +249,35 @@ pub const SCENARIOS: &[Scenario] = &[
         ..OUTBOUND
     },
     Scenario {
+        name: "bulkheads",
+        config: Config {
+            users: "
+    policy:
+      bulkhead: { max_requests: 100, endpoint: { max_requests: 50, max_connections: 50 } }
+      priority: { header: x-priority }",
+            ..SHIPPED
+        },
+        ..OUTBOUND
+    },
+    Scenario {
+        name: "adaptive-concurrency",
+        config: Config { users: "\n    policy: { adaptive_concurrency: {} }", ..SHIPPED },
+        ..OUTBOUND
+    },
+    // Of which no request gets anything.
+    Scenario {
+        name: "fallback-fault-mirror",
+        config: Config {
+            users: "
+    policy:
+      fallback: { json: { users: [] }, on: [timeout, 503] }
+      fault: { abort: { status: 503, share: 0% }, headers: { x-fault: 'yes' } }
+      mirror: { service: users, share: 0% }",
+            ..SHIPPED
+        },
+        ..OUTBOUND
+    },
+    Scenario {
         name: "least-request",
         config: Config { users: "\n    load_balancer: least_request", ..SHIPPED },
         ..OUTBOUND

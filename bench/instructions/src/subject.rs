@@ -73,6 +73,7 @@ pub fn run(scenario: &Scenario, requests: usize) {
         phase,
         via: HeaderValue::from_static("1.1 pilotfish-0123456789abcdef"),
         loads: Loads::new(1),
+        pressure: Arc::default(),
         peers: vec![commands],
         random: fastrand::Rng::with_seed(1),
     };

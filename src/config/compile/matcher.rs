@@ -84,7 +84,7 @@ impl Compiler<'_> {
         pattern.map_err(|error| self.mistake(Mistake::at(at, error.to_string()))).ok()
     }
 
-    fn condition(&mut self, typed: &ValueMatch, at: &Path) -> Option<Condition> {
+    pub(super) fn condition(&mut self, typed: &ValueMatch, at: &Path) -> Option<Condition> {
         let condition = match typed {
             ValueMatch::Exact(text) => return Some(Condition::Exact(text.clone())),
             ValueMatch::Condition(condition) => condition,

@@ -4,8 +4,10 @@
 //! What must outlive a reload (the state of an endpoint, the budget of a service) is taken over from
 //! the snapshot before, by service and address.
 
+mod fault;
 mod listeners;
 mod matcher;
+mod overload;
 mod policy;
 mod routes;
 mod services;
@@ -23,8 +25,8 @@ use super::snapshot::{
     Cluster, Destination, Detect, Group, Inbound, Outbound, Protocol, Service, Snapshot, Unknown,
 };
 use crate::balance::{Balancer, Kind};
-use crate::endpoint::{Endpoint, State};
-use crate::policy::{Budget, BudgetLimits, Policy};
+use crate::endpoint::{Endpoint, Nanos, State};
+use crate::policy::{Budget, BudgetLimits, Bulkhead, BulkheadLimits, Policy};
 use crate::route::Router;
 use policy::overlay;
 use routes::{Scope, path_sensitive};
@@ -49,6 +51,7 @@ pub fn compile(
     let mut compiler = Compiler::new(config, previous);
     compiler.services();
     compiler.app();
+    compiler.check_overload();
     let passthrough = compiler.passthrough();
     let listeners = compiler.listeners();
     let outbound = compiler.outbound(passthrough);
@@ -72,6 +75,7 @@ pub fn compile(
         admin: listeners.admin,
         metrics: listeners.metrics,
         limits: settings::limits(config.limits.as_ref()),
+        shed: overload::shed(config.overload.as_ref()),
         trace_sample: config
             .telemetry
             .as_ref()
@@ -108,9 +112,9 @@ enum Owner {
 }
 
 /// What of a cluster lives on.
-#[derive(Default)]
 struct Kept {
     budget: Arc<Budget>,
+    bulkhead: Arc<Bulkhead>,
     /// By the text of the address.
     states: HashMap<Box<str>, Arc<State>>,
 }
@@ -121,6 +125,7 @@ impl Kept {
         let endpoints = cluster.groups.iter().take(1).flat_map(|g| &g.endpoints);
         Self {
             budget: cluster.budget.clone(),
+            bulkhead: cluster.bulkhead.clone(),
             states: endpoints
                 .map(|endpoint| (endpoint.label.clone(), endpoint.state.clone()))
                 .collect(),
@@ -177,7 +182,7 @@ impl<'a> Compiler<'a> {
             PASSTHROUGH.into(),
             Protocol::Auto,
             policy,
-            BudgetLimits::default(),
+            (BudgetLimits::default(), overload::bulkhead(BulkheadLimits::UNLIMITED, &[typed])),
             vec![group],
         )
     }
@@ -262,15 +267,19 @@ impl<'a> Compiler<'a> {
         name: Arc<str>,
         protocol: Protocol,
         policy: Policy,
-        budget_limits: BudgetLimits,
+        (budget_limits, bulkhead_limits): (BudgetLimits, BulkheadLimits),
         groups: Vec<Group>,
     ) -> Destination {
         let kept = self.kept.get(&owner);
+        // The limits of one that is kept change when the snapshot is published. A new one has no past.
+        let bulkhead = || Arc::new(Bulkhead::new(&bulkhead_limits, Nanos(0)));
         self.clusters.push(Cluster {
             name,
             protocol,
             budget: kept.map_or_else(Arc::default, |kept| kept.budget.clone()),
             budget_limits,
+            bulkhead: kept.map_or_else(bulkhead, |kept| kept.bulkhead.clone()),
+            bulkhead_limits,
             groups,
         });
         self.policies.push(Arc::new(policy));

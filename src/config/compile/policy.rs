@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::super::schema::{self, HeaderEdits, OrOff};
 use super::super::units::HeaderName;
-use super::{Compiler, Mistake, Path};
+use super::{Compiler, Mistake, Path, fault, overload};
 use crate::policy::{BudgetLimits, Conditions, HeaderOps, Mode, Policy, Retry};
 
 /// The same for a policy that is shared: it stays so where nothing is laid over it.
@@ -45,6 +45,18 @@ pub(super) fn overlay(mut outer: Policy, inner: Option<&schema::Policy>) -> Poli
     if let Some(max_body) = &inner.max_body {
         outer.max_body = max_body.on().map(|size| size.0);
     }
+    if let Some(priority) = &inner.priority {
+        outer.priority = overload::priority(&outer.priority, priority);
+    }
+    if let Some(fallback) = &inner.fallback {
+        outer.fallback = fallback.on().map(|fallback| Arc::new(fault::fallback(fallback)));
+    }
+    if let Some(typed) = &inner.fault {
+        outer.fault = typed.on().and_then(fault::fault).map(Arc::new);
+    }
+    if let Some(mirror) = &inner.mirror {
+        outer.mirror = mirror.on().map(|mirror| Arc::new(fault::mirror(mirror)));
+    }
     outer
 }
 
@@ -78,6 +90,11 @@ fn overlay_retry(mut outer: Retry, inner: &schema::Retry) -> Retry {
 impl Compiler<'_> {
     /// Tells what is wrong in a policy that is not a service's.
     pub(super) fn check_policy(&mut self, typed: Option<&schema::Policy>, at: &Path) {
+        if let Some(typed) = typed {
+            self.check_service_only(typed, at);
+            self.check_limits(typed, at);
+            self.check_faults(typed, at);
+        }
         if let Some(schema::Policy { retry: Some(OrOff::On(retry)), .. }) = typed
             && retry.budget.is_some()
         {

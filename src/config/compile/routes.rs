@@ -321,36 +321,21 @@ impl<'a> Compiler<'a> {
     }
 
     fn respond(&mut self, typed: &schema::Respond, at: &Path) -> Option<Action> {
+        self.check_stored_answer(typed, at);
+        Some(Action::Respond(Box::new(stored_answer(typed))))
+    }
+
+    /// Tells what is wrong in an answer of ours.
+    pub(super) fn check_stored_answer(&mut self, typed: &schema::Respond, at: &Path) {
         let given = [("body", typed.body.is_some()), ("json", typed.json.is_some())];
-        let body = self.at_most_one(&given, at, "keep one of them")?;
-        let status = typed.status.map(StatusCode::from_u16);
-        let status = status.and_then(Result::ok).unwrap_or(StatusCode::OK);
-        if let (204 | 205 | 304, Some(key)) = (status.as_u16(), body) {
-            let message = format!("a response {} has no body", status.as_u16());
-            let mistake = Mistake::at_key(at.join(key), message);
+        let body = self.at_most_one(&given, at, "keep one of them").flatten();
+        if let (Some(status @ (204 | 205 | 304)), Some(key)) = (typed.status, body) {
+            let mistake = Mistake::at_key(at.join(key), format!("a response {status} has no body"));
             self.mistake(mistake.help("remove it, or answer 200"));
         }
-        let mut headers = HeaderOps::default();
-        let set =
-            |headers: &mut HeaderOps, name: HeaderName, value| headers.set.push((name, value));
-        let body = match (&typed.body, &typed.json) {
-            (Some(text), _) => {
-                let text_plain = HeaderValue::from_static("text/plain; charset=utf-8");
-                set(&mut headers, CONTENT_TYPE, text_plain);
-                Bytes::from(text.clone())
-            }
-            (_, Some(json)) => {
-                set(&mut headers, CONTENT_TYPE, HeaderValue::from_static("application/json"));
-                Bytes::from(json.to_string())
-            }
-            (None, None) => Bytes::new(),
-        };
-        for (name, value) in typed.headers.iter().flatten() {
-            let (name, value): (&units::HeaderName, &units::HeaderValue) = (name, value);
+        for name in typed.headers.iter().flatten().map(|(name, _): (&units::HeaderName, _)| name) {
             self.framing_field(name, at.join("headers").join(name));
-            set(&mut headers, name.0.clone(), value.0.clone());
         }
-        Some(Action::Respond(Box::new(Respond { status, body, headers })))
     }
 
     fn no_rewrite(&mut self, route: &schema::Route, at: &Path) {
@@ -361,4 +346,27 @@ impl<'a> Compiler<'a> {
             );
         }
     }
+}
+
+/// An answer of ours, as it goes out. Its mistakes are told by [`Compiler::check_stored_answer`].
+pub(super) fn stored_answer(typed: &schema::Respond) -> Respond {
+    let mut headers = HeaderOps::default();
+    let mut set = |name: HeaderName, value| headers.set.push((name, value));
+    let body = match (&typed.body, &typed.json) {
+        (Some(text), _) => {
+            set(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+            Bytes::from(text.clone())
+        }
+        (_, Some(json)) => {
+            set(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            Bytes::from(json.to_string())
+        }
+        (None, None) => Bytes::new(),
+    };
+    for (name, value) in typed.headers.iter().flatten() {
+        let (name, value): (&units::HeaderName, &units::HeaderValue) = (name, value);
+        set(name.0.clone(), value.0.clone());
+    }
+    let status = typed.status.map(StatusCode::from_u16);
+    Respond { status: status.and_then(Result::ok).unwrap_or(StatusCode::OK), body, headers }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::super::schema::{self, Service};
 use super::super::snapshot::{Destination, Detect, OutboundService, PortTarget};
 use super::super::units;
+use super::overload::bulkhead;
 use super::policy::{budget, overlay};
 use super::routes::{Scope, path_sensitive};
 use super::{
@@ -14,7 +15,7 @@ use super::{
     path_to, protocol, quote,
 };
 use crate::endpoint::{Address, Endpoint};
-use crate::policy::{BudgetLimits, Policy};
+use crate::policy::{BudgetLimits, BulkheadLimits, Policy};
 use crate::route::Router;
 
 /// Where only this host reaches us.
@@ -64,10 +65,30 @@ impl<'a> Compiler<'a> {
                 name.as_str().into(),
                 self::protocol(protocol),
                 policy,
-                budget(&layers),
+                (
+                    budget(&layers),
+                    bulkhead(BulkheadLimits::default(), &[outbound, layers[0], layers[1]]),
+                ),
                 groups,
             );
             self.by_name.insert(name.as_str(), cluster.cluster);
+        }
+        self.check_service_policies();
+    }
+
+    /// Tells what is wrong in the policies of services, which may name any of them.
+    fn check_service_policies(&mut self) {
+        let services = self.config.services.iter();
+        let defaults = services.clone().filter_map(|services| {
+            let policy = services.defaults.as_ref()?.policy.as_ref()?;
+            Some((policy, path_to!["services", "defaults", "policy"]))
+        });
+        let each = services.flat_map(|services| &services.by_name).filter_map(|(name, service)| {
+            Some((service.policy.as_ref()?, path_to!["services", name, "policy"]))
+        });
+        for (policy, at) in defaults.chain(each) {
+            self.check_limits(policy, &at);
+            self.check_faults(policy, &at);
         }
     }
 
@@ -164,12 +185,15 @@ impl<'a> Compiler<'a> {
         let address = address(&typed);
         let endpoint = self.endpoint(&Owner::App, address, 1, &typed.into());
         let group = self.group(None, vec![endpoint], kind(None));
+        let inbound = self.inbound_config().and_then(|inbound| inbound.policy.as_ref());
         self.app = Some(self.cluster(
             Owner::App,
             own.name.as_str().into(),
             protocol(own.protocol),
             Policy::default(),
-            BudgetLimits::default(),
+            // What the app bears is limited only where that is said: `limits` are its limits too, and its
+            // clients may well keep more than a thousand WebSockets.
+            (BudgetLimits::default(), bulkhead(BulkheadLimits::UNLIMITED, &[inbound])),
             vec![group],
         ));
     }

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::OrOff;
+use super::{AdaptiveConcurrency, Bulkhead, Fallback, Fault, Mirror, OrOff, Priority};
 use crate::config::units::{Condition, Duration, Ratio, Size};
 
 /// How requests are governed. It has the same shape everywhere; what is not given comes from the
@@ -20,6 +20,25 @@ pub struct Policy {
     /// The longest request body, or `off`. Default: `off`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_body: Option<OrOff<Size>>,
+    /// How much of the proxy one service may take, or `off`. Default: on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bulkhead: Option<OrOff<Bulkhead>>,
+    /// The limit of requests is found out by latency, or `off`. Default: `off`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adaptive_concurrency: Option<OrOff<AdaptiveConcurrency>>,
+    /// How important requests are while the proxy is overloaded: `critical`, `default`, `sheddable`,
+    /// or where the request says it. Default: `default`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub priority: Option<Priority>,
+    /// What is answered in place of a failure, or `off`. Default: `off`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<OrOff<Fallback>>,
+    /// Failures on purpose, or `off`. Default: `off`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fault: Option<OrOff<Fault>>,
+    /// Copies of requests for another service, or `off`. Default: `off`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mirror: Option<OrOff<Mirror>>,
 }
 
 /// How long things may take: of the whole request, or each by its name.

@@ -172,6 +172,28 @@ fn labelled_families(shards: &[Arc<Shard>]) -> Vec<MetricFamily> {
             |shard| &shard.shadow_decisions,
         ),
         sum(
+            "pilotfish_bulkhead_overflow_total",
+            "Requests and connections that a bulkhead refused.",
+            shards,
+            |shard| &shard.bulkhead_overflow,
+        ),
+        sum(
+            "pilotfish_shed_total",
+            "Requests refused because the proxy had too little of something.",
+            shards,
+            |shard| &shard.shed,
+        ),
+        sum("pilotfish_faults_total", "Faults on purpose.", shards, |shard| &shard.faults),
+        sum("pilotfish_fallback_total", "Answers that stood in for others.", shards, |shard| {
+            &shard.fallbacks
+        }),
+        sum(
+            "pilotfish_mirror_total",
+            "Copies of requests by what became of them.",
+            shards,
+            |shard| &shard.mirrored,
+        ),
+        sum(
             "pilotfish_upstream_connections_total",
             "Upstream connections by how they were come by.",
             shards,

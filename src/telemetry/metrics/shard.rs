@@ -35,6 +35,16 @@ pub struct Shard {
     pub rejected: Family<1>,
     /// `[policy, would]`: what policies in shadow mode would have done.
     pub shadow_decisions: Family<2>,
+    /// `[service, reason]`: requests and connections that a bulkhead refused.
+    pub bulkhead_overflow: Family<2>,
+    /// `[priority, signal]`: requests that were refused because the proxy had too little.
+    pub shed: Family<2>,
+    /// `[service, fault]`: `delay`, `abort`.
+    pub faults: Family<2>,
+    /// `[service, reason]`: answers that stood in for others.
+    pub fallbacks: Family<2>,
+    /// `[service, result]`: copies by what became of them; the service is the one that gets them.
+    pub mirrored: Family<2>,
     /// `[service, result]`: `opened`, `reused`, or how it failed.
     pub upstream_connections: Family<2>,
     /// `[direction, service]`
@@ -60,6 +70,11 @@ impl Shard {
             retry_skipped: Family::new(["reason"]),
             rejected: Family::new(["reason"]),
             shadow_decisions: Family::new(["policy", "would"]),
+            bulkhead_overflow: Family::new(["service", "reason"]),
+            shed: Family::new(["priority", "signal"]),
+            faults: Family::new(["service", "fault"]),
+            fallbacks: Family::new(["service", "reason"]),
+            mirrored: Family::new(["service", "result"]),
             upstream_connections: Family::new(["service", "result"]),
             tcp_connections: Family::new(["direction", "service"]),
             tcp_sent_bytes: Family::new(["direction", "service"]),
@@ -72,6 +87,10 @@ impl Shard {
     pub(super) fn retain(&self, live: &Live) {
         self.requests.retain(live);
         self.retries.retain(live);
+        self.bulkhead_overflow.retain(live);
+        self.faults.retain(live);
+        self.fallbacks.retain(live);
+        self.mirrored.retain(live);
         self.upstream_connections.retain(live);
         self.tcp_connections.retain(live);
         self.tcp_sent_bytes.retain(live);

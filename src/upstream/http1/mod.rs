@@ -30,6 +30,7 @@ use http::{HeaderMap, Method, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, ReadBuf};
 
+use crate::endpoint::Held;
 use crate::http1::{self, Coding, Outgoing, SendError};
 use crate::names::Names;
 use crate::stream::Stream;
@@ -86,6 +87,8 @@ struct Inner<B> {
     keep_alive: bool,
     /// Who waits for the response, to be told when the request's body fails.
     reader: Option<Waker>,
+    /// Its place in bulkheads.
+    held: Held,
 }
 
 #[derive(Debug)]
@@ -119,7 +122,20 @@ where
             out: Outgoing::default(),
             keep_alive: true,
             reader: None,
+            held: Held::default(),
         })))
+    }
+
+    /// `held` is in use for as long as the connection is open.
+    #[must_use]
+    pub fn holding(self, held: Held) -> Self {
+        self.0.borrow_mut().held = held;
+        self
+    }
+
+    /// What is in use for as long as the connection is open.
+    pub fn with_held<R>(&self, look: impl FnOnce(&Held) -> R) -> R {
+        look(&self.0.borrow().held)
     }
 
     /// Sends a request and waits for the head of its response. `body` is framed as `head` says:
@@ -196,9 +212,9 @@ where
 
     /// After a 101: the connection itself, and what came on it behind the response. None while another
     /// has it as well.
-    pub fn into_stream(self) -> Option<(Stream, Bytes)> {
+    pub fn into_stream(self) -> Option<(Stream, Bytes, Held)> {
         let inner = Rc::into_inner(self.0)?.into_inner();
-        Some((inner.io, inner.read.freeze()))
+        Some((inner.io, inner.read.freeze(), inner.held))
     }
 
     /// The next frame of the response's body.

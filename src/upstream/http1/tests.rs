@@ -304,7 +304,7 @@ async fn a_switched_connection_is_handed_over_with_what_came_behind() {
     let response = connection.send(&request, &Names::default(), None, |_, _| {}).await.unwrap();
     assert_eq!(response.0.status(), StatusCode::SWITCHING_PROTOCOLS);
     assert!(!connection.is_reusable());
-    let (_, early) = connection.into_stream().unwrap();
+    let (_, early, _) = connection.into_stream().unwrap();
     assert_eq!(early, "early");
 }
 

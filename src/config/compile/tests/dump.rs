@@ -6,7 +6,8 @@ use std::fmt::{Debug, Write as _};
 use crate::config::snapshot::{
     Action, Destination, Forward, ListenerKind, OutboundService, Route, Snapshot,
 };
-use crate::policy::Policy;
+use crate::policy::shed::ShedLimits;
+use crate::policy::{BulkheadLimits, Policy, PriorityOf};
 use crate::route::{Condition, FieldMatch, HostPattern, Matcher, PathPattern};
 
 pub fn dump(snapshot: &Snapshot) -> String {
@@ -21,6 +22,9 @@ pub fn dump(snapshot: &Snapshot) -> String {
     line(&mut out, format!("{:?}", snapshot.drain));
     line(&mut out, format!("{:?}", snapshot.access_log));
     line(&mut out, format!("trace_sample {}", snapshot.trace_sample));
+    if snapshot.shed != Some(ShedLimits::default()) {
+        line(&mut out, format!("shed {:?}", snapshot.shed));
+    }
     clusters(&mut out, snapshot);
     let inbound = &snapshot.inbound;
     if snapshot.listeners.iter().any(|l| l.kind == ListenerKind::Inbound) {
@@ -55,6 +59,10 @@ fn clusters(out: &mut String, snapshot: &Snapshot) {
                 cluster.name, cluster.protocol, cluster.budget_limits
             ),
         );
+        let usual = [BulkheadLimits::default(), BulkheadLimits::UNLIMITED];
+        if !usual.contains(&cluster.bulkhead_limits) {
+            line(out, format!("  {:?}", cluster.bulkhead_limits));
+        }
         for group in &cluster.groups {
             let version = group.version.as_deref().unwrap_or("*");
             line(
@@ -124,6 +132,13 @@ fn route(out: &mut String, snapshot: &Snapshot, matcher: Option<&Matcher>, route
                 route.policy.timeouts, route.policy.retry.max, route.policy.max_body
             ),
         );
+        let policy = &route.policy;
+        if policy.priority != PriorityOf::default() {
+            line(out, format!("    {:?}", policy.priority));
+        }
+        option(out, "fault", &policy.fault);
+        option(out, "fallback", &policy.fallback);
+        option(out, "mirror", &policy.mirror);
     }
     for (name, ops) in [("request", &route.request_headers), ("response", &route.response_headers)]
     {

@@ -70,10 +70,14 @@ fn states(snapshot: &Snapshot) -> BTreeMap<(String, String), usize> {
         .collect()
 }
 
-fn budgets(snapshot: &Snapshot) -> BTreeMap<String, usize> {
+/// And of the bulkheads.
+fn budgets(snapshot: &Snapshot) -> BTreeMap<String, [usize; 2]> {
     let clusters = snapshot.clusters.iter().enumerate();
     clusters
-        .map(|(index, cluster)| (owner(snapshot, index), Arc::as_ptr(&cluster.budget) as usize))
+        .map(|(index, cluster)| {
+            let bulkhead = Arc::as_ptr(&cluster.bulkhead) as usize;
+            (owner(snapshot, index), [Arc::as_ptr(&cluster.budget) as usize, bulkhead])
+        })
         .collect()
 }
 

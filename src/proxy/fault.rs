@@ -1,0 +1,43 @@
+//! Delaying and aborting requests on purpose.
+
+use super::attempt::Call;
+use super::error::Failure;
+use super::report::Report;
+use crate::clock::{self, Instant};
+use crate::policy::Would;
+use crate::policy::fault::Fault;
+
+/// Does to a request what its policy has for it. The time, if it was delayed.
+///
+/// # Errors
+/// It is aborted.
+pub async fn inject(
+    call: &Call<'_>,
+    fault: &Fault,
+    report: &mut Report,
+) -> Result<Option<Instant>, Failure> {
+    const DELAY: Would = Would { policy: "fault", act: "delay" };
+    const ABORT: Would = Would { policy: "fault", act: "abort" };
+    let chances = {
+        let random = &mut call.worker.random.borrow_mut();
+        [random.f64(), random.f64()]
+    };
+    let injected = fault.decide(&call.parts.headers, report.is_grpc(), chances);
+    let mut later = None;
+    let count = |act| call.worker.recorder.faults.inc([&call.cluster.name, act]);
+    if let Some(delay) = injected.delay
+        && report.enforced(fault.mode, DELAY)
+    {
+        count(DELAY.act);
+        report.delayed();
+        tokio::time::sleep(delay).await;
+        later = Some(clock::now());
+    }
+    match injected.abort {
+        Some(aborted) if report.enforced(fault.mode, ABORT) => {
+            count(ABORT.act);
+            Err(Failure::Fault(aborted))
+        }
+        _ => Ok(later),
+    }
+}

@@ -1,0 +1,42 @@
+//! From a request that is ready to an answer of its service: what stands between the two, in its order.
+
+use super::admission;
+use super::attempt::{self, Answer, Call};
+use super::error::Failure;
+use super::report::Report;
+use super::{fault, mirror};
+use crate::clock::Instant;
+
+/// # Errors
+/// Why there is no answer.
+pub async fn run(call: &mut Call<'_>, report: &mut Report) -> Result<Answer, Failure> {
+    let mut began = report.started();
+    // For the service itself, so that its bulkhead and its budget see nothing of it.
+    if let Some(fault) = &call.policy.fault {
+        began = Box::pin(fault::inject(call, fault, report)).await?.unwrap_or(began);
+    }
+    // One slot for all attempts: they are one request.
+    let deadline = call.deadline(report.started());
+    let entered = admission::service(call.worker, call.view, call.cluster_index, deadline).await;
+    let (slot, waited) = entered?;
+    report.entered(slot);
+    began = waited.unwrap_or(began);
+    // Behind the bulkhead: what is not sent is not copied either.
+    if let Some(mirror) = &call.policy.mirror {
+        mirror::begin(call, mirror);
+    }
+    call.began = began;
+    let (worker, cluster) = (call.worker, call.cluster);
+    let answered = attempt::run(call, report).await;
+    admission::observe(worker, cluster, began, &answered);
+    answered
+}
+
+impl Call<'_> {
+    /// When nobody waits for the request any more, as far as that is known before it is sent. `started`: when
+    /// it came.
+    pub(super) fn deadline(&self, started: Instant) -> Option<Instant> {
+        let limits = [self.policy.timeouts.request, self.client_timeout];
+        limits.into_iter().flatten().min().map(|limit| started + limit)
+    }
+}

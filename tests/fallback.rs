@@ -1,0 +1,173 @@
+//! Answers that stand in for others.
+
+mod support;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
+use support::client::{self, Answer};
+use support::upstream::{Upstream, body};
+use support::{Proxy, eventually};
+
+const DEAD: &str = "127.0.0.1:1";
+
+fn yaml(endpoints: &str, policy: &str) -> String {
+    format!("services:\n  s: {{ endpoints: [{endpoints}], policy: {{ {policy} }} }}\n")
+}
+
+async fn get(proxy: &Proxy) -> Answer {
+    client::get_from(proxy.outbound(), "s", "/").await
+}
+
+/// Answers with the status that the path names.
+async fn by_path() -> Upstream {
+    Upstream::http(|seen| async move {
+        let mut response = Response::new(body("upstream"));
+        let status = seen.uri.path().trim_start_matches('/').parse::<u16>();
+        *response.status_mut() =
+            status.ok().and_then(|status| StatusCode::from_u16(status).ok()).unwrap_or_default();
+        response
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_stored_answer_stands_in_and_says_for_what() {
+    let slow = Upstream::http(|_| std::future::pending()).await;
+    let closes = Upstream::canned(b"").await;
+    let slow = format!("\"{}\"", slow.address);
+    let closes = format!("\"{}\"", closes.address);
+    for (endpoints, rest, cause, reason, flag) in [
+        ("", "", "no_endpoint", "no_endpoint", "UH"),
+        (DEAD, "", "connect_failure", "connect_refused", "UF"),
+        (&*slow, ", timeout: 30ms", "timeout", "request_timeout", "UT"),
+        (&*closes, "", "reset", "upstream_reset", "UC"),
+        (
+            &*slow,
+            ", bulkhead: { max_requests: 0, max_pending: 0 }",
+            "overflow",
+            "overflow_requests",
+            "UO",
+        ),
+    ] {
+        let endpoints =
+            if endpoints == DEAD { format!("\"{DEAD}\"") } else { endpoints.to_owned() };
+        let policy = format!("fallback: {{ json: {{ id: none }}, headers: {{ x-a: b }} }}{rest}");
+        let proxy = Proxy::start(&yaml(&endpoints, &policy)).await;
+        let answer = get(&proxy).await;
+        assert_eq!(answer.status, 200, "{cause}");
+        assert_eq!(answer.text(), "{\"id\":\"none\"}");
+        assert_eq!(answer.header("x-pilotfish-fallback"), cause);
+        assert_eq!(answer.header("content-type"), "application/json");
+        assert_eq!(answer.header("x-a"), "b");
+        let line = &proxy.log(1).await[0];
+        assert_eq!(line["fallback"], cause);
+        assert_eq!(line["response_code_details"], reason);
+        assert_eq!(line["response_flags"], flag);
+        assert_eq!(line["response_code"], 200);
+        let counted = format!("pilotfish_fallback_total{{service=\"s\",reason=\"{cause}\"}}");
+        assert_eq!(proxy.metric(&counted).await, 1.0);
+    }
+}
+
+#[tokio::test]
+async fn only_for_what_is_listed() {
+    let app = by_path().await;
+    let endpoints = format!("\"{}\"", app.address);
+    let policy = "fallback: { status: 203, body: instead, on: [timeout, 503] }";
+    let proxy = Proxy::start(&yaml(&endpoints, policy)).await;
+    for (path, status, text, cause) in [
+        ("/200", 200, "upstream", ""),
+        ("/500", 500, "upstream", ""),
+        ("/503", 203, "instead", "503"),
+    ] {
+        let answer = client::get_from(proxy.outbound(), "s", path).await;
+        assert_eq!((answer.status.as_u16(), answer.text()), (status, text));
+        assert_eq!(answer.header("x-pilotfish-fallback"), cause);
+    }
+    // Its own 503 is one as well, and what is not listed is not answered for.
+    let dead = format!("\"{DEAD}\"");
+    proxy.write(&yaml(&dead, policy));
+    proxy.reload().await.expect("a reload");
+    let answer = get(&proxy).await;
+    assert_eq!((answer.status.as_u16(), answer.header("x-pilotfish-fallback")), (203, "503"));
+    proxy.write(&yaml(&dead, "fallback: { body: instead, on: [timeout] }"));
+    proxy.reload().await.expect("a reload");
+    let answer = get(&proxy).await;
+    assert_eq!((answer.status.as_u16(), answer.reason()), (503, "connect_refused"));
+    proxy.write(&yaml(&dead, "fallback: off"));
+    proxy.reload().await.expect("a reload");
+    assert_eq!(get(&proxy).await.status, 503);
+}
+
+fn two(first: &str, second: &Upstream, on: &str) -> String {
+    format!(
+        "services:
+  s: {{ endpoints: [\"{first}\"], policy: {{ fallback: {{ service: other{on} }} }} }}
+  other: {{ endpoints: [\"{}\"] }}
+",
+        second.address
+    )
+}
+
+#[tokio::test]
+async fn another_service_is_asked_with_the_same_request() {
+    let other = Upstream::echo().await;
+    let proxy = Proxy::start(&two(DEAD, &other, "")).await;
+    let answer = client::post(proxy.outbound(), "s", "/a?b=c", "the body").await;
+    assert_eq!((answer.status.as_u16(), answer.text()), (200, "the body"));
+    assert_eq!(answer.header("x-pilotfish-fallback"), "connect_failure");
+    let seen = &other.seen()[0];
+    assert_eq!((seen.uri.to_string().as_str(), seen.header("host")), ("/a?b=c", "s"));
+    let line = &proxy.log(1).await[0];
+    assert_eq!(line["upstream_cluster"], "other");
+    assert_eq!(line["fallback"], "connect_failure");
+    assert_eq!(line["upstream_host"], other.address.to_string());
+    let in_use = |service| {
+        format!(
+            "pilotfish_bulkhead_in_use{{direction=\"outbound\",service=\"{service}\",kind=\"requests\"}}"
+        )
+    };
+    for service in ["s", "other"] {
+        let series = in_use(service);
+        eventually(|| async { (proxy.metric(&series).await == 0.0).then_some(()) }).await;
+    }
+}
+
+#[tokio::test]
+async fn another_service_is_asked_after_a_status_where_the_body_is_still_there() {
+    let (first, other) = (by_path().await, Upstream::echo().await);
+    let proxy = Proxy::start(&two(&first.address.to_string(), &other, ", on: [503]")).await;
+    let post = |length: usize| client::post(proxy.outbound(), "s", "/503", vec![b'x'; length]);
+    let answer = post(1000).await;
+    assert_eq!((answer.status.as_u16(), answer.body.len()), (200, 1000));
+    assert_eq!(answer.header("x-pilotfish-fallback"), "503");
+    // Of a long body the beginning is not there any more.
+    let answer = post(1 << 20).await;
+    assert_eq!((answer.status.as_u16(), answer.text()), (503, "upstream"));
+    assert_eq!(answer.header("x-pilotfish-fallback"), "");
+    // A good answer is not touched.
+    let answer = client::post(proxy.outbound(), "s", "/201", "x").await;
+    assert_eq!(answer.status, 201);
+    assert_eq!(other.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn what_the_other_service_fails_with_is_told() {
+    let gone = Upstream::canned(b"").await;
+    let proxy = Proxy::start(&two(DEAD, &gone, "")).await;
+    let answer = get(&proxy).await;
+    assert_eq!((answer.status.as_u16(), answer.reason()), (503, "upstream_reset"));
+}
+
+#[tokio::test]
+async fn a_grpc_call_gets_its_status_and_no_stored_answer() {
+    let dead = format!("\"{DEAD}\"");
+    let proxy = Proxy::start(&yaml(&dead, "fallback: { json: { a: b } }")).await;
+    let request = Request::post("http://s/a.B/C")
+        .header("content-type", "application/grpc")
+        .body(Full::new(Bytes::from_static(&[0, 0, 0, 0, 0])))
+        .unwrap();
+    let answer = client::send2(proxy.outbound(), request).await.unwrap();
+    assert_eq!((answer.header("grpc-status"), answer.reason()), ("14", "connect_refused"));
+}
