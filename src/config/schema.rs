@@ -9,10 +9,14 @@ pub use super::json_schema::{Map, OrOff};
 use super::units::{Address, Cidr, Duration, Listen, LogPath, Name, Port, Ratio, Size};
 
 mod policy;
+mod rate_limit;
 mod route;
 mod upstream;
 
 pub use policy::{Mode, Policy, Retry, RetryBudget, Timeout, Timeouts};
+pub use rate_limit::{
+    RateLimit, RateLimitClient, RateLimitHeader, RateLimitKey, RateLimitScope, RateLimits, Redis,
+};
 pub use route::{
     HeaderEdits, Match, Redirect, RedirectScheme, Respond, Rewrite, Route, Target, To,
     ValueCondition, ValueMatch,
@@ -36,6 +40,9 @@ pub struct Config {
     /// The services that we call, by name, and `defaults` for all of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub services: Option<Services>,
+    /// The Redis that rate limits are shared by. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redis: Option<Redis>,
     /// Limits of the whole proxy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limits: Option<Limits>,

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,7 +13,9 @@ use ipnet::IpNet;
 
 use crate::balance::{Balancer, Split};
 use crate::endpoint::Endpoint;
-use crate::policy::{Budget, BudgetLimits, HeaderOps, Policy};
+use crate::policy::rate_limit::Scope;
+use crate::policy::{Budget, BudgetLimits, HeaderOps, Policy, RateLimit};
+use crate::redis::Redis;
 use crate::route::Router;
 use crate::telemetry::Direction;
 use crate::telemetry::access_log::Format;
@@ -30,6 +33,13 @@ pub struct Snapshot {
     pub clusters: Box<[Cluster]>,
     pub listeners: Vec<Listener>,
     pub limits: Limits,
+    /// Every rate limit, by its slot.
+    pub rate_limits: Vec<Arc<RateLimit>>,
+    /// What rate limits are shared by.
+    pub redis: Option<Arc<Redis>>,
+    /// Instances of our own service, at least 1. A registry sets it as it learns of them; until then it is
+    /// what the configuration tells.
+    pub instances: AtomicU32,
     /// Share of the traces that begin here which are marked as sampled, 0 to 1.
     pub trace_sample: f64,
     pub access_log: Option<AccessLog>,
@@ -290,6 +300,11 @@ impl Snapshot {
                 .for_each(|route| visit(route));
         }
         visit(&self.outbound.unknown_route);
+    }
+
+    /// Whether a rate limit is counted in Redis.
+    pub fn uses_redis(&self) -> bool {
+        self.rate_limits.iter().any(|limit| limit.spec.scope == Scope::Redis)
     }
 
     /// The cluster of hosts that the configuration does not have.

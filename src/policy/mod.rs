@@ -1,18 +1,21 @@
 //! What governs a request besides where it goes: one file a policy.
 //!
 //! A request meets them in this order, and `proxy::handle` is where the order is written down:
-//! the limit of the body, the headers on the way in, the timeouts around each attempt, the budget of
-//! what is sent again, the headers on the way out.
+//! the rate limits, before anything is spent on it; the limit of the body, the headers on the way in, the
+//! timeouts around each attempt, the budget of what is sent again, the headers on the way out.
 
 mod budget;
 mod header_ops;
 mod mode;
+pub mod rate_limit;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use budget::{Budget, BudgetLimits};
 pub use header_ops::HeaderOps;
 pub use mode::{Mode, Would};
+pub use rate_limit::RateLimit;
 
 /// The policy of one route towards one service, every default filled in.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,6 +25,8 @@ pub struct Policy {
     pub max_resends: u32,
     /// Longest request body in bytes.
     pub max_body: Option<u64>,
+    /// All of them hold, in this order. Without one there is nothing.
+    pub rate_limits: Option<Arc<[Arc<RateLimit>]>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +48,7 @@ impl Default for Policy {
             },
             max_resends: 2,
             max_body: None,
+            rate_limits: None,
         }
     }
 }

@@ -1,12 +1,17 @@
 //! What can go wrong with one request, and the answer that the client gets for it. Each failure
 //! tells whose fault it is, which status it has, and whether the request may be sent again.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
 use http::{HeaderValue, Response, StatusCode};
 
 use super::body::Body;
+use super::limits;
 use crate::listen::http1::Rejection;
+use crate::policy::RateLimit;
 use crate::telemetry::flags::Flag;
 use crate::upstream::{ConnectError, ConnectErrorKind};
 
@@ -24,6 +29,11 @@ pub enum Failure {
     },
     Overload {
         limit: usize,
+    },
+    /// Over a rate limit, which has a token again after so long.
+    RateLimited {
+        limit: Arc<RateLimit>,
+        after: Duration,
     },
     NoRoute {
         host: String,
@@ -49,11 +59,11 @@ pub enum Failure {
     /// No head of a response in time.
     Timeout {
         service: String,
-        after: std::time::Duration,
+        after: Duration,
     },
     /// The client stopped sending its body.
     BodyTimeout {
-        after: std::time::Duration,
+        after: Duration,
     },
     /// The client's body broke off or broke the framing.
     BodyBroken,
@@ -93,6 +103,7 @@ impl Failure {
             | Self::BadPath(_)
             | Self::ConnectRefused
             | Self::BodyTooLarge { .. }
+            | Self::RateLimited { .. }
             | Self::NoRoute { .. }
             | Self::UnknownHost { .. }
             | Self::Loop { .. }
@@ -120,6 +131,7 @@ impl Failure {
             Self::BadPath(_) | Self::BodyBroken => StatusCode::BAD_REQUEST,
             Self::ConnectRefused => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::NoRoute { .. } | Self::UnknownHost { .. } => StatusCode::NOT_FOUND,
             Self::Loop { .. } => StatusCode::LOOP_DETECTED,
             Self::BodyTimeout { .. } => StatusCode::REQUEST_TIMEOUT,
@@ -143,6 +155,7 @@ impl Failure {
             | Self::ConnectRefused
             | Self::BodyBroken => Some(Flag::DownstreamProtocolError),
             Self::Overload { .. } => Some(Flag::UpstreamOverflow),
+            Self::RateLimited { .. } => Some(Flag::RateLimited),
             Self::NoRoute { .. } | Self::UnknownHost { .. } | Self::Loop { .. } => {
                 Some(Flag::NoRoute)
             }
@@ -166,6 +179,7 @@ impl Failure {
             Self::ConnectRefused => "connect_not_allowed",
             Self::BodyTooLarge { .. } => "body_too_large",
             Self::Overload { .. } => "overload",
+            Self::RateLimited { .. } => "rate_limited",
             Self::NoRoute { .. } => "no_route",
             Self::UnknownHost { .. } => "unknown_host",
             Self::Loop { .. } => "loop",
@@ -214,6 +228,10 @@ impl Failure {
             }
             Self::Overload { limit } => format!(
                 "{limit} requests are in progress; try again later or raise limits.max_requests"
+            ),
+            Self::RateLimited { limit, after } => format!(
+                "more than {} (rate limit {}); try again in {after:.1?}, or raise policy.rate_limit",
+                limit.spec, limit.name
             ),
             Self::NoRoute { host, path } => {
                 format!("no route for {host}{path}; add one or correct host, path or method")
@@ -273,6 +291,9 @@ impl Failure {
         if matches!(self, Self::ConnectRefused) {
             headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE"));
         }
+        if let Self::RateLimited { after, .. } = self {
+            limits::retry_after(*after, headers);
+        }
         if self.ends_connection() {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
@@ -320,7 +341,7 @@ impl Failure {
         match self {
             Self::Malformed(_) | Self::BadPath(_) | Self::BodyBroken => INVALID_ARGUMENT,
             Self::Timeout { .. } | Self::BodyTimeout { .. } => DEADLINE_EXCEEDED,
-            Self::BodyTooLarge { .. } => RESOURCE_EXHAUSTED,
+            Self::BodyTooLarge { .. } | Self::RateLimited { .. } => RESOURCE_EXHAUSTED,
             Self::NoRoute { .. } | Self::UnknownHost { .. } | Self::ConnectRefused => UNIMPLEMENTED,
             Self::Panic | Self::Loop { .. } => INTERNAL,
             _ => UNAVAILABLE,

@@ -20,6 +20,7 @@ use super::upload::Upload;
 use crate::clock::{self, Instant};
 use crate::config::snapshot::{Destination, Route};
 use crate::endpoint::Endpoint;
+use crate::policy::rate_limit::Quota;
 use crate::policy::{Mode, Would};
 use crate::telemetry::Direction;
 use crate::telemetry::access_log::Record;
@@ -70,6 +71,7 @@ pub struct Report {
     grpc_status: Option<u16>,
     /// What policies in shadow mode would have done.
     shadow: Vec<Would>,
+    quota: Option<Quota>,
     sent: u64,
     ended: bool,
     _in_flight: OpenGuard,
@@ -122,6 +124,7 @@ impl Report {
             grpc: super::headers::is_grpc(&parts.headers, fields),
             grpc_status: None,
             shadow: Vec::new(),
+            quota: None,
             sent: 0,
             ended: false,
             _in_flight: worker.recorder.request_started(connection.direction),
@@ -212,6 +215,17 @@ impl Report {
             self.shadow.push(would);
         }
         mode == Mode::Enforce
+    }
+
+    /// Notes what is left of a rate limit. Of several the client is told of the narrowest.
+    pub fn quota(&mut self, quota: Quota) {
+        if self.quota.is_none_or(|noted| quota.remaining <= noted.remaining) {
+            self.quota = Some(quota);
+        }
+    }
+
+    pub fn noted_quota(&self) -> Option<Quota> {
+        self.quota
     }
 
     pub fn failed(&mut self, failure: &Failure) {

@@ -55,6 +55,7 @@ pub(super) fn overlay(mut outer: Policy, inner: Option<&schema::Policy>) -> Poli
 impl Compiler<'_> {
     /// Tells what is wrong in a policy that is not a service's.
     pub(super) fn check_policy(&mut self, typed: Option<&schema::Policy>, at: &Path) {
+        self.check_rate_limits(typed, at);
         if let Some(schema::Policy { retry: Some(OrOff::On(retry)), .. }) = typed
             && retry.budget.is_some()
         {

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::OrOff;
+use super::{OrOff, RateLimits};
 use crate::config::units::{Duration, Ratio, Size};
 
 /// How requests are governed. It has the same shape everywhere; what is not given comes from the
@@ -20,6 +20,9 @@ pub struct Policy {
     /// The longest request body, or `off`. Default: `off`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_body: Option<OrOff<Size>>,
+    /// How many requests may pass in a time: a limit, a list of limits, or `off`. Default: `off`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<OrOff<RateLimits>>,
 }
 
 /// How long things may take: of the whole request, or each by its name.

@@ -35,6 +35,10 @@ pub struct Shard {
     pub rejected: Family<1>,
     /// `[policy, would]`: what policies in shadow mode would have done.
     pub shadow_decisions: Family<2>,
+    /// `[limit, decision]`: what rate limits decided.
+    pub rate_limits: Family<2>,
+    /// `[limit]`: decided without Redis, though it is shared.
+    pub rate_limit_fallbacks: Family<1>,
     /// `[service, result]`: `opened`, `reused`, or how it failed.
     pub upstream_connections: Family<2>,
     /// `[direction, service]`
@@ -60,6 +64,8 @@ impl Shard {
             retry_skipped: Family::new(["reason"]),
             rejected: Family::new(["reason"]),
             shadow_decisions: Family::new(["policy", "would"]),
+            rate_limits: Family::new(["limit", "decision"]),
+            rate_limit_fallbacks: Family::new(["limit"]),
             upstream_connections: Family::new(["service", "result"]),
             tcp_connections: Family::new(["direction", "service"]),
             tcp_sent_bytes: Family::new(["direction", "service"]),
@@ -72,6 +78,8 @@ impl Shard {
     pub(super) fn retain(&self, live: &Live) {
         self.requests.retain(live);
         self.retries.retain(live);
+        self.rate_limits.retain(live);
+        self.rate_limit_fallbacks.retain(live);
         self.upstream_connections.retain(live);
         self.tcp_connections.retain(live);
         self.tcp_sent_bytes.retain(live);

@@ -25,6 +25,9 @@ proptest! {
                 let again = right(&text, Some(&first));
                 prop_assert_eq!(states(&first), states(&again));
                 prop_assert_eq!(budgets(&first), budgets(&again));
+                prop_assert_eq!(limits(&first), limits(&again));
+                let redis = |snapshot: &Snapshot| snapshot.redis.as_ref().map(Arc::as_ptr);
+                prop_assert_eq!(redis(&first), redis(&again));
             }
             Err(wrong) => {
                 let (mistakes, source) = *wrong;
@@ -68,6 +71,16 @@ fn states(snapshot: &Snapshot) -> BTreeMap<(String, String), usize> {
             })
         })
         .collect()
+}
+
+/// Addresses of the buckets, none of which two limits share.
+fn limits(snapshot: &Snapshot) -> Vec<(String, usize)> {
+    let limits = snapshot.rate_limits.iter();
+    let all: Vec<_> =
+        limits.map(|l| (l.name.to_string(), Arc::as_ptr(&l.state) as usize)).collect();
+    let distinct: BTreeSet<_> = all.iter().map(|(_, state)| *state).collect();
+    assert_eq!(distinct.len(), all.len());
+    all
 }
 
 fn budgets(snapshot: &Snapshot) -> BTreeMap<String, usize> {
