@@ -42,7 +42,7 @@ pub async fn admit(
                 KeyOf::Text(headers.get(name).map_or(&[], |value| value.as_bytes()))
             }
         };
-        let rate = limit.spec.rate(view.snapshot.instances.load(Relaxed));
+        let rate = limit.rate(view.snapshot.instances.load(Relaxed));
         let decision = match limit.spec.scope {
             Scope::Instance | Scope::Service => limit.state.take(key, rate, now),
             // Boxed: else each request would have room for it.

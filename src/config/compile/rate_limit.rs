@@ -8,7 +8,7 @@ use super::super::schema::{self, OrOff, RateLimitClient, RateLimitKey, RateLimit
 use super::policy::mode;
 use super::services::address;
 use super::{Compiler, Mistake, Path, path_to, quote};
-use crate::policy::rate_limit::{self, Key, Scope, Spec, shared};
+use crate::policy::rate_limit::{Key, Scope, Spec, shared};
 use crate::policy::{Policy, RateLimit};
 use crate::redis::{Redis, Settings};
 
@@ -67,6 +67,7 @@ impl Compiler<'_> {
                 state: kept.map_or_else(|| spec.state(), |kept| kept.state.clone()),
                 name,
                 place: place.clone(),
+                whole: spec.whole(),
                 spec,
                 mode,
                 headers: typed.headers.unwrap_or(true),
@@ -121,8 +122,7 @@ impl Compiler<'_> {
             let mistake = Mistake::at(at.join("per"), "no request fits into no time");
             self.mistake(mistake.help("write a duration like `1s` or `1m`"));
         }
-        let whole = rate_limit::Rate::new(spec.requests, spec.per, spec.burst);
-        if whole.refill() > LONGEST_REFILL {
+        if spec.whole().refill() > LONGEST_REFILL {
             let key = if limit.burst.is_some() { "burst" } else { "per" };
             let mistake = Mistake::at(at.join(key), "it takes more than 10 years to fill up again");
             self.mistake(mistake.help("write a smaller `burst` or a shorter `per`"));

@@ -28,6 +28,8 @@ pub struct RateLimit {
     /// For metrics: `place`, told from others of the same place.
     pub name: Arc<str>,
     pub spec: Spec,
+    /// Of all instances together.
+    pub whole: Rate,
     pub mode: Mode,
     /// Whether answers have `RateLimit-*`.
     pub headers: bool,
@@ -89,14 +91,23 @@ enum Buckets {
     Keyed(Table, RandomState),
 }
 
-impl Spec {
+impl RateLimit {
     /// What one instance of `instances` lets pass on its own.
     pub fn rate(&self, instances: u32) -> Rate {
+        match self.spec.scope {
+            Scope::Service => self.whole.shared_by(instances),
+            // While Redis is away each instance has the whole.
+            Scope::Instance | Scope::Redis => self.whole,
+        }
+    }
+}
+
+impl Spec {
+    /// Of all instances together.
+    pub fn whole(&self) -> Rate {
         let whole = Rate::new(self.requests, self.per, self.burst);
         match self.scope {
-            Scope::Service => whole.shared_by(instances),
-            Scope::Instance => whole,
-            // While Redis is away each instance has the whole.
+            Scope::Instance | Scope::Service => whole,
             Scope::Redis => whole.in_steps_of(shared::NANOS),
         }
     }
@@ -203,7 +214,7 @@ mod tests {
     #[test]
     fn clients_of_ipv6_are_told_apart_by_their_network() {
         let spec = spec(Key::ClientIp, Scope::Instance);
-        let (rate, state) = (spec.rate(1), spec.state());
+        let (rate, state) = (spec.whole(), spec.state());
         let taken = |text| state.take(ip(text), rate, START).allowed;
         assert!(taken("2001:db8:1:2::1"));
         assert!(!taken("2001:db8:1:2:ffff::9"));
@@ -216,7 +227,7 @@ mod tests {
     #[test]
     fn without_a_key_all_share() {
         let spec = spec(Key::None, Scope::Instance);
-        let (rate, state) = (spec.rate(1), spec.state());
+        let (rate, state) = (spec.whole(), spec.state());
         assert!(state.take(ip("10.0.0.1"), rate, START).allowed);
         assert!(!state.take(ip("10.0.0.2"), rate, START).allowed);
         assert_eq!(state.keys(), None);
@@ -224,12 +235,25 @@ mod tests {
 
     #[test]
     fn instances_share_what_is_the_services() {
-        let of = |scope| Spec { requests: 100, burst: 100, ..spec(Key::None, scope) };
-        assert_eq!(of(Scope::Service).rate(4), Rate::new(25, Duration::from_secs(60), 25));
-        for scope in [Scope::Instance, Scope::Redis] {
-            assert_eq!(of(scope).rate(4), Rate::new(100, Duration::from_secs(60), 100));
-        }
-        assert_eq!(Spec { requests: 7, ..of(Scope::Redis) }.rate(1).interval() % 125, 0);
+        let of = |scope| {
+            let spec = Spec { requests: 100, burst: 100, ..spec(Key::None, scope) };
+            let limit = RateLimit {
+                slot: 0,
+                place: "inbound".into(),
+                name: "inbound".into(),
+                whole: spec.whole(),
+                mode: Mode::Enforce,
+                headers: true,
+                prefix: Box::default(),
+                state: spec.state(),
+                spec,
+            };
+            limit.rate(4)
+        };
+        let per = Duration::from_secs(60);
+        assert_eq!(of(Scope::Service), Rate::new(25, per, 25));
+        assert_eq!(of(Scope::Instance), Rate::new(100, per, 100));
+        assert_eq!(of(Scope::Redis), Rate::new(100, per, 100));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::rc::Rc;
 use std::sync::{Arc, LazyLock};
 
-use super::gcra::Decision;
+use super::gcra::{Decision, Rate};
 use super::{KeyOf, RateLimit, Spec};
 use crate::redis::{Away, Link, Redis, Script};
 
@@ -45,11 +45,10 @@ impl Call {
         let mut text = String::with_capacity(limit.prefix.len() + 40);
         text.push_str(&limit.prefix);
         key.write(&mut text);
-        Self::of(text, &limit.spec)
+        Self::of(text, limit.whole)
     }
 
-    fn of(key: String, spec: &Spec) -> Self {
-        let rate = spec.rate(1);
+    fn of(key: String, rate: Rate) -> Self {
         let interval = rate.interval() / NANOS;
         Self { key, interval: interval.to_string(), burst: rate.burst().to_string() }
     }
@@ -100,10 +99,10 @@ mod tests {
                 scope: Scope::Redis,
                 max_keys: 16,
             };
-            let call = Call::of("a".to_owned(), &spec);
+            let call = Call::of("a".to_owned(), spec.whole());
             let decided = decision(call.interval.parse().unwrap());
             assert_eq!(decided, Decision { allowed: true, debt: nanos });
-            assert_eq!(decided.quota(spec.rate(1)).remaining, 6);
+            assert_eq!(decided.quota(spec.whole()).remaining, 6);
         }
         assert_eq!(decision(-8), Decision { allowed: false, debt: 1000 });
         assert_eq!(decision(i64::MIN).debt, u64::MAX);
