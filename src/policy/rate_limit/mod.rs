@@ -162,7 +162,8 @@ impl PartialEq for RateLimit {
 
 impl fmt::Display for Spec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} requests in {:?}", self.requests, self.per)?;
+        let plural = if self.requests == 1 { "" } else { "s" };
+        write!(f, "{} request{plural} in {:?}", self.requests, self.per)?;
         match &self.key {
             Key::None => Ok(()),
             Key::ClientIp => f.write_str(" from one address"),

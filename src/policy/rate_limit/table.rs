@@ -121,11 +121,6 @@ impl Table {
         self.shards.iter().map(keys).sum()
     }
 
-    /// The most that there can be.
-    pub fn capacity(&self) -> usize {
-        self.shards.len() * self.most_sets * WAYS
-    }
-
     pub fn evicted(&self) -> u64 {
         self.evicted.load(Relaxed)
     }
@@ -245,7 +240,7 @@ mod tests {
             burst in 1u32..5,
         ) {
             let (table, rate) = (Table::new(max_keys), rate(2, burst));
-            prop_assert!(table.capacity() <= max_keys);
+            prop_assert!(table.shards.len() * table.most_sets * WAYS <= max_keys);
             let mut alone: HashMap<u64, u64> = HashMap::new();
             let mut now = START;
             for (key, gap) in events {

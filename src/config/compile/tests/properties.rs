@@ -189,6 +189,7 @@ impl Writer<'_> {
             Some("pilotfish-address") => {
                 &["10.0.0.1:80", "[::1]:80", "users:3306", "unix:/a", "localhost:15001"]
             }
+            Some("pilotfish-redis-address") => &["redis://10.0.0.1:6379", "cache", "unix:/r"],
             Some("pilotfish-listen") => &["1", "0", "127.0.0.1:15001", "[::]:80", "0.0.0.0:80"],
             Some("pilotfish-port") => &["1", "80", "15001"],
             Some("pilotfish-duration") => &["0s", "1ms", "1m30s", "365d"],
