@@ -78,7 +78,7 @@ async fn what_is_too_much_is_refused_and_says_when_to_come_again() {
     assert_eq!(line["response_code_details"], "rate_limited");
     let count = |decision: &str| {
         let series =
-            format!("pilotfish_rate_limit_total{{decision=\"{decision}\",limit=\"inbound\"}}");
+            format!("pilotfish_rate_limit_total{{limit=\"inbound\",decision=\"{decision}\"}}");
         let proxy = &proxy;
         async move { proxy.metric(&series).await }
     };
@@ -217,7 +217,7 @@ async fn in_shadow_all_pass_and_what_would_not_is_counted() {
     assert_eq!(app.seen().len(), 5);
     let would = "pilotfish_shadow_decisions_total{policy=\"rate_limit\",would=\"reject\"}";
     assert_eq!(proxy.metric(would).await, 3.0);
-    let counted = "pilotfish_rate_limit_total{decision=\"would_limit\",limit=\"inbound\"}";
+    let counted = "pilotfish_rate_limit_total{limit=\"inbound\",decision=\"would_limit\"}";
     assert_eq!(proxy.metric(counted).await, 3.0);
     let lines = proxy.log(5).await;
     assert!(lines[1]["shadow"].as_array().is_none_or(Vec::is_empty), "{}", lines[1]);
@@ -271,7 +271,7 @@ async fn of_several_limits_all_hold_and_the_narrowest_is_told() {
     let told = get_with(&proxy, "/", &key("b")).await;
     assert_eq!((told.header("ratelimit-limit"), told.header("ratelimit-remaining")), ("3", "0"));
     assert_eq!(passed(&proxy, 2, "/", &key("c")).await, 0);
-    let second = "pilotfish_rate_limit_total{decision=\"limited\",limit=\"inbound[1]\"}";
+    let second = "pilotfish_rate_limit_total{limit=\"inbound[1]\",decision=\"limited\"}";
     assert_eq!(proxy.metric(second).await, 2.0);
 }
 
