@@ -4,15 +4,20 @@
 //! the rate limits, before anything is spent on it; the limit of the body, the headers on the way in, the
 //! timeouts around each attempt, the budget of what is sent again, the headers on the way out.
 
+pub mod breaker;
 mod budget;
+mod condition;
 mod header_ops;
 mod mode;
+pub mod outlier;
 pub mod rate_limit;
+pub mod retry;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use budget::{Budget, BudgetLimits};
+pub use condition::{Conditions, End, GRPC_NAMES};
 pub use header_ops::HeaderOps;
 pub use mode::{Mode, Would};
 pub use rate_limit::RateLimit;
