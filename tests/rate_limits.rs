@@ -197,10 +197,8 @@ services:
     assert_eq!(call("users", "/free").await, 200);
     // The limit of all is one for each.
     assert_eq!(call("orders", "/").await, 200);
-    let tunnel = format!("CONNECT users:80 HTTP/1.1\r\nhost: users:80\r\n\r\n");
-    let refused = client::Raw::connect(proxy.outbound());
-    let mut refused = refused.await;
-    refused.send(tunnel).await;
+    let mut refused = client::Raw::connect(proxy.outbound()).await;
+    refused.send("CONNECT users:80 HTTP/1.1\r\nhost: users:80\r\n\r\n").await;
     assert!(refused.head().await.starts_with("HTTP/1.1 429 "));
 }
 

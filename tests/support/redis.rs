@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -9,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::counterpart::{Tool, have};
-use super::eventually;
+use super::within;
 
 pub struct Redis {
     child: Child,
@@ -24,13 +25,15 @@ impl Redis {
         if !have(&[Tool::Redis]).await {
             return None;
         }
-        let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-        let address = socket.local_addr().expect("its address");
-        drop(socket);
         let dir = tempfile::tempdir().expect("a directory");
+        let address = free_address();
         let child = spawn(&dir, address, options);
-        let redis = Self { child, dir, address, options };
-        redis.answers().await;
+        let mut redis = Self { child, dir, address, options };
+        // Another process may have taken the port meanwhile.
+        while !redis.answers().await {
+            redis.address = free_address();
+            redis.child = spawn(&redis.dir, redis.address, options);
+        }
         Some(redis)
     }
 
@@ -48,7 +51,7 @@ impl Redis {
     /// Starts it again on its port, empty.
     pub async fn start_again(&mut self) {
         self.child = spawn(&self.dir, self.address, self.options);
-        self.answers().await;
+        assert!(self.answers().await, "its port is taken");
     }
 
     /// It keeps its connections and takes new ones, and does nothing.
@@ -74,10 +77,33 @@ impl Redis {
         Some(String::from_utf8_lossy(&answer[..length]).into_owned())
     }
 
-    async fn answers(&self) {
-        // `-NOAUTH` is an answer too; `-LOADING` is none.
-        let ready = |answer: &String| answer.starts_with('+') || answer.starts_with("-NOAUTH");
-        eventually(|| async { self.ask("PING").await.filter(ready) }).await;
+    /// Waits for its first answer; false if it has ended instead.
+    async fn answers(&mut self) -> bool {
+        within(async {
+            loop {
+                if self.child.try_wait().expect("its status").is_some() {
+                    return false;
+                }
+                // `-NOAUTH` is an answer too; `-LOADING` is none.
+                match self.ask("PING").await {
+                    Some(answer) if answer.starts_with('+') || answer.starts_with("-NOAUTH") => {
+                        return true;
+                    }
+                    _ => tokio::time::sleep(Duration::from_millis(5)).await,
+                }
+            }
+        })
+        .await
+    }
+}
+
+/// Below those that the kernel gives for port 0, so that it is still free when Redis starts again.
+fn free_address() -> SocketAddr {
+    loop {
+        let address: SocketAddr = ([127, 0, 0, 1], fastrand::u16(20_000..30_000)).into();
+        if std::net::TcpListener::bind(address).is_ok() {
+            return address;
+        }
     }
 }
 
