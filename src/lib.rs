@@ -13,6 +13,7 @@ pub mod memory;
 pub mod names;
 pub mod policy;
 pub mod proxy;
+pub mod redis;
 pub mod route;
 pub mod stream;
 pub mod upstream;

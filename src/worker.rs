@@ -19,14 +19,17 @@ use crate::endpoint::{Address, Endpoint};
 use crate::lag::LagProbe;
 use crate::listen;
 use crate::memory::Tidying;
+use crate::policy::RateLimit;
+use crate::policy::rate_limit::shared;
 use crate::policy::shed::Pressure;
 use crate::policy::slots::Slots;
 use crate::proxy::connection;
 use crate::proxy::upload::RequestBody;
+use crate::redis::Link;
 use crate::telemetry::Direction;
 use crate::telemetry::access_log::{Format, Record};
 use crate::telemetry::log_writer::LogSink;
-use crate::telemetry::metrics::{Recorder, WorkerShard};
+use crate::telemetry::metrics::{Handle, Recorder, WorkerShard};
 use crate::telemetry::worker_log::WorkerLog;
 use crate::upstream::Pool;
 
@@ -108,6 +111,18 @@ pub struct Worker {
 pub struct View {
     pub snapshot: Arc<Snapshot>,
     cursors: RefCell<Vec<Cursor>>,
+    /// By the slot of the rate limit.
+    limit_counts: Box<[LimitCounts]>,
+    /// Where a rate limit is counted in Redis.
+    pub redis: Option<Rc<Link>>,
+}
+
+/// What one rate limit decided, counted.
+pub struct LimitCounts {
+    pub allowed: Handle,
+    pub limited: Handle,
+    /// In shadow mode.
+    pub would_limit: Handle,
 }
 
 /// What a worker is started with.
@@ -126,9 +141,33 @@ pub struct Start {
 }
 
 impl View {
-    fn new(snapshot: Arc<Snapshot>, random: &mut fastrand::Rng) -> Rc<Self> {
+    /// What `before` has of the same Redis is taken over.
+    fn new(
+        snapshot: Arc<Snapshot>,
+        before: Option<&Self>,
+        random: &mut fastrand::Rng,
+        recorder: &Recorder,
+    ) -> Rc<Self> {
         let cursors = (0..snapshot.group_slots).map(|_| Cursor::starting_at(random)).collect();
-        Rc::new(Self { snapshot, cursors: RefCell::new(cursors) })
+        let counts = |limit: &Arc<RateLimit>| {
+            let of = |decision| recorder.rate_limits.handle([&limit.name, decision]);
+            LimitCounts {
+                allowed: of("allowed"),
+                limited: of("limited"),
+                would_limit: of("would_limit"),
+            }
+        };
+        let limit_counts = snapshot.rate_limits.iter().map(counts).collect();
+        let redis = snapshot.redis.as_ref().filter(|_| snapshot.uses_redis()).map(|redis| {
+            let link = before.and_then(|before| before.redis.as_ref());
+            let link = link.filter(|link| Arc::ptr_eq(link.redis(), redis)).cloned();
+            link.unwrap_or_else(|| shared::link(redis))
+        });
+        Rc::new(Self { snapshot, cursors: RefCell::new(cursors), limit_counts, redis })
+    }
+
+    pub fn limit_counts(&self, limit: &RateLimit) -> &LimitCounts {
+        &self.limit_counts[limit.slot as usize]
     }
 
     /// An endpoint for one attempt, another one than those `tried` where there is one.
@@ -150,8 +189,8 @@ impl Worker {
     pub fn new(start: Start) -> Rc<Self> {
         let mut random = start.random;
         let mut reader = start.live.reader();
-        let view = View::new(reader.read().clone(), &mut random);
         let recorder = Recorder::new(start.shard);
+        let view = View::new(reader.read().clone(), None, &mut random, &recorder);
         let drain = Rc::<Drain>::default();
         let follower = drain.clone();
         tokio::task::spawn_local(async move { follower.follow(start.phase).await });
@@ -179,7 +218,9 @@ impl Worker {
         let mut reader = self.reader.borrow_mut();
         let current = reader.read();
         if !Arc::ptr_eq(current, &self.view.borrow().snapshot) {
-            let view = View::new(current.clone(), &mut self.random.borrow_mut());
+            let before = self.view.borrow().clone();
+            let random = &mut self.random.borrow_mut();
+            let view = View::new(current.clone(), Some(&before), random, &self.recorder);
             self.pool.set_limits(view.snapshot.limits.pool);
             *self.view.borrow_mut() = view;
         }

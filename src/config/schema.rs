@@ -11,6 +11,7 @@ use super::units::{Address, Cidr, Duration, Listen, LogPath, Name, Port, Ratio, 
 mod fault;
 mod overload;
 mod policy;
+mod rate_limit;
 mod route;
 mod upstream;
 
@@ -20,6 +21,9 @@ pub use overload::{
     MinRtt, Overload, Priority, PriorityName, ShareThresholds,
 };
 pub use policy::{Mode, Policy, Retry, RetryBackoff, RetryBudget, RetryMethods, Timeout, Timeouts};
+pub use rate_limit::{
+    RateLimit, RateLimitClient, RateLimitHeader, RateLimitKey, RateLimitScope, RateLimits, Redis,
+};
 pub use route::{
     HeaderEdits, Match, Redirect, RedirectScheme, Respond, Rewrite, Route, Target, To,
     ValueCondition, ValueMatch,
@@ -43,6 +47,9 @@ pub struct Config {
     /// The services that we call, by name, and `defaults` for all of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub services: Option<Services>,
+    /// The Redis that rate limits are shared by. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redis: Option<Redis>,
     /// Limits of the whole proxy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limits: Option<Limits>,

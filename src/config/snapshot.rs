@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,8 +13,10 @@ use ipnet::IpNet;
 
 use crate::balance::{Balancer, Split};
 use crate::endpoint::{Endpoint, Nanos};
+use crate::policy::rate_limit::Scope;
 use crate::policy::shed::ShedLimits;
-use crate::policy::{Budget, BudgetLimits, Bulkhead, BulkheadLimits, HeaderOps, Policy};
+use crate::policy::{Budget, BudgetLimits, Bulkhead, BulkheadLimits, HeaderOps, Policy, RateLimit};
+use crate::redis::Redis;
 use crate::route::Router;
 use crate::telemetry::Direction;
 use crate::telemetry::access_log::Format;
@@ -33,6 +36,13 @@ pub struct Snapshot {
     pub limits: Limits,
     /// When requests are refused because the proxy itself has too little.
     pub shed: Option<ShedLimits>,
+    /// Every rate limit, by its slot.
+    pub rate_limits: Vec<Arc<RateLimit>>,
+    /// What rate limits are shared by.
+    pub redis: Option<Arc<Redis>>,
+    /// Instances of our own service, at least 1. A registry sets it as it learns of them; until then it is
+    /// what the configuration tells.
+    pub instances: AtomicU32,
     /// Share of the traces that begin here which are marked as sampled, 0 to 1.
     pub trace_sample: f64,
     pub access_log: Option<AccessLog>,
@@ -307,6 +317,11 @@ impl Snapshot {
                 .for_each(|route| visit(route));
         }
         visit(&self.outbound.unknown_route);
+    }
+
+    /// Whether a rate limit is counted in Redis.
+    pub fn uses_redis(&self) -> bool {
+        self.rate_limits.iter().any(|limit| limit.spec.scope == Scope::Redis)
     }
 
     /// The cluster of hosts that the configuration does not have.

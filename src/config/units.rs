@@ -16,7 +16,7 @@ mod net;
 pub use self::amount::{Duration, Ratio, Size};
 pub use self::condition::Condition;
 pub use self::http::{HeaderName, HeaderValue, Host, HostPattern, Method, UrlPath};
-pub use self::net::{Address, Cidr, Listen, LogPath, Name, Port};
+pub use self::net::{Address, Cidr, Listen, LogPath, Name, Port, RedisAddress};
 
 /// Why a text is not the unit that it should be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -76,6 +76,7 @@ pub const FORMATS: &[Format] = &[
     format::<Name>(),
     format::<Port>(),
     format::<LogPath>(),
+    format::<RedisAddress>(),
     format::<HeaderName>(),
     format::<HeaderValue>(),
     format::<Method>(),

@@ -167,7 +167,43 @@ impl Control {
         });
         let log = self.metrics.watch_access_log(self.log.borrow().stats.clone());
         let bulkheads = bulkheads::watch(&self.metrics, &self.live);
-        for result in [endpoints, log].into_iter().chain(bulkheads) {
+        let live = self.live.clone();
+        let keys = self.metrics.gauges(
+            "pilotfish_rate_limit_keys",
+            "Keys that a rate limit counts by at present.",
+            &["limit"],
+            move |emit| {
+                for limit in &live.current().rate_limits {
+                    let keys = limit.state.keys().map(|(keys, _)| keys as f64);
+                    keys.into_iter().for_each(|keys| emit(&[&limit.name], keys));
+                }
+            },
+        );
+        let live = self.live.clone();
+        let evicted = self.metrics.counters(
+            "pilotfish_rate_limit_evicted_total",
+            "Keys that a rate limit forgot before their time, for want of room.",
+            &["limit"],
+            move |emit| {
+                for limit in &live.current().rate_limits {
+                    let evicted = limit.state.keys().map(|(_, evicted)| evicted as f64);
+                    evicted.into_iter().for_each(|evicted| emit(&[&limit.name], evicted));
+                }
+            },
+        );
+        let live = self.live.clone();
+        let redis = self.metrics.gauges(
+            "pilotfish_rate_limit_redis_up",
+            "1 if the Redis of the rate limits answers every worker.",
+            &["redis"],
+            move |emit| {
+                let snapshot = live.current();
+                if let Some(redis) = snapshot.redis.as_ref().filter(|_| snapshot.uses_redis()) {
+                    emit(&[&redis.settings.address.to_string()], redis.is_up().into());
+                }
+            },
+        );
+        for result in [endpoints, log, keys, evicted, redis].into_iter().chain(bulkheads) {
             // Only a name that is there twice is refused, and these are registered once.
             if let Err(error) = result {
                 tracing::error!(%error, "a metric is missing");

@@ -110,6 +110,7 @@ impl Control {
         self.metrics.set_service_info(&own.name, &text(&own.version), &text(&own.zone));
         let mut live = metrics::Live::default();
         live.services.extend(snapshot.clusters.iter().map(|cluster| cluster.name.as_ref().into()));
+        live.limits.extend(snapshot.rate_limits.iter().map(|limit| limit.name.as_ref().into()));
         snapshot.for_each_route(|route| {
             live.routes.insert(route.pattern.as_ref().into());
         });

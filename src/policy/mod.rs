@@ -1,7 +1,7 @@
 //! What governs a request besides where it goes: one file a policy.
 //!
 //! A request meets them in this order, and `proxy::handle` is where the order is written down:
-//! the limit of the body; whether the proxy itself has enough for it (`shed`), before anything is done for it;
+//! the rate limits, before anything is spent on it; the limit of the body; whether the proxy itself has enough for it (`shed`), before anything is done for it;
 //! the headers on the way in; faults on purpose, which stand for the service and so come before what guards
 //! the service; the bulkhead of the service, so that what waits there waits once for all attempts; the
 //! timeouts around each attempt and the bulkhead of its endpoint; the budget of what is sent again; the
@@ -22,6 +22,7 @@ mod mode;
 pub mod outlier;
 mod priority;
 mod queue;
+pub mod rate_limit;
 pub mod retry;
 pub mod shed;
 pub mod slots;
@@ -38,6 +39,7 @@ pub use header_ops::HeaderOps;
 pub use mirror::Mirror;
 pub use mode::{Mode, Would};
 pub use priority::PriorityOf;
+pub use rate_limit::RateLimit;
 pub use retry::Retry;
 
 /// The policy of one route towards one service, every default filled in.
@@ -51,6 +53,8 @@ pub struct Policy {
     pub fault: Option<Arc<Fault>>,
     pub fallback: Option<Arc<Fallback>>,
     pub mirror: Option<Arc<Mirror>>,
+    /// All of them hold, in this order. Without one there is nothing.
+    pub rate_limits: Option<Arc<[Arc<RateLimit>]>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,6 +80,7 @@ impl Default for Policy {
             fault: None,
             fallback: None,
             mirror: None,
+            rate_limits: None,
         }
     }
 }

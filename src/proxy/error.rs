@@ -1,13 +1,18 @@
 //! What can go wrong with one request, and the answer that the client gets for it. Each failure
 //! tells whose fault it is, which status it has, and whether the request may be sent again.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 
 use super::body::Body;
+use super::limits;
 use crate::listen::http1::Rejection;
 use crate::policy::End;
+use crate::policy::RateLimit;
 use crate::policy::bulkhead::Overflow;
 use crate::policy::fault::Aborted;
 use crate::policy::shed::{Priority, Signal};
@@ -41,6 +46,11 @@ pub enum Failure {
     },
     /// On purpose.
     Fault(Aborted),
+    /// Over a rate limit, which has a token again after so long.
+    RateLimited {
+        limit: Arc<RateLimit>,
+        after: Duration,
+    },
     NoRoute {
         host: String,
         path: String,
@@ -65,11 +75,11 @@ pub enum Failure {
     /// No head of a response in time.
     Timeout {
         service: String,
-        after: std::time::Duration,
+        after: Duration,
     },
     /// The client stopped sending its body.
     BodyTimeout {
-        after: std::time::Duration,
+        after: Duration,
     },
     /// The client's body broke off or broke the framing.
     BodyBroken,
@@ -109,6 +119,7 @@ impl Failure {
             | Self::BadPath(_)
             | Self::ConnectRefused
             | Self::BodyTooLarge { .. }
+            | Self::RateLimited { .. }
             | Self::NoRoute { .. }
             | Self::UnknownHost { .. }
             | Self::Loop { .. }
@@ -141,6 +152,7 @@ impl Failure {
             Self::BadPath(_) | Self::BodyBroken => StatusCode::BAD_REQUEST,
             Self::ConnectRefused => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::NoRoute { .. } | Self::UnknownHost { .. } => StatusCode::NOT_FOUND,
             Self::Loop { .. } => StatusCode::LOOP_DETECTED,
             Self::BodyTimeout { .. } => StatusCode::REQUEST_TIMEOUT,
@@ -171,6 +183,7 @@ impl Failure {
                 Some(Flag::UpstreamOverflow)
             }
             Self::Fault(_) => Some(Flag::FaultInjected),
+            Self::RateLimited { .. } => Some(Flag::RateLimited),
             Self::NoRoute { .. } | Self::UnknownHost { .. } | Self::Loop { .. } => {
                 Some(Flag::NoRoute)
             }
@@ -200,6 +213,7 @@ impl Failure {
             Self::Overflow { overflow, .. } => overflow.reason(),
             Self::Shed { .. } => "overload_shed",
             Self::Fault(_) => "fault_abort",
+            Self::RateLimited { .. } => "rate_limited",
             Self::NoRoute { .. } => "no_route",
             Self::UnknownHost { .. } => "unknown_host",
             Self::Loop { .. } => "loop",
@@ -270,6 +284,10 @@ impl Failure {
                 priority.as_str()
             ),
             Self::Fault(_) => "a fault on purpose, by policy.fault".into(),
+            Self::RateLimited { limit, after } => format!(
+                "more than {} (rate limit {}); try again in {after:.1?}, or raise policy.rate_limit",
+                limit.spec, limit.name
+            ),
             Self::NoRoute { host, path } => {
                 format!("no route for {host}{path}; add one or correct host, path or method")
             }
@@ -337,6 +355,9 @@ impl Failure {
         if matches!(self, Self::Shed { .. }) {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
+        if let Self::RateLimited { after, .. } = self {
+            limits::retry_after(*after, headers);
+        }
         if self.ends_connection() {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
@@ -386,7 +407,7 @@ impl Failure {
             Self::Fault(Aborted::Http(status)) => grpc_status_of(*status),
             Self::Malformed(_) | Self::BadPath(_) | Self::BodyBroken => INVALID_ARGUMENT,
             Self::Timeout { .. } | Self::BodyTimeout { .. } => DEADLINE_EXCEEDED,
-            Self::BodyTooLarge { .. } => RESOURCE_EXHAUSTED,
+            Self::BodyTooLarge { .. } | Self::RateLimited { .. } => RESOURCE_EXHAUSTED,
             Self::NoRoute { .. } | Self::UnknownHost { .. } | Self::ConnectRefused => UNIMPLEMENTED,
             Self::Panic | Self::Loop { .. } => INTERNAL,
             _ => UNAVAILABLE,

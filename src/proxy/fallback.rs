@@ -31,6 +31,7 @@ fn cause(failure: &Failure) -> Option<Cause> {
         Failure::Reset { .. } | Failure::Refused { .. } | Failure::Unwritten { .. } => Cause::Reset,
         Failure::Overflow { .. } => Cause::Overflow,
         Failure::Shed { .. } => Cause::Shed,
+        Failure::RateLimited { .. } => Cause::RateLimited,
         Failure::Malformed(_)
         | Failure::BadPath(_)
         | Failure::ConnectRefused

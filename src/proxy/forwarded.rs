@@ -3,7 +3,7 @@
 //! The rule: where the peer is in `inbound.trusted_proxies`, what it says is kept and its own address
 //! appended. Any other peer's claims are removed, and only what we saw ourselves is written.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use http::header::{FORWARDED, HeaderName};
 use http::{HeaderMap, HeaderValue};
@@ -49,6 +49,26 @@ pub fn apply(
     if !(keep && headers.contains_key(&HOST)) {
         headers.insert(HOST.clone(), target.authority.clone());
     }
+}
+
+/// The client behind trusted proxies: each of them has appended whom it saw, so that the last address that is
+/// not trusted is the client's. What stands before it is the client's own claim. `peer` has made the
+/// connection.
+pub fn client(headers: &HeaderMap, peer: IpAddr, trusts: impl Fn(IpAddr) -> bool) -> IpAddr {
+    let mut client = peer;
+    let values = headers.get_all(&FOR).iter().rev();
+    for element in values.flat_map(|value| value.as_bytes().rsplit(|byte| *byte == b',')) {
+        if !trusts(client) {
+            break;
+        }
+        let text = std::str::from_utf8(element).unwrap_or_default().trim();
+        let ip = text.parse().or_else(|_| text.parse::<SocketAddr>().map(|socket| socket.ip()));
+        let ip = ip.or_else(|_| text.trim_matches(['[', ']']).parse::<IpAddr>());
+        // A name or nonsense: nobody before it can be told.
+        let Ok(ip) = ip else { break };
+        client = ip.to_canonical();
+    }
+    client
 }
 
 fn forwarded(peer: &HeaderValue, host: &HeaderValue) -> HeaderValue {
@@ -142,6 +162,28 @@ mod tests {
                 "x-forwarded-proto: https",
             ]
         );
+    }
+
+    #[test]
+    fn the_client_is_whom_the_last_trusted_proxy_saw() {
+        let client = |values: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(&FOR, HeaderValue::from_static(value));
+            }
+            let trusts = |ip: IpAddr| ip.to_string().starts_with("10.");
+            client(&headers, "10.0.0.1".parse().unwrap(), trusts).to_string()
+        };
+        assert_eq!(client(&[]), "10.0.0.1");
+        assert_eq!(client(&["1.2.3.4"]), "1.2.3.4");
+        assert_eq!(client(&["6.6.6.6, 1.2.3.4,10.0.0.2"]), "1.2.3.4");
+        assert_eq!(client(&["6.6.6.6", "1.2.3.4", "10.0.0.2, 10.0.0.3"]), "1.2.3.4");
+        assert_eq!(client(&["1.2.3.4:567"]), "1.2.3.4");
+        assert_eq!(client(&["[2001:db8::1]:80"]), "2001:db8::1");
+        assert_eq!(client(&["[2001:db8::1]"]), "2001:db8::1");
+        assert_eq!(client(&["::ffff:1.2.3.4"]), "1.2.3.4");
+        assert_eq!(client(&["1.2.3.4, unknown, 10.0.0.2"]), "10.0.0.2");
+        assert_eq!(client(&["10.0.0.3, 10.0.0.2"]), "10.0.0.3");
     }
 
     #[test]

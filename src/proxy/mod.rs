@@ -13,6 +13,7 @@
 //! | `send`: `fault`, `admission`, `mirror` | what stands between a request and its service |
 //! | `attempt` | sending it, and sending it again |
 //! | `incoming`, `body`, `gate`, `opening`, `tunnel` | the bytes, and how a request becomes a tunnel |
+//! | `limits` | how many of its kind may pass |
 //! | `error`, `isolate` | what can go wrong, and the answer to it |
 //! | `report` | what is said of it in the end |
 
@@ -34,6 +35,7 @@ mod http1;
 mod http2;
 mod incoming;
 mod isolate;
+mod limits;
 mod mirror;
 mod opening;
 mod report;
@@ -107,6 +109,7 @@ pub async fn handle(
     // And what is left of a body after an answer of ours is not worth reading.
     let here = !matches!(&answered, Ok(answered) if answered.is_upstreams());
     let unread = waits && !report.asked_for_body() || has_body && here && !report.body_arrived();
+    let quota = report.noted_quota();
     let mut response = match answered {
         Ok(Answered::Response(response)) => response.map(|body| body.reported(report)),
         Ok(Answered::Tunnel(response, tunnel)) => {
@@ -124,6 +127,9 @@ pub async fn handle(
             response
         }
     };
+    if let Some(quota) = quota {
+        limits::tell(quota, response.headers_mut());
+    }
     let gone = !view.snapshot.listeners.contains(&connection.listener);
     let ends = worker.drain.is_at(connection::closing(connection.direction));
     let closes = ends || unread || gone;
@@ -202,13 +208,20 @@ async fn answer(
     report.authority(&target.authority);
     let asked = upgrade::take(&mut parts, fields);
     if asked == Asked::Connect {
-        return opening::open(worker, view, connection, &target, incoming.stream(), report).await;
+        let (headers, client) = (&parts.headers, incoming.stream());
+        return opening::open(worker, view, connection, &target, (headers, fields), client, report)
+            .await;
     }
     let path = target::path_and_query(&parts)?;
     let Chosen { route, path, authority, host } =
         choose::route(worker, view, connection, &target, path, &parts)?;
     report.route(&route);
 
+    // Before anything is spent on the request.
+    if let Some(limits) = &route.policy.rate_limits {
+        let headers = &parts.headers;
+        limits::admit(worker, view, connection, limits, headers, fields, report).await?;
+    }
     limit_body(&parts, fields, route.policy.max_body)?;
     shed::check(worker, view, &route.policy, &parts)?;
     let forward = match &route.action {

@@ -4,18 +4,19 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, Version};
 
 use super::attempt::{self, Answer, Choice};
 use super::body::Body;
 use super::connection::Connection;
 use super::error::Failure;
+use super::fields::Fields;
 use super::http2::ClientStream;
 use super::report::Report;
 use super::target::Target;
 use super::tunnel::{self, End, Tally, TunnelEnd};
 use super::upload::RequestBody;
-use super::{Answered, admission, choose, headers, upgrade};
+use super::{Answered, admission, choose, headers, limits, upgrade};
 use crate::clock;
 use crate::config::snapshot::{ListenerKind, Route};
 use crate::drain::{Drain, Phase};
@@ -71,6 +72,7 @@ pub async fn open(
     view: &Rc<View>,
     connection: &Rc<Connection>,
     target: &Target,
+    (headers, fields): (&HeaderMap, Fields),
     client: Option<Rc<ClientStream>>,
     report: &mut Report,
 ) -> Result<Answered, Failure> {
@@ -80,6 +82,9 @@ pub async fn open(
     let (route, to, cluster) = choose::tunnel(worker, view, connection, target)?;
     report.route(&route);
     report.service(cluster);
+    if let Some(limits) = &route.policy.rate_limits {
+        limits::admit(worker, view, connection, limits, headers, fields, report).await?;
+    }
     let limit = route.policy.timeouts.connect;
     let (endpoint, in_flight, stream) = match to {
         Choice::Group(to) => attempt::dial(worker, view, to, limit).await?,

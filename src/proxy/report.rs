@@ -22,6 +22,7 @@ use crate::clock::{self, Instant};
 use crate::config::snapshot::{Destination, Route};
 use crate::endpoint::Endpoint;
 use crate::policy::fallback::Cause;
+use crate::policy::rate_limit::Quota;
 use crate::policy::{Mode, Would};
 use crate::telemetry::Direction;
 use crate::telemetry::access_log::Record;
@@ -76,6 +77,7 @@ pub struct Report {
     delayed: bool,
     /// For what another answer stands in.
     fallback: Option<Cause>,
+    quota: Option<Quota>,
     sent: u64,
     ended: bool,
     _in_flight: OpenGuard,
@@ -132,6 +134,7 @@ impl Report {
             shadow: Vec::new(),
             delayed: false,
             fallback: None,
+            quota: None,
             sent: 0,
             ended: false,
             _in_flight: worker.recorder.request_started(connection.direction),
@@ -250,6 +253,17 @@ impl Report {
             self.shadow.push(would);
         }
         mode == Mode::Enforce
+    }
+
+    /// Notes what is left of a rate limit. Of several the client is told of the narrowest.
+    pub fn quota(&mut self, quota: Quota) {
+        if self.quota.is_none_or(|noted| quota.remaining <= noted.remaining) {
+            self.quota = Some(quota);
+        }
+    }
+
+    pub fn noted_quota(&self) -> Option<Quota> {
+        self.quota
     }
 
     pub fn failed(&mut self, failure: &Failure) {

@@ -20,6 +20,7 @@ pub enum Tool {
     Grpcio,
     Node,
     Ws,
+    Redis,
 }
 
 impl Tool {
@@ -31,6 +32,7 @@ impl Tool {
             Self::Grpcio => "the Python module grpcio",
             Self::Node => "node",
             Self::Ws => "the Node module ws",
+            Self::Redis => "redis-server",
         }
     }
 
@@ -43,6 +45,7 @@ impl Tool {
             Self::Grpcio => (python(), &["-c", "import grpc; print(1)"], "1"),
             Self::Node => (node(), &["-p", "1"], "1"),
             Self::Ws => (node(), &["-p", "require('ws') && 1"], "1"),
+            Self::Redis => (command("redis-server"), &["--version"], "v="),
         };
         command.args(arguments);
         (command, sign)

@@ -8,6 +8,7 @@ pub mod counterpart;
 pub mod load;
 pub mod process;
 pub mod raw;
+pub mod redis;
 pub mod town;
 pub mod upstream;
 

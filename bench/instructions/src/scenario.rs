@@ -239,6 +239,20 @@ pub const SCENARIOS: &[Scenario] = &[
         ..INBOUND
     },
     Scenario {
+        name: "rate-limit",
+        config: Config { inbound: "\n  policy: { rate_limit: { requests: 1000000 } }", ..SHIPPED },
+        ..INBOUND
+    },
+    Scenario {
+        name: "rate-limit-by-client-without-headers",
+        config: Config {
+            inbound: "
+  policy: { rate_limit: { requests: 1000000, key: client_ip, headers: false } }",
+            ..SHIPPED
+        },
+        ..INBOUND
+    },
+    Scenario {
         name: "timeouts-off",
         config: Config { inbound: "\n  policy: { timeout: off }", ..SHIPPED },
         ..INBOUND

@@ -9,6 +9,7 @@ mod listeners;
 mod matcher;
 mod overload;
 mod policy;
+mod rate_limit;
 mod routes;
 mod services;
 mod settings;
@@ -49,6 +50,7 @@ pub fn compile(
     generation: u64,
 ) -> Result<Snapshot, Vec<Mistake>> {
     let mut compiler = Compiler::new(config, previous);
+    let redis = compiler.redis(previous.and_then(|previous| previous.redis.as_ref()));
     compiler.services();
     compiler.app();
     compiler.check_overload();
@@ -56,7 +58,8 @@ pub fn compile(
     let listeners = compiler.listeners();
     let outbound = compiler.outbound(passthrough);
     let inbound = compiler.inbound();
-    let Compiler { mistakes, clusters, routes, groups, .. } = compiler;
+    let instances = compiler.instances();
+    let Compiler { mistakes, clusters, routes, groups, rate_limits, .. } = compiler;
     if !mistakes.is_empty() {
         return Err(mistakes);
     }
@@ -76,6 +79,9 @@ pub fn compile(
         metrics: listeners.metrics,
         limits: settings::limits(config.limits.as_ref()),
         shed: overload::shed(config.overload.as_ref()),
+        rate_limits: rate_limits.limits,
+        redis,
+        instances: instances.into(),
         trace_sample: config
             .telemetry
             .as_ref()
@@ -99,6 +105,7 @@ struct Compiler<'a> {
     /// Place in `clusters` of each service of the configuration.
     by_name: BTreeMap<&'a str, u32>,
     app: Option<Destination>,
+    rate_limits: rate_limit::Made,
     routes: u32,
     groups: u32,
 }
@@ -157,6 +164,9 @@ impl<'a> Compiler<'a> {
             policies: Vec::new(),
             by_name: BTreeMap::new(),
             app: None,
+            rate_limits: rate_limit::Made::after(
+                previous.map(|previous| previous.rate_limits.clone()).unwrap_or_default(),
+            ),
             routes: 0,
             groups: 0,
         }
@@ -175,7 +185,8 @@ impl<'a> Compiler<'a> {
     fn passthrough(&mut self) -> Destination {
         let typed = self.outbound_config().and_then(|outbound| outbound.policy.as_ref());
         self.check_policy(typed, &path_to!["outbound", "policy"]);
-        let policy = overlay(Policy::default(), typed);
+        let mut policy = overlay(Policy::default(), typed);
+        policy.rate_limits = self.rate_limits(&[typed], PASSTHROUGH).flatten();
         let group = self.group(None, Vec::new(), Kind::PeakEwma);
         self.cluster(
             Owner::Passthrough,
@@ -205,7 +216,9 @@ impl<'a> Compiler<'a> {
         );
         let policy = typed.and_then(|typed| typed.policy.as_ref());
         self.check_policy(policy, &at.join("policy"));
-        let scope = Scope { own: self.app, own_name: None, policy, ops };
+        let rate_limits = self.rate_limits(&[policy], "inbound");
+        let place = "inbound.routes".to_owned();
+        let scope = Scope { own: self.app, own_name: None, policy, rate_limits, place, ops };
         let routes = typed.and_then(|typed| typed.routes.as_deref()).unwrap_or_default();
         let compiled = self.routes(routes, &at.join("routes"), &scope);
         let protocol = self.inbound_detect(typed);

@@ -95,6 +95,7 @@ impl Compiler<'_> {
             self.check_limits(typed, at);
             self.check_faults(typed, at);
         }
+        self.check_rate_limits(typed, at);
         if let Some(schema::Policy { retry: Some(OrOff::On(retry)), .. }) = typed
             && retry.budget.is_some()
         {

@@ -12,6 +12,7 @@ use super::super::snapshot::{
 };
 use super::super::units;
 use super::policy::overlay_shared;
+use super::rate_limit::{Limits, limited};
 use super::{Compiler, Mistake, Path, Protocol, path_to, quote};
 use crate::balance::{Split, SplitError};
 use crate::policy::{HeaderOps, Policy};
@@ -26,6 +27,10 @@ pub(super) struct Scope<'a> {
     pub own_name: Option<&'a str>,
     /// Between the policy of the destination and that of the route.
     pub policy: Option<&'a schema::Policy>,
+    /// What `policy` says of rate limits: the routes that say nothing themselves share the buckets.
+    pub rate_limits: Option<Limits>,
+    /// The list, as the rate limits of its routes are called by.
+    pub place: String,
     /// Applied before those of the route.
     pub ops: (HeaderOps, HeaderOps),
 }
@@ -64,12 +69,16 @@ impl<'a> Compiler<'a> {
             };
             let pattern: Arc<str> = matcher.path.pattern().into();
             let name = route.name.as_deref().map(Into::into);
+            let name: Arc<str> = name.unwrap_or_else(|| pattern.clone());
+            let place = format!("{}.{name}", scope.place);
+            let rate_limits = self.rate_limits(&[route.policy.as_ref()], &place);
+            let policy = overlay_shared(self.policy_towards(to, scope), route.policy.as_ref());
             let route = Route {
                 slot: self.route_slot(),
-                name: name.unwrap_or_else(|| pattern.clone()),
+                name,
                 pattern,
                 action,
-                policy: overlay_shared(self.policy_towards(to, scope), route.policy.as_ref()),
+                policy: limited(policy, rate_limits),
                 request_headers: scope.ops.0.then(&request).boxed(),
                 response_headers: scope.ops.1.then(&response).boxed(),
             };
@@ -99,7 +108,7 @@ impl<'a> Compiler<'a> {
     /// A call to a service has the policy of that service, wherever it comes from.
     fn policy_towards(&self, to: Option<Destination>, scope: &Scope<'a>) -> Arc<Policy> {
         let policy = to.map_or_else(Arc::default, |to| self.policies[to.cluster as usize].clone());
-        overlay_shared(policy, scope.policy)
+        limited(overlay_shared(policy, scope.policy), scope.rate_limits.clone())
     }
 
     fn action(

@@ -31,6 +31,8 @@ impl<'a> Compiler<'a> {
             return;
         };
         let defaults = services.defaults.as_ref();
+        let of_all = defaults.and_then(|defaults| defaults.policy.as_ref());
+        self.check_rate_limits(of_all, &path_to!["services", "defaults", "policy"]);
         for (name, service) in &services.by_name {
             let at = path_to!["services", name];
             if name.as_str() == PASSTHROUGH {
@@ -40,11 +42,12 @@ impl<'a> Compiler<'a> {
             }
             let owner = Owner::Service(name.as_str().into());
             let endpoints = self.endpoints(&owner, service, &at);
-            let layers =
-                [defaults.and_then(|defaults| defaults.policy.as_ref()), service.policy.as_ref()];
             let outbound = self.outbound_config().and_then(|outbound| outbound.policy.as_ref());
-            let policy =
-                [outbound, layers[0], layers[1]].into_iter().fold(Policy::default(), overlay);
+            let layers = [outbound, of_all, service.policy.as_ref()];
+            let mut policy = layers.into_iter().fold(Policy::default(), overlay);
+            self.check_rate_limits(service.policy.as_ref(), &at.join("policy"));
+            let place = format!("services.{name}");
+            policy.rate_limits = self.rate_limits(&layers, &place).flatten();
             let protocol = service.protocol.or_else(|| defaults.and_then(|d| d.protocol));
             let kind =
                 kind(service.load_balancer.or_else(|| defaults.and_then(|d| d.load_balancer)));
@@ -65,10 +68,7 @@ impl<'a> Compiler<'a> {
                 name.as_str().into(),
                 self::protocol(protocol),
                 policy,
-                (
-                    budget(&layers),
-                    bulkhead(BulkheadLimits::default(), &[outbound, layers[0], layers[1]]),
-                ),
+                (budget(&layers[1..]), bulkhead(BulkheadLimits::default(), &layers)),
                 groups,
             );
             self.by_name.insert(name.as_str(), cluster.cluster);
@@ -211,7 +211,8 @@ impl<'a> Compiler<'a> {
             let name = name.as_str();
             let cluster = self.by_name[name];
             let own = Destination { cluster, group: 0 };
-            let scope = Scope { own: Some(own), own_name: Some(name), ..Scope::default() };
+            let place = format!("services.{name}.routes");
+            let scope = Scope { own: Some(own), own_name: Some(name), place, ..Scope::default() };
             let at = path_to!["services", name, "routes"];
             let routes = service.routes.as_deref().unwrap_or_default();
             let compiled = self.routes(routes, &at, &scope);

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{AdaptiveConcurrency, Bulkhead, Fallback, Fault, Mirror, OrOff, Priority};
+use super::{AdaptiveConcurrency, Bulkhead, Fallback, Fault, Mirror, OrOff, Priority, RateLimits};
 use crate::config::units::{Condition, Duration, Ratio, Size};
 
 /// How requests are governed. It has the same shape everywhere; what is not given comes from the
@@ -39,6 +39,9 @@ pub struct Policy {
     /// Copies of requests for another service, or `off`. Default: `off`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mirror: Option<OrOff<Mirror>>,
+    /// How many requests may pass in a time: a limit, a list of limits, or `off`. Default: `off`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<OrOff<RateLimits>>,
 }
 
 /// How long things may take: of the whole request, or each by its name.

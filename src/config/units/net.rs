@@ -318,6 +318,65 @@ impl fmt::Display for Port {
     }
 }
 
+/// Where a Redis is: `redis://10.0.0.1:6379` or `unix:/run/redis.sock`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RedisAddress(pub Address);
+unit!(RedisAddress);
+
+const REDIS_PORT: u16 = 6379;
+
+impl Unit for RedisAddress {
+    const FORMAT: &'static str = "pilotfish-redis-address";
+    const NOUN: &'static str = "a Redis like `redis://10.0.0.1:6379` or `unix:/run/redis.sock`";
+    const PATTERN: &'static str =
+        r"^(unix:/.+|(redis://)?(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:[0-9]+)?/?)$";
+}
+
+impl FromStr for RedisAddress {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        if text.starts_with("unix:") {
+            return text.parse().map(Self);
+        }
+        if let Some(rest) = text.strip_prefix("rediss://") {
+            return Err(Invalid::new(
+                "TLS to Redis is not there yet",
+                format!("write {}", quote(&format!("redis://{rest}"))),
+            ));
+        }
+        let rest = text.strip_prefix("redis://").unwrap_or(text);
+        if let Some((_, host)) = rest.rsplit_once('@') {
+            // What stands before it is not repeated: it is a secret.
+            return Err(Invalid::new(
+                "a password does not belong in an address",
+                format!("write `redis://{host}`, and give `username` and `password_file`"),
+            ));
+        }
+        let rest = match rest.split_once('/') {
+            None | Some((_, "")) => rest.trim_end_matches('/'),
+            Some((host, database)) => {
+                return Err(Invalid::new(
+                    format!("{} is more than an address", quote(text)),
+                    format!("write `redis://{host}`, and give `database: {database}`"),
+                ));
+            }
+        };
+        let has_port = !rest.ends_with(']') && rest.contains(':');
+        let address = if has_port { rest.to_owned() } else { format!("{rest}:{REDIS_PORT}") };
+        address.parse().map(Self)
+    }
+}
+
+impl fmt::Display for RedisAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Address::Unix(_) => self.0.fmt(f),
+            _ => write!(f, "redis://{}", self.0),
+        }
+    }
+}
+
 /// Where a log goes: `stdout` or the absolute path of a file.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum LogPath {

@@ -209,6 +209,32 @@ fn headers() {
     }
 }
 
+#[test]
+fn addresses_of_redis() {
+    for (text, written) in [
+        ("redis://10.0.0.1:6380", "redis://10.0.0.1:6380"),
+        ("redis://Redis.local", "redis://redis.local:6379"),
+        ("redis://[::1]/", "redis://[::1]:6379"),
+        ("redis://[::1]:80", "redis://[::1]:80"),
+        ("127.0.0.1:6379", "redis://127.0.0.1:6379"),
+        ("unix:/run/redis.sock", "unix:/run/redis.sock"),
+    ] {
+        assert_eq!(text.parse::<RedisAddress>().unwrap().to_string(), written);
+    }
+    for text in ["", "redis://", "redis://a:0", "http://a:1", "unix:redis.sock", "redis://a b"] {
+        assert!(text.parse::<RedisAddress>().is_err(), "{text}");
+    }
+    for (text, help) in [
+        ("rediss://a:1", "write `redis://a:1`"),
+        ("redis://a:1/3", "write `redis://a:1`, and give `database: 3`"),
+        ("redis://me:hunter2@a:1", "write `redis://a:1`, and give `username` and `password_file`"),
+    ] {
+        let error = text.parse::<RedisAddress>().unwrap_err();
+        assert_eq!(error.help, help);
+        assert!(!error.to_string().contains("hunter2"));
+    }
+}
+
 /// An editor must not mark what we would accept.
 #[test]
 fn patterns_take_what_the_parsers_take() {
@@ -227,6 +253,7 @@ fn patterns_take_what_the_parsers_take() {
     holds::<Cidr>(&["1.2.3.4", "10.0.0.0/8", "fd00::/8"]);
     holds::<Name>(&["a", "A.b_c-9"]);
     holds::<Port>(&["1", "65535"]);
+    holds::<RedisAddress>(&["redis://a:1", "redis://[::1]/", "a.b", "10.0.0.1:1", "unix:/a"]);
     holds::<LogPath>(&["stdout", "/var/log/a.log"]);
     holds::<HeaderName>(&["x-env", "X!#$%&'*+.^_`|~1"]);
     holds::<HeaderValue>(&["", "a b", "é"]);

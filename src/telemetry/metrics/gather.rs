@@ -194,6 +194,18 @@ fn labelled_families(shards: &[Arc<Shard>]) -> Vec<MetricFamily> {
             |shard| &shard.mirrored,
         ),
         sum(
+            "pilotfish_rate_limit_total",
+            "Requests that met a rate limit, by what it decided.",
+            shards,
+            |shard| &shard.rate_limits,
+        ),
+        sum(
+            "pilotfish_rate_limit_fallback_total",
+            "Requests that a shared rate limit decided on without Redis.",
+            shards,
+            |shard| &shard.rate_limit_fallbacks,
+        ),
+        sum(
             "pilotfish_upstream_connections_total",
             "Upstream connections by how they were come by.",
             shards,

@@ -43,6 +43,8 @@ pub struct Live {
     /// Templates of all routes.
     pub routes: HashSet<Box<str>>,
     pub services: HashSet<Box<str>>,
+    /// Names of all rate limits.
+    pub limits: HashSet<Box<str>>,
 }
 
 impl Live {
@@ -51,6 +53,7 @@ impl Live {
         let names = match label {
             "route" => &self.routes,
             "service" => &self.services,
+            "limit" => &self.limits,
             _ => return true,
         };
         value.is_empty() || value == OVERFLOW || names.contains(value)

@@ -45,6 +45,10 @@ pub struct Shard {
     pub fallbacks: Family<2>,
     /// `[service, result]`: copies by what became of them; the service is the one that gets them.
     pub mirrored: Family<2>,
+    /// `[limit, decision]`: what rate limits decided.
+    pub rate_limits: Family<2>,
+    /// `[limit]`: decided without Redis, though it is shared.
+    pub rate_limit_fallbacks: Family<1>,
     /// `[service, result]`: `opened`, `reused`, or how it failed.
     pub upstream_connections: Family<2>,
     /// `[direction, service]`
@@ -75,6 +79,8 @@ impl Shard {
             faults: Family::new(["service", "fault"]),
             fallbacks: Family::new(["service", "reason"]),
             mirrored: Family::new(["service", "result"]),
+            rate_limits: Family::new(["limit", "decision"]),
+            rate_limit_fallbacks: Family::new(["limit"]),
             upstream_connections: Family::new(["service", "result"]),
             tcp_connections: Family::new(["direction", "service"]),
             tcp_sent_bytes: Family::new(["direction", "service"]),
@@ -91,6 +97,8 @@ impl Shard {
         self.faults.retain(live);
         self.fallbacks.retain(live);
         self.mirrored.retain(live);
+        self.rate_limits.retain(live);
+        self.rate_limit_fallbacks.retain(live);
         self.upstream_connections.retain(live);
         self.tcp_connections.retain(live);
         self.tcp_sent_bytes.retain(live);

@@ -224,6 +224,7 @@ fn what_a_reload_removed_is_gone_and_may_return() {
     let live = |routes: &[&str]| Live {
         routes: routes.iter().map(|route| Box::from(*route)).collect(),
         services: ["user-service".into()].into(),
+        ..Live::default()
     };
     record(1);
     record(2);

@@ -140,6 +140,23 @@ fn route(out: &mut String, snapshot: &Snapshot, matcher: Option<&Matcher>, route
         option(out, "fallback", &policy.fallback);
         option(out, "mirror", &policy.mirror);
     }
+    for limit in route.policy.rate_limits.iter().flat_map(|limits| limits.iter()) {
+        let headers = if limit.headers { " headers" } else { "" };
+        line(
+            out,
+            format!(
+                "    rate_limit {} {}: {} burst {} {:?} {:?}{headers} {}",
+                limit.slot,
+                limit.name,
+                limit.spec,
+                limit.spec.burst,
+                limit.spec.scope,
+                limit.mode,
+                limit.prefix
+            )
+            .trim_end(),
+        );
+    }
     for (name, ops) in [("request", &route.request_headers), ("response", &route.response_headers)]
     {
         option(out, name, ops);

@@ -25,6 +25,9 @@ proptest! {
                 let again = right(&text, Some(&first));
                 prop_assert_eq!(states(&first), states(&again));
                 prop_assert_eq!(budgets(&first), budgets(&again));
+                prop_assert_eq!(limits(&first), limits(&again));
+                let redis = |snapshot: &Snapshot| snapshot.redis.as_ref().map(Arc::as_ptr);
+                prop_assert_eq!(redis(&first), redis(&again));
             }
             Err(wrong) => {
                 let (mistakes, source) = *wrong;
@@ -68,6 +71,16 @@ fn states(snapshot: &Snapshot) -> BTreeMap<(String, String), usize> {
             })
         })
         .collect()
+}
+
+/// Addresses of the buckets, none of which two limits share.
+fn limits(snapshot: &Snapshot) -> Vec<(String, usize)> {
+    let limits = snapshot.rate_limits.iter();
+    let all: Vec<_> =
+        limits.map(|l| (l.name.to_string(), Arc::as_ptr(&l.state) as usize)).collect();
+    let distinct: BTreeSet<_> = all.iter().map(|(_, state)| *state).collect();
+    assert_eq!(distinct.len(), all.len());
+    all
 }
 
 /// And of the bulkheads.
@@ -180,6 +193,7 @@ impl Writer<'_> {
             Some("pilotfish-address") => {
                 &["10.0.0.1:80", "[::1]:80", "users:3306", "unix:/a", "localhost:15001"]
             }
+            Some("pilotfish-redis-address") => &["redis://10.0.0.1:6379", "cache", "unix:/r"],
             Some("pilotfish-listen") => &["1", "0", "127.0.0.1:15001", "[::]:80", "0.0.0.0:80"],
             Some("pilotfish-port") => &["1", "80", "15001"],
             Some("pilotfish-duration") => &["0s", "1ms", "1m30s", "365d"],
