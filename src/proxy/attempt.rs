@@ -183,7 +183,7 @@ fn again_after(on: &Conditions, answer: &Answer, grpc: bool) -> Option<End> {
 
 impl Answer {
     /// Reads what little there may be of it, so that its connection can be used again.
-    fn discard(self) {
+    pub(super) fn discard(self) {
         const LIMIT: usize = 16 * 1024;
         const PATIENCE: Duration = Duration::from_secs(1);
         let Answer { response, lease, in_flight, .. } = self;
@@ -303,6 +303,7 @@ impl Call<'_> {
         result: Result<Answer, Failure>,
         sent_key: Option<HeaderValue>,
     ) -> Result<Answer, Failure> {
+        admission::observe(self.worker, self.cluster, self.began, &result);
         let answer = result?;
         if let Some(upload) = &self.upload
             && !self.keeps_body

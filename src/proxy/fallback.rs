@@ -13,6 +13,7 @@ use super::{direct, send};
 use crate::clock;
 use crate::config::snapshot::Destination;
 use crate::names::Names;
+use crate::policy::Policy;
 use crate::policy::fallback::{Cause, Fallback, Instead};
 use crate::upstream::ConnectErrorKind;
 
@@ -97,22 +98,22 @@ struct Spare {
     authority: HeaderValue,
 }
 
+/// The fallback of a request for which another service may be asked.
+pub fn of_service<'a>(call: &Call<'a>) -> Option<&'a Fallback> {
+    let policy: &'a Policy = call.policy;
+    policy.fallback.as_deref().filter(|fallback| fallback.service().is_some())
+}
+
+async fn send(call: &mut Call<'_>, report: &mut Report) -> Result<Answer, Failure> {
+    send::enter(call, report).await?;
+    attempt::run(call, report).await
+}
+
 /// Sends a request, and where that fails, to the service that stands in.
 ///
 /// # Errors
 /// Why there is no answer: of the service that was asked last.
-pub async fn run(call: &mut Call<'_>, report: &mut Report) -> Result<Answer, Failure> {
-    let policy = call.policy;
-    match policy.fallback.as_deref() {
-        // Boxed: few requests have one.
-        Some(fallback) if fallback.service().is_some() => {
-            Box::pin(run_or_ask(call, fallback, report)).await
-        }
-        _ => send::run(call, report).await,
-    }
-}
-
-async fn run_or_ask(
+pub async fn run(
     call: &mut Call<'_>,
     fallback: &Fallback,
     report: &mut Report,
@@ -124,7 +125,7 @@ async fn run_or_ask(
         authority: call.authority.clone(),
     };
     call.keeps_body = true;
-    let answered = send::run(call, report).await;
+    let answered = send(call, report).await;
     let (cause, status) = match &answered {
         Ok(answer) => (None, answer.response.status()),
         Err(failure) => (cause(failure), failure.status()),
@@ -144,8 +145,10 @@ async fn run_or_ask(
         call.worker.recorder.retry_skipped.inc(["body_too_large"]);
         return answered;
     }
-    // Its connection, its slots and its place at the endpoint are free again.
-    drop(answered);
+    // Its slots and its place at the endpoint are free again, and soon its connection.
+    if let Ok(answer) = answered {
+        answer.discard();
+    }
     report.fell_back(cause);
     report.service(other.cluster);
     let mut instead = Call {
@@ -165,5 +168,5 @@ async fn run_or_ask(
         began: clock::now(),
         ..*call
     };
-    send::run(&mut instead, report).await
+    send(&mut instead, report).await
 }

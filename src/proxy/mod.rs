@@ -286,7 +286,14 @@ async fn answer(
         keeps_body: false,
         began: report.started(),
     };
-    let mut answer = fallback::run(&mut call, report).await?;
+    let mut answer = match fallback::of_service(&call) {
+        None => {
+            send::enter(&mut call, report).await?;
+            attempt::run(&mut call, report).await?
+        }
+        // Boxed: few requests have one.
+        Some(fallback) => Box::pin(fallback::run(&mut call, fallback, report)).await?,
+    };
     let names = std::mem::take(&mut answer.names);
 
     report.answered(answer.response.status(), answer.at);
@@ -313,6 +320,7 @@ async fn answer(
         gate.shut();
     }
     if let Some(response) = fallback::instead_of_status(answer.response.status(), report) {
+        answer.discard();
         return Ok(Answered::Response(response));
     }
     connection.name_answer(names);

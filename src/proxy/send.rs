@@ -1,15 +1,18 @@
-//! From a request that is ready to an answer of its service: what stands between the two, in its order.
+//! What stands between a request that is ready and the attempts to send it, in its order.
 
 use super::admission;
-use super::attempt::{self, Answer, Call};
+use super::attempt::Call;
 use super::error::Failure;
 use super::report::Report;
 use super::{fault, mirror};
 use crate::clock::Instant;
 
+/// Has a request pass what stands before its service. Its answer is not returned through here: moving it
+/// costs more than some steps.
+///
 /// # Errors
-/// Why there is no answer.
-pub async fn run(call: &mut Call<'_>, report: &mut Report) -> Result<Answer, Failure> {
+/// Why it does not pass.
+pub async fn enter(call: &mut Call<'_>, report: &mut Report) -> Result<(), Failure> {
     let mut began = report.started();
     // For the service itself, so that its bulkhead and its budget see nothing of it.
     if let Some(fault) = &call.policy.fault {
@@ -20,16 +23,12 @@ pub async fn run(call: &mut Call<'_>, report: &mut Report) -> Result<Answer, Fai
     let entered = admission::service(call.worker, call.view, call.cluster_index, deadline).await;
     let (slot, waited) = entered?;
     report.entered(slot);
-    began = waited.unwrap_or(began);
+    call.began = waited.unwrap_or(began);
     // Behind the bulkhead: what is not sent is not copied either.
     if let Some(mirror) = &call.policy.mirror {
         mirror::begin(call, mirror);
     }
-    call.began = began;
-    let (worker, cluster) = (call.worker, call.cluster);
-    let answered = attempt::run(call, report).await;
-    admission::observe(worker, cluster, began, &answered);
-    answered
+    Ok(())
 }
 
 impl Call<'_> {
