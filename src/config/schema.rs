@@ -13,7 +13,7 @@ mod rate_limit;
 mod route;
 mod upstream;
 
-pub use policy::{Mode, Policy, Retry, RetryBudget, Timeout, Timeouts};
+pub use policy::{Mode, Policy, Retry, RetryBackoff, RetryBudget, RetryMethods, Timeout, Timeouts};
 pub use rate_limit::{
     RateLimit, RateLimitClient, RateLimitHeader, RateLimitKey, RateLimitScope, RateLimits, Redis,
 };

@@ -20,8 +20,6 @@ pub struct Retry {
     pub backoff: Backoff,
     /// A server that asks for a longer pause gets no other attempt.
     pub max_retry_after: Duration,
-    /// Bytes of a request body that are kept for sending it again.
-    pub max_body: usize,
 }
 
 /// Exponential, with full jitter: before the `n`th repetition any time up to `base * 2^(n-1)`, and never more
@@ -41,7 +39,6 @@ impl Default for Retry {
             per_try: None,
             backoff: Backoff { base: Duration::from_millis(25), max: Duration::from_millis(250) },
             max_retry_after: Duration::from_secs(1),
-            max_body: 64 * 1024,
         }
     }
 }
