@@ -11,11 +11,10 @@ use http::{HeaderValue, Response, StatusCode};
 use super::body::Body;
 use super::limits;
 use crate::listen::http1::Rejection;
-use crate::policy::End;
-use crate::policy::RateLimit;
 use crate::policy::bulkhead::Overflow;
 use crate::policy::fault::Aborted;
 use crate::policy::shed::{Priority, Signal};
+use crate::policy::{End, RateLimit};
 use crate::telemetry::flags::Flag;
 use crate::upstream::{ConnectError, ConnectErrorKind};
 

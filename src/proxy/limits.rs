@@ -1,6 +1,9 @@
 //! The rate limits that a request meets, and what its client is told of them.
 
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use http::header::RETRY_AFTER;
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -15,9 +18,6 @@ use crate::policy::rate_limit::{Decision, Key, KeyOf, Quota, RateLimit, Scope, s
 use crate::policy::{Mode, Would};
 use crate::telemetry::Direction;
 use crate::worker::{View, Worker};
-use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
 
 /// Takes a token of each limit, in their order. One that refuses ends it: those after it have not been
 /// asked, those before it have counted the request.
@@ -98,11 +98,11 @@ static RESET: HeaderName = HeaderName::from_static("ratelimit-reset");
 /// Says how much is left. What the upstream says of its own limit stays: it may be the narrower one, and it
 /// is not ours to widen (draft-ietf-httpapi-ratelimit-headers).
 pub fn tell(quota: Quota, headers: &mut HeaderMap) {
-    if headers.contains_key(&LIMIT) || headers.contains_key(&REMAINING) {
+    if headers.contains_key(&LIMIT) {
         return;
     }
-    headers.insert(LIMIT.clone(), quota.limit.into());
-    headers.insert(REMAINING.clone(), quota.remaining.into());
+    headers.insert(LIMIT.clone(), number(quota.limit.into()));
+    headers.insert(REMAINING.clone(), number(quota.remaining.into()));
     headers.insert(RESET.clone(), seconds(quota.reset));
 }
 
@@ -113,5 +113,45 @@ pub fn retry_after(after: Duration, headers: &mut HeaderMap) {
 
 /// Whole seconds, rounded up: who comes then is not too early.
 fn seconds(time: Duration) -> HeaderValue {
-    HeaderValue::from(time.as_secs() + u64::from(time.subsec_nanos() > 0))
+    number(time.as_secs() + u64::from(time.subsec_nanos() > 0))
+}
+
+/// Three digits of each number below 1000: most that is told is among them, and needs no memory.
+static DIGITS: [u8; 3000] = {
+    let mut digits = [0; 3000];
+    let mut at = 0;
+    while at < 1000 {
+        digits[3 * at] = b'0' + (at / 100) as u8;
+        digits[3 * at + 1] = b'0' + (at / 10 % 10) as u8;
+        digits[3 * at + 2] = b'0' + (at % 10) as u8;
+        at += 1;
+    }
+    digits
+};
+
+fn number(number: u64) -> HeaderValue {
+    let skipped = match number {
+        0..10 => 2,
+        10..100 => 1,
+        100..1000 => 0,
+        _ => return HeaderValue::from(number),
+    };
+    let at = 3 * number as usize;
+    let text = std::str::from_utf8(&DIGITS[at + skipped..at + 3]).unwrap_or_default();
+    HeaderValue::from_static(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers() {
+        for value in (0..2000).chain([u64::MAX]) {
+            assert_eq!(number(value), value.to_string());
+        }
+        for (millis, told) in [(0, "0"), (1, "1"), (1000, "1"), (1001, "2"), (3_600_000, "3600")] {
+            assert_eq!(seconds(Duration::from_millis(millis)), told);
+        }
+    }
 }
