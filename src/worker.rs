@@ -24,6 +24,7 @@ use crate::telemetry::Direction;
 use crate::telemetry::access_log::{Format, Record};
 use crate::telemetry::log_writer::LogSink;
 use crate::telemetry::metrics::{Recorder, WorkerShard};
+use crate::telemetry::picks::Picks;
 use crate::telemetry::worker_log::WorkerLog;
 use crate::upstream::Pool;
 
@@ -100,6 +101,8 @@ pub struct Worker {
 pub struct View {
     pub snapshot: Arc<Snapshot>,
     cursors: RefCell<Vec<Cursor>>,
+    /// What is counted of the picks of each group.
+    picks: Vec<Option<Picks>>,
 }
 
 /// What a worker is started with.
@@ -117,22 +120,43 @@ pub struct Start {
 }
 
 impl View {
-    fn new(snapshot: Arc<Snapshot>, random: &mut fastrand::Rng) -> Rc<Self> {
+    fn new(snapshot: Arc<Snapshot>, random: &mut fastrand::Rng, recorder: &Recorder) -> Rc<Self> {
         let cursors = (0..snapshot.group_slots).map(|_| Cursor::starting_at(random)).collect();
-        Rc::new(Self { snapshot, cursors: RefCell::new(cursors) })
+        let mut picks: Vec<_> = (0..snapshot.group_slots).map(|_| None).collect();
+        for cluster in &snapshot.clusters {
+            for group in &cluster.groups {
+                picks[group.slot as usize] = Picks::of(recorder, &cluster.name, &group.balancer);
+            }
+        }
+        Rc::new(Self { snapshot, cursors: RefCell::new(cursors), picks })
     }
 
-    /// An endpoint for one attempt, another one than those `tried` where there is one.
+    /// An endpoint for one attempt, another one than those `tried` where there is one. `wish` is what
+    /// the balancer of the group wants to know of the request, see [`Balancer::wish`].
+    ///
+    /// [`Balancer::wish`]: crate::balance::Balancer::wish
     pub fn pick(
         &self,
         to: Destination,
         tried: &[u32],
+        wish: Option<u64>,
         random: &mut fastrand::Rng,
         now: clock::Instant,
     ) -> Option<usize> {
         let group = self.snapshot.group(to);
-        let cursor = &mut self.cursors.borrow_mut()[group.slot as usize];
-        group.balancer.pick(&group.endpoints, cursor, random, clock::nanos(now), tried)
+        let slot = group.slot as usize;
+        let (endpoints, balancer) = (&group.endpoints, &group.balancer);
+        let cursor = &mut self.cursors.borrow_mut()[slot];
+        let now = clock::nanos(now);
+        let skip = |index: usize| tried.iter().any(|tried| *tried as usize == index);
+        let picked = balancer
+            .pick(endpoints, cursor, random, now, wish, &skip)
+            // All were tried.
+            .or_else(|| balancer.pick(endpoints, cursor, random, now, wish, &|_| false))?;
+        if let Some(picks) = &self.picks[slot] {
+            picks.count(balancer, picked, wish);
+        }
+        Some(picked)
     }
 }
 
@@ -141,8 +165,8 @@ impl Worker {
     pub fn new(start: Start) -> Rc<Self> {
         let mut random = start.random;
         let mut reader = start.live.reader();
-        let view = View::new(reader.read().clone(), &mut random);
         let recorder = Recorder::new(start.shard);
+        let view = View::new(reader.read().clone(), &mut random, &recorder);
         let drain = Rc::<Drain>::default();
         let follower = drain.clone();
         tokio::task::spawn_local(async move { follower.follow(start.phase).await });
@@ -168,7 +192,7 @@ impl Worker {
         let mut reader = self.reader.borrow_mut();
         let current = reader.read();
         if !Arc::ptr_eq(current, &self.view.borrow().snapshot) {
-            let view = View::new(current.clone(), &mut self.random.borrow_mut());
+            let view = View::new(current.clone(), &mut self.random.borrow_mut(), &self.recorder);
             self.pool.set_limits(view.snapshot.limits.pool);
             *self.view.borrow_mut() = view;
         }

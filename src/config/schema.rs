@@ -8,16 +8,21 @@ use serde::{Deserialize, Serialize};
 pub use super::json_schema::{Map, OrOff};
 use super::units::{Address, Cidr, Duration, Listen, LogPath, Name, Port, Ratio, Size};
 
+mod balancer;
 mod policy;
 mod route;
 mod upstream;
 
+pub use balancer::{
+    Algorithm, Chooser, HashKey, LoadBalancer, LoadBalancerSettings, MaglevHash, RingHash,
+    SameSite, StickyCookie, ZoneAware,
+};
 pub use policy::{Mode, Policy, Retry, RetryBudget, Timeout, Timeouts};
 pub use route::{
     HeaderEdits, Match, Redirect, RedirectScheme, Respond, Rewrite, Route, Target, To,
     ValueCondition, ValueMatch,
 };
-pub use upstream::{Endpoint, LoadBalancer, Service, ServiceDefaults, Services};
+pub use upstream::{Endpoint, Service, ServiceDefaults, Services};
 
 /// The configuration of a Pilotfish sidecar.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]

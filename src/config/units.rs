@@ -12,8 +12,8 @@ mod amount;
 mod http;
 mod net;
 
-pub use self::amount::{Duration, Ratio, Size};
-pub use self::http::{HeaderName, HeaderValue, Host, HostPattern, Method, UrlPath};
+pub use self::amount::{Duration, Factor, Ratio, Size};
+pub use self::http::{CookieName, HeaderName, HeaderValue, Host, HostPattern, Method, UrlPath};
 pub use self::net::{Address, Cidr, Listen, LogPath, Name, Port};
 
 /// Why a text is not the unit that it should be.
@@ -68,6 +68,7 @@ pub const FORMATS: &[Format] = &[
     format::<Duration>(),
     format::<Size>(),
     format::<Ratio>(),
+    format::<Factor>(),
     format::<Address>(),
     format::<Listen>(),
     format::<Cidr>(),
@@ -75,6 +76,7 @@ pub const FORMATS: &[Format] = &[
     format::<Port>(),
     format::<LogPath>(),
     format::<HeaderName>(),
+    format::<CookieName>(),
     format::<HeaderValue>(),
     format::<Method>(),
     format::<Host>(),

@@ -82,7 +82,7 @@ pub async fn open(
     report.service(cluster);
     let limit = route.policy.timeouts.connect;
     let (endpoint, in_flight, stream) = match to {
-        Choice::Group(to) => attempt::dial(worker, view, to, limit).await?,
+        Choice::Group(to) => attempt::dial(worker, view, to, connection.peer.ip(), limit).await?,
         Choice::Host(endpoint) => {
             let in_flight = endpoint.begin(clock::nanos(clock::now()));
             let service = target.host.clone();

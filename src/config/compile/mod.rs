@@ -4,6 +4,7 @@
 //! What must outlive a reload (the state of an endpoint, the budget of a service) is taken over from
 //! the snapshot before, by service and address.
 
+mod balancer;
 mod listeners;
 mod matcher;
 mod policy;
@@ -20,10 +21,11 @@ use std::sync::Arc;
 use super::report::{Mistake, Path, closest, path_to, quote};
 use super::schema::{self, Config, OrOff};
 use super::snapshot::{
-    Cluster, Destination, Detect, Group, Inbound, Outbound, Protocol, Service, Snapshot, Unknown,
+    Cluster, Destination, Detect, Group, Inbound, Outbound, Protocol, Selector, Service, Snapshot,
+    Unknown,
 };
-use crate::balance::{Balancer, Kind};
-use crate::endpoint::{Endpoint, State};
+use crate::balance::{Balancer, Plan, Table};
+use crate::endpoint::{Endpoint, Load, State};
 use crate::policy::{Budget, BudgetLimits, Policy};
 use crate::route::Router;
 use policy::overlay;
@@ -113,6 +115,9 @@ struct Kept {
     budget: Arc<Budget>,
     /// By the text of the address.
     states: HashMap<Box<str>, Arc<State>>,
+    /// What is in flight, and what is costly to make, of each group that has it.
+    loads: BTreeMap<Selector, Arc<Load>>,
+    tables: BTreeMap<Selector, Table>,
 }
 
 impl Kept {
@@ -123,6 +128,16 @@ impl Kept {
             budget: cluster.budget.clone(),
             states: endpoints
                 .map(|endpoint| (endpoint.label.clone(), endpoint.state.clone()))
+                .collect(),
+            loads: cluster
+                .groups
+                .iter()
+                .filter_map(|group| Some((group.selector.clone(), group.load.clone()?)))
+                .collect(),
+            tables: cluster
+                .groups
+                .iter()
+                .filter_map(|group| Some((group.selector.clone(), group.balancer.table()?.clone())))
                 .collect(),
         }
     }
@@ -171,9 +186,10 @@ impl<'a> Compiler<'a> {
         let typed = self.outbound_config().and_then(|outbound| outbound.policy.as_ref());
         self.check_policy(typed, &path_to!["outbound", "policy"]);
         let policy = overlay(Policy::default(), typed);
-        let group = self.group(None, Vec::new(), Kind::PeakEwma);
+        let owner = Owner::Passthrough;
+        let group = self.group(&owner, Selector::default(), Vec::new(), None, &Plan::default());
         self.cluster(
-            Owner::Passthrough,
+            owner,
             PASSTHROUGH.into(),
             Protocol::Auto,
             policy,
@@ -279,13 +295,16 @@ impl<'a> Compiler<'a> {
 
     fn group(
         &mut self,
-        version: Option<Box<str>>,
+        owner: &Owner,
+        selector: Selector,
         endpoints: Vec<Arc<Endpoint>>,
-        kind: Kind,
+        load: Option<Arc<Load>>,
+        plan: &Plan,
     ) -> Group {
         self.groups += 1;
-        let balancer = Balancer::new(kind, &endpoints);
-        Group { slot: self.groups - 1, version, endpoints: endpoints.into(), balancer }
+        let before = self.kept.get(owner).and_then(|kept| kept.tables.get(&selector));
+        let balancer = Balancer::of(plan, &endpoints, load.as_ref(), before);
+        Group { slot: self.groups - 1, selector, endpoints: endpoints.into(), balancer, load }
     }
 
     /// Tells that `name` is no service, with the one that was probably meant.
@@ -339,14 +358,5 @@ fn protocol(typed: Option<schema::Protocol>) -> Protocol {
         Some(schema::Protocol::Http2) => Protocol::Http2,
         Some(schema::Protocol::Tcp) => Protocol::Tcp,
         Some(schema::Protocol::Auto) | None => Protocol::Auto,
-    }
-}
-
-fn kind(typed: Option<schema::LoadBalancer>) -> Kind {
-    match typed {
-        Some(schema::LoadBalancer::RoundRobin) => Kind::RoundRobin,
-        Some(schema::LoadBalancer::Random) => Kind::Random,
-        Some(schema::LoadBalancer::LeastRequest) => Kind::LeastRequest,
-        Some(schema::LoadBalancer::PeakEwma) | None => Kind::PeakEwma,
     }
 }

@@ -207,6 +207,8 @@ fn patterns_take_what_the_parsers_take() {
     holds::<Duration>(&["250ms", "1m30s", "1.5s", "0s", "100us", "1d"]);
     holds::<Size>(&["1", "64KiB", "1kB", "1KB", "1B", "1GiB"]);
     holds::<Ratio>(&["20%", "0.2", ".2", "1", "12.5%"]);
+    holds::<Factor>(&["125%", "1.25", "10", "1000%", "100.1%"]);
+    holds::<CookieName>(&["session", "__Host-id", "A.b"]);
     holds::<Address>(&["1.2.3.4:5", "[::1]:5", "[::ffff:1.2.3.4]:5", "a_b.c-d:5", "unix:/a"]);
     holds::<Listen>(&["1", "1.2.3.4:5", "[::]:5"]);
     holds::<Cidr>(&["1.2.3.4", "10.0.0.0/8", "fd00::/8"]);

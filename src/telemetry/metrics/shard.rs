@@ -35,6 +35,10 @@ pub struct Shard {
     pub rejected: Family<1>,
     /// `[policy, would]`: what policies in shadow mode would have done.
     pub shadow_decisions: Family<2>,
+    /// `[service, zone]`: `local` or `other`, where endpoints of our zone are preferred.
+    pub zone_picks: Family<2>,
+    /// `[service, result]`: what became of cookies and keys that clients have, see `telemetry::picks`.
+    pub sticky_picks: Family<2>,
     /// `[service, result]`: `opened`, `reused`, or how it failed.
     pub upstream_connections: Family<2>,
     /// `[direction, service]`
@@ -60,6 +64,8 @@ impl Shard {
             retry_skipped: Family::new(["reason"]),
             rejected: Family::new(["reason"]),
             shadow_decisions: Family::new(["policy", "would"]),
+            zone_picks: Family::new(["service", "zone"]),
+            sticky_picks: Family::new(["service", "result"]),
             upstream_connections: Family::new(["service", "result"]),
             tcp_connections: Family::new(["direction", "service"]),
             tcp_sent_bytes: Family::new(["direction", "service"]),
@@ -72,6 +78,8 @@ impl Shard {
     pub(super) fn retain(&self, live: &Live) {
         self.requests.retain(live);
         self.retries.retain(live);
+        self.zone_picks.retain(live);
+        self.sticky_picks.retain(live);
         self.upstream_connections.retain(live);
         self.tcp_connections.retain(live);
         self.tcp_sent_bytes.retain(live);
