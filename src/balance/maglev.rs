@@ -46,7 +46,7 @@ impl Maglev {
         let len = self.len();
         #[allow(clippy::cast_possible_truncation)]
         let first = (((hash >> 32) * len as u64) >> 32) as usize;
-        (first..len).chain(0..first).cycle().map(|slot| self.owner(slot))
+        (first..len).chain(0..first).cycle().map(move |slot| self.owner(slot))
     }
 
     fn len(&self) -> usize {

@@ -72,10 +72,12 @@ impl Zones {
         if local.members.len() < min_endpoints {
             return None;
         }
+        // What is spilled for lack of capacity goes by what is spare, in thousandths.
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        let by_spare =
+            |endpoint: &Endpoint| (weight(endpoint) * spare(endpoint) * 1e3).ceil() as u32;
         let other = if local_share < 1.0 {
-            // In thousandths; what is spilled goes by what is spare.
-            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-            pool(false, &|endpoint| (weight(endpoint) * spare(endpoint) * 1000.0).ceil() as u32)
+            pool(false, &by_spare)
         } else {
             pool(false, &|endpoint| endpoint.weight.max(1))
         };

@@ -42,6 +42,7 @@ use std::sync::Arc;
 use http::header::{CONNECTION, CONTENT_LENGTH, SET_COOKIE, VIA};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
+use ipnet::IpNet;
 
 use crate::balance::key;
 use crate::clock;
@@ -295,8 +296,8 @@ fn balanced(
     forward: &Forward,
     parts: &Parts,
 ) -> (Destination, Option<u64>) {
-    let trusted = match connection.direction {
-        Direction::Inbound => &view.snapshot.inbound.trusted_proxies[..],
+    let trusted: &[IpNet] = match connection.direction {
+        Direction::Inbound => &view.snapshot.inbound.trusted_proxies,
         Direction::Outbound => &[],
     };
     let asked = key::Asked {

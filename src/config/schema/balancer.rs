@@ -91,7 +91,7 @@ pub struct MaglevHash {
     pub bounded_load: Option<OrOff<Factor>>,
     /// Slots of the table, a prime well above the number of endpoints. Default: 65537.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 2, max = 5_000_011))]
+    #[schemars(range(min = 2, max = 1_000_003))]
     pub table_size: Option<u32>,
 }
 

@@ -75,6 +75,22 @@ fn ratios() {
 }
 
 #[test]
+fn factors() {
+    for (text, factor) in [("125%", 1.25), ("1.5", 1.5), ("10", 10.0), ("1000%", 10.0)] {
+        assert_eq!(text.parse::<Factor>(), Ok(Factor(factor)), "{text}");
+    }
+    for (text, help) in [
+        ("125", "write `125%`, or a factor like `1.25`"),
+        ("20%", "write more than 100%, at most 1000%: `125%` or `1.25`"),
+    ] {
+        assert_eq!(text.parse::<Factor>().unwrap_err().help, help);
+    }
+    for text in ["", "%", "1", "100%", "1001%", "-2", "2e0", "nan", "inf", "125 %"] {
+        assert!(text.parse::<Factor>().is_err(), "{text}");
+    }
+}
+
+#[test]
 fn addresses() {
     let name = |host: &str, port| Address::Name { host: host.to_owned(), port };
     for (text, address) in [
