@@ -93,7 +93,7 @@ async fn the_same_key_goes_to_the_same_endpoint() {
         let proxy = start("{ header: x-user }").await;
         let owners = placed(&proxy, 24, by_header).await;
         assert_eq!(distinct(&owners), 4, "{algorithm} {owners:?}");
-        let count = async |result| {
+        let count = async |result: &str| {
             let series =
                 format!("pilotfish_sticky_picks_total{{service=\"users\",result=\"{result}\"}}");
             proxy.metric(&series).await
@@ -292,7 +292,7 @@ async fn a_client_stays_where_its_cookie_says() {
             assert_eq!(cookie_of(&answer), None, "it has one");
         }
     }
-    let count = async |result| {
+    let count = async |result: &str| {
         let series =
             format!("pilotfish_sticky_picks_total{{service=\"users\",result=\"{result}\"}}");
         proxy.metric(&series).await
