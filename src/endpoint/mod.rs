@@ -72,11 +72,12 @@ impl Endpoint {
 
     /// See [`State::begin`].
     pub fn begin(&self, now: Nanos) -> InFlight {
-        let loads = self.loads.clone();
-        for load in loads.iter().flat_map(|loads| &**loads) {
+        let mut in_flight = self.state.begin(now);
+        in_flight.loads = self.loads.clone();
+        for load in in_flight.loads.iter().flat_map(|loads| &**loads) {
             load.0.fetch_add(1, Relaxed);
         }
-        InFlight { loads, ..self.state.begin(now) }
+        in_flight
     }
 }
 
