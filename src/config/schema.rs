@@ -17,7 +17,7 @@ pub use balancer::{
     Algorithm, Chooser, HashKey, LoadBalancer, LoadBalancerSettings, MaglevHash, RingHash,
     SameSite, StickyCookie, ZoneAware,
 };
-pub use policy::{Mode, Policy, Retry, RetryBudget, Timeout, Timeouts};
+pub use policy::{Mode, Policy, Retry, RetryBackoff, RetryBudget, RetryMethods, Timeout, Timeouts};
 pub use route::{
     HeaderEdits, Match, Redirect, RedirectScheme, Respond, Rewrite, Route, Target, To,
     ValueCondition, ValueMatch,

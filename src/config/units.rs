@@ -9,10 +9,12 @@ use std::fmt;
 use std::str::FromStr;
 
 mod amount;
+mod condition;
 mod http;
 mod net;
 
 pub use self::amount::{Duration, Factor, Ratio, Size};
+pub use self::condition::Condition;
 pub use self::http::{CookieName, HeaderName, HeaderValue, Host, HostPattern, Method, UrlPath};
 pub use self::net::{Address, Cidr, Listen, LogPath, Name, Port};
 
@@ -82,6 +84,7 @@ pub const FORMATS: &[Format] = &[
     format::<Host>(),
     format::<HostPattern>(),
     format::<UrlPath>(),
+    format::<Condition>(),
 ];
 
 /// Reads any scalar as text, because YAML makes a number of `0.2` and of `15006`.

@@ -4,22 +4,28 @@
 //! the limit of the body, the headers on the way in, the timeouts around each attempt, the budget of
 //! what is sent again, the headers on the way out.
 
+pub mod breaker;
 mod budget;
+mod condition;
+pub mod deadline;
 mod header_ops;
 mod mode;
+pub mod outlier;
+pub mod retry;
 
 use std::time::Duration;
 
 pub use budget::{Budget, BudgetLimits};
+pub use condition::{Conditions, End, GRPC_NAMES};
 pub use header_ops::HeaderOps;
 pub use mode::{Mode, Would};
+pub use retry::Retry;
 
 /// The policy of one route towards one service, every default filled in.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Policy {
     pub timeouts: Timeouts,
-    /// How often a request may be sent again that was provably never processed.
-    pub max_resends: u32,
+    pub retry: Retry,
     /// Longest request body in bytes.
     pub max_body: Option<u64>,
 }
@@ -41,7 +47,7 @@ impl Default for Policy {
                 connect: Duration::from_secs(1),
                 stream_idle: Some(Duration::from_secs(300)),
             },
-            max_resends: 2,
+            retry: Retry::default(),
             max_body: None,
         }
     }

@@ -1,4 +1,4 @@
-//! The attempts of one request, and the only place where a request is sent again. In this release
+//! The attempts of one request, and the only place where a request is sent again. Without a word of the policy
 //! that is done for what was provably never processed: nothing was written, `REFUSED_STREAM`, or a
 //! stream above the last one that a GOAWAY names (RFC 9113 6.8, 8.7). Then any method is safe.
 
@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{COOKIE, EXPECT, HOST, TRANSFER_ENCODING};
+use http::header::{COOKIE, EXPECT, HOST, HeaderName, RETRY_AFTER, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::{PathAndQuery, Scheme, Uri};
 use http::{HeaderValue, Response, StatusCode, Version};
@@ -26,11 +26,17 @@ use crate::clock::{self, Instant};
 use crate::config::snapshot::{Cluster, Destination, Protocol};
 use crate::endpoint::{Endpoint, InFlight, Outcome};
 use crate::names::Names;
-use crate::policy::Policy;
+use crate::policy::retry::{self, Next, Situation, is_idempotent};
+use crate::policy::{Conditions, End, Policy, deadline};
 use crate::upstream::{
     ConnectError, ConnectErrorKind, Lease, ResponseBody, Reuse, SendError, Wire, http1, http2,
 };
 use crate::worker::{View, Worker};
+
+/// Which attempt at a request this is, from the second one on.
+static ATTEMPT: HeaderName = HeaderName::from_static("x-pilotfish-attempt");
+/// By it a client says that a request may be processed twice.
+static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// A request that is ready to be sent, whichever endpoint takes it.
 pub struct Call<'a> {
@@ -100,47 +106,97 @@ pub fn wire(protocol: Protocol, grpc: bool) -> Option<Wire> {
 /// # Errors
 /// The failure of the last attempt.
 pub async fn run(mut call: Call<'_>, report: &mut Report) -> Result<Answer, Failure> {
-    let limits = call.cluster.budget_limits;
+    let retry = &call.policy.retry;
     // The first attempt begins with the request itself; later ones ask the clock.
     let mut began = report.started();
     call.cluster.budget.deposit(clock::since_start(began));
+    let idempotent = is_idempotent(&call.parts.method)
+        || retry.max > 0 && call.parts.headers.contains_key(&IDEMPOTENCY_KEY);
     let sent_key = call.write_head();
     let mut tried = SmallVec::<[u32; 4]>::new();
     let mut reuse = Reuse::Allowed;
+    if call.time_limit() == Some(Duration::ZERO) {
+        return Err(call.late(Duration::ZERO));
+    }
     loop {
         let endpoint = call.pick(&mut tried, began)?;
         report.attempt(&endpoint);
-        let failure = match call.once(&endpoint, reuse, began, report.started()).await {
-            Ok(answer) => {
-                if let Some(upload) = &call.upload {
-                    upload.forget_replay();
-                }
-                return Ok(Answer { sent_key, ..answer });
-            }
-            Err(failure) => failure,
+        call.number(report.attempts(), report.is_grpc(), report.started(), began);
+        let (result, stale) = call.once(&endpoint, reuse, began, report.started()).await;
+        let (end, reason) = match &result {
+            // Nearly always: no answer of an upstream is one to try again after.
+            Ok(_) if !retry.on.has_answers() => break call.answered(result, sent_key),
+            Ok(answer) => match again_after(&retry.on, answer, report.is_grpc()) {
+                Some(end) => (end, "upstream_status"),
+                None => break call.answered(result, sent_key),
+            },
+            Err(failure) => match failure.end() {
+                Some(end) => (end, failure.reason()),
+                None => break result,
+            },
         };
         began = clock::now();
-        if matches!(failure, Failure::Unwritten { .. }) {
+        let retry_after = result.as_ref().ok().and_then(|answer| {
+            retry::retry_after(answer.response.headers().get(RETRY_AFTER)?.as_bytes())
+        });
+        let situation = Situation {
+            end,
+            retries: report.attempts() - 1,
+            idempotent,
+            stale: stale && reuse == Reuse::Allowed,
+            replayable: call.upload.as_ref().is_none_or(|upload| upload.can_replay()),
+            has_other: call.has_other(&tried),
+            retry_after,
+            left: call.overdue(report.started()).map(|(at, _)| at.saturating_duration_since(began)),
+        };
+        let Some(wait) = call.may_send_again(&situation, began) else {
+            break call.answered(result, sent_key);
+        };
+        if stale || matches!(result, Err(Failure::Unwritten { .. })) {
             // Where one idle connection was dead, the next one may be as well.
             reuse = Reuse::Not;
         }
-        let replayable = call.upload.as_ref().is_none_or(|upload| upload.can_replay());
-        if !failure.never_processed()
-            || report.attempts() > call.policy.max_resends
-            || matches!(failure, Failure::Connect { .. }) && !call.has_other(&tried)
-        {
-            return Err(failure);
+        call.worker.recorder.retries.inc([&call.cluster.name, reason]);
+        if let Ok(answer) = result {
+            answer.discard();
         }
-        let metrics = &call.worker.recorder;
-        if !replayable {
-            metrics.retry_skipped.inc(["body_too_large"]);
-            return Err(failure);
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+            began = clock::now();
         }
-        if !call.cluster.budget.withdraw(clock::since_start(began), limits) {
-            metrics.retry_skipped.inc(["budget"]);
-            return Err(failure);
-        }
-        metrics.retries.inc([&call.cluster.name, failure.reason()]);
+    }
+}
+
+/// Whether an answer is one to try again after.
+fn again_after(on: &Conditions, answer: &Answer, grpc: bool) -> Option<End> {
+    let headers = answer.response.headers();
+    let status = || headers.get("grpc-status")?.to_str().ok()?.parse().ok();
+    let grpc = if grpc { status() } else { None };
+    let end = End::Answered { status: answer.response.status(), grpc };
+    on.contains(end).then_some(end)
+}
+
+impl Answer {
+    /// Reads what little there may be of it, so that its connection can be used again.
+    fn discard(self) {
+        const LIMIT: usize = 16 * 1024;
+        const PATIENCE: Duration = Duration::from_secs(1);
+        let Answer { response, lease, in_flight, .. } = self;
+        let mut body = response.into_body();
+        tokio::task::spawn_local(async move {
+            let mut read = 0;
+            let rest = async {
+                while let Some(frame) = std::future::poll_fn(|cx| body.poll_frame(cx)).await {
+                    read += frame.ok()?.data_ref().map_or(0, |data| data.len());
+                    (read <= LIMIT).then_some(())?;
+                }
+                Some(())
+            };
+            if let Ok(Some(())) = tokio::time::timeout(PATIENCE, rest).await {
+                lease.release(clock::now());
+            }
+            drop(in_flight);
+        });
     }
 }
 
@@ -219,6 +275,58 @@ impl Call<'_> {
         }
     }
 
+    /// What is done with the last attempt.
+    fn answered(
+        &self,
+        result: Result<Answer, Failure>,
+        sent_key: Option<HeaderValue>,
+    ) -> Result<Answer, Failure> {
+        let answer = result?;
+        if let Some(upload) = &self.upload {
+            upload.forget_replay();
+        }
+        Ok(Answer { sent_key, ..answer })
+    }
+
+    /// When to send it again, if it may be: by the policy, then by the budget of the service.
+    fn may_send_again(&self, situation: &Situation, now: Instant) -> Option<Duration> {
+        let chance = self.worker.random.borrow_mut().f64();
+        let skipped = &self.worker.recorder.retry_skipped;
+        match retry::next(&self.policy.retry, situation, chance) {
+            Next::No => None,
+            Next::Skip(reason) => {
+                skipped.inc([reason]);
+                None
+            }
+            Next::Again(wait) => {
+                let limits = self.cluster.budget_limits;
+                if self.cluster.budget.withdraw(clock::since_start(now), limits) {
+                    return Some(wait);
+                }
+                skipped.inc(["budget"]);
+                None
+            }
+        }
+    }
+
+    /// Says which attempt this is, and how much time is left for it.
+    fn number(&mut self, attempt: u32, grpc: bool, started: Instant, now: Instant) {
+        let headers = &mut self.parts.headers;
+        if attempt > 1 {
+            headers.insert(ATTEMPT.clone(), HeaderValue::from(attempt));
+            if grpc {
+                // As gRPC's own retries do (gRFC A6).
+                headers.insert("grpc-previous-rpc-attempts", HeaderValue::from(attempt - 1));
+            }
+        }
+        if let Some(client) = self.client_timeout
+            && now > started
+        {
+            let left = (started + client).saturating_duration_since(now);
+            deadline::write(headers, left, grpc);
+        }
+    }
+
     /// Gives the request the form of its wire. Returns the WebSocket key that it made, if any.
     fn write_head(&mut self) -> Option<HeaderValue> {
         let parts = &mut self.parts;
@@ -257,13 +365,14 @@ impl Call<'_> {
         key
     }
 
+    /// One attempt. With a failure, whether it may be that its connection was dead before.
     async fn once(
         &mut self,
         endpoint: &Arc<Endpoint>,
         reuse: Reuse,
         began: Instant,
         started: Instant,
-    ) -> Result<Answer, Failure> {
+    ) -> (Result<Answer, Failure>, bool) {
         let in_flight = endpoint.begin(clock::nanos(began));
         let lease = self
             .worker
@@ -276,7 +385,7 @@ impl Call<'_> {
                 if error.kind != ConnectErrorKind::Exhausted {
                     failed(&in_flight, began);
                 }
-                return Err(self.connect_failure(error));
+                return (Err(self.connect_failure(error)), false);
             }
         };
         if !lease.reused {
@@ -292,7 +401,7 @@ impl Call<'_> {
             result = lease.send(&self.parts, &self.names, body, |status, headers| {
                 hints.pass_on(status, headers);
             }) => result.map_err(Ok),
-            failure = self.expired(started) => Err(Err(failure)),
+            failure = self.expired(started, sent) => Err(Err(failure)),
         };
         let now = clock::now();
         match result
@@ -304,14 +413,17 @@ impl Call<'_> {
                     lease.note_keep_alive(response.headers());
                 }
                 in_flight.observe(clock::nanos(now), now - sent, Outcome::Answered);
-                Ok(Answer { response, lease, in_flight, fields, names, at: now, sent_key: None })
+                let answer =
+                    Answer { response, lease, in_flight, fields, names, at: now, sent_key: None };
+                (Ok(answer), false)
             }
             Err(failure) => {
                 // A client that breaks off says nothing about the endpoint.
                 if failure.fault() == super::error::Fault::Upstream {
                     failed(&in_flight, began);
                 }
-                Err(failure)
+                let stale = lease.reused && lease.is_unanswered();
+                (Err(failure), stale)
             }
         }
     }
@@ -329,15 +441,30 @@ impl Call<'_> {
         failure
     }
 
-    /// Waits until the head of the response is overdue, all attempts together. The clock of the request timeout starts when
-    /// the request has been sent to its end, so that a long upload or a gRPC stream is not cut; until
-    /// then only silence counts.
-    async fn expired(&self, started: Instant) -> Failure {
-        let timeouts = self.policy.timeouts;
-        let request = match (timeouts.request, self.client_timeout) {
+    /// When the head of the response is overdue, all attempts together, and after how long; unknown while the
+    /// request is still being sent.
+    fn overdue(&self, started: Instant) -> Option<(Instant, Duration)> {
+        let sent = match &self.upload {
+            Some(upload) => upload.finished()?,
+            None => started,
+        };
+        self.time_limit().map(|limit| (sent + limit, limit))
+    }
+
+    /// By the policy or, if that is less, by what the client will wait.
+    fn time_limit(&self) -> Option<Duration> {
+        match (self.policy.timeouts.request, self.client_timeout) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
-        };
+        }
+    }
+
+    /// Waits until the head of the response is overdue. The clock of the request timeout starts when the
+    /// request has been sent to its end, so that a long upload or a gRPC stream is not cut; until then only
+    /// silence counts. That of an attempt, which is `sent` here, starts then too.
+    async fn expired(&self, started: Instant, sent: Instant) -> Failure {
+        let timeouts = self.policy.timeouts;
+        let request = self.time_limit();
         // While the body goes out, look again at least this often: its end starts the clock.
         const LOOK: Duration = Duration::from_millis(250);
         // Not the present, but nothing is overdue before the first look at the clock.
@@ -355,18 +482,23 @@ impl Call<'_> {
                             false => self.late(after),
                         };
                     }
-                    let look = now + request.map_or(LOOK, |request| request.min(LOOK));
+                    let per_try = self.policy.retry.per_try;
+                    let look = [request, per_try].into_iter().flatten().fold(LOOK, Duration::min);
+                    let look = now + look;
                     Some(silent.map_or(look, |at| at.min(look)))
                 }
                 upload => {
-                    let began = upload.as_ref().and_then(|upload| upload.finished());
-                    let at = request.map(|after| (began.unwrap_or(started) + after, after));
-                    if let Some((at, after)) = at
+                    let finished = upload.as_ref().and_then(|upload| upload.finished());
+                    let per_try = self.policy.retry.per_try;
+                    let attempt = per_try
+                        .map(|limit| (finished.map_or(sent, |at| at.max(sent)) + limit, limit));
+                    let first = [self.overdue(started), attempt].into_iter().flatten().min();
+                    if let Some((at, after)) = first
                         && at <= now
                     {
                         return self.late(after);
                     }
-                    at.map(|(at, _)| at)
+                    first.map(|(at, _)| at)
                 }
             };
             match wake {

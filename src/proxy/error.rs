@@ -7,6 +7,7 @@ use http::{HeaderValue, Response, StatusCode};
 
 use super::body::Body;
 use crate::listen::http1::Rejection;
+use crate::policy::End;
 use crate::telemetry::flags::Flag;
 use crate::upstream::{ConnectError, ConnectErrorKind};
 
@@ -190,12 +191,17 @@ impl Failure {
         }
     }
 
-    /// Whether the request was provably never processed, so that any method may be sent again.
-    pub fn never_processed(&self) -> bool {
+    /// How the attempt has ended, where it is an attempt that did.
+    pub fn end(&self) -> Option<End> {
         match self {
-            Self::Connect { error, .. } => error.kind != ConnectErrorKind::Exhausted,
-            Self::Refused { .. } | Self::Unwritten { .. } => true,
-            _ => false,
+            Self::Connect { error, .. } => {
+                (error.kind != ConnectErrorKind::Exhausted).then_some(End::ConnectFailure)
+            }
+            Self::Refused { .. } | Self::Unwritten { .. } => Some(End::RefusedStream),
+            Self::Reset { .. } => Some(End::Reset),
+            Self::Timeout { .. } => Some(End::Timeout),
+            Self::BadResponse { .. } => Some(End::BadResponse),
+            _ => None,
         }
     }
 

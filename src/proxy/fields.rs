@@ -25,6 +25,8 @@ impl Fields {
     pub const TRANSFER_ENCODING: Self = Self(1 << 11);
     /// `Connection`, which may name others.
     pub const CONNECTION: Self = Self(1 << 12);
+    /// How long the client will wait.
+    pub const DEADLINE: Self = Self(1 << 13);
 
     /// Those that stand in `headers`.
     pub fn of(headers: &HeaderMap) -> Self {
@@ -65,6 +67,7 @@ impl Fields {
             (12, "content-type") => Self::CONTENT_TYPE,
             (12, "x-request-id") => Self::REQUEST_ID,
             (14, "content-length") => Self::CONTENT_LENGTH,
+            (12, "grpc-timeout") | (18, "x-request-deadline") => Self::DEADLINE,
             (9.., _) if is_claim(name) => Self::CLAIM,
             _ => Self(0),
         }

@@ -126,30 +126,9 @@ pub fn is_grpc(headers: &HeaderMap, fields: Fields) -> bool {
         })
 }
 
-/// `grpc-timeout` (gRPC over HTTP/2): up to eight digits and a unit.
-pub fn grpc_timeout(headers: &HeaderMap) -> Option<std::time::Duration> {
-    use std::time::Duration;
-    let text = headers.get("grpc-timeout")?.to_str().ok()?;
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    let n: u64 = digits.parse().ok()?;
-    Some(match unit {
-        "H" => Duration::from_secs(n * 3600),
-        "M" => Duration::from_secs(n * 60),
-        "S" => Duration::from_secs(n),
-        "m" => Duration::from_millis(n),
-        "u" => Duration::from_micros(n),
-        "n" => Duration::from_nanos(n),
-        _ => return None,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
         fields
@@ -229,29 +208,6 @@ mod tests {
             ("application/json", false),
         ] {
             assert_eq!(is_grpc_of(&map(&[("content-type", value)])), expected, "{value}");
-        }
-    }
-
-    #[test]
-    fn grpc_timeouts() {
-        for (value, expected) in [
-            ("5S", Some(Duration::from_secs(5))),
-            ("250m", Some(Duration::from_millis(250))),
-            ("1H", Some(Duration::from_secs(3600))),
-            ("99999999n", Some(Duration::from_nanos(99_999_999))),
-            ("123456789S", None),
-            ("S", None),
-            ("", None),
-            ("-5S", None),
-            ("5x", None),
-            ("5é", None),
-        ] {
-            let headers: HeaderMap =
-                [("grpc-timeout", value)].iter().fold(HeaderMap::new(), |mut map, (k, v)| {
-                    map.insert(*k, HeaderValue::from_bytes(v.as_bytes()).unwrap());
-                    map
-                });
-            assert_eq!(grpc_timeout(&headers), expected, "{value}");
         }
     }
 }

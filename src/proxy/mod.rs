@@ -48,6 +48,7 @@ use crate::balance::key;
 use crate::clock;
 use crate::config::snapshot::{Action, Destination, Forward, Group, Route};
 use crate::listen::http1::Refused;
+use crate::policy::deadline;
 use crate::telemetry::Direction;
 use crate::telemetry::trace::{self, Origin};
 use crate::upstream::Wire;
@@ -216,7 +217,10 @@ async fn answer(
     let wire = attempt::wire(cluster.protocol, report.is_grpc())
         .ok_or_else(|| Failure::NotHttp { service: cluster.name.to_string() })?;
 
-    let client_timeout = report.is_grpc().then(|| headers::grpc_timeout(&parts.headers)).flatten();
+    let client_timeout = match fields.has(Fields::DEADLINE) {
+        true => deadline::read(&parts.headers, report.is_grpc()),
+        false => None,
+    };
     let client_version = parts.version;
     let stream = incoming.stream();
     let gate = gate(&parts, fields, wire);

@@ -78,6 +78,14 @@ impl<B> Lease<B>
 where
     B: Patient<Error = BoxError> + Unpin + 'static,
 {
+    /// Whether not a byte of an answer has come, on HTTP/1.
+    pub fn is_unanswered(&self) -> bool {
+        match &self.sender {
+            Sender::Http1(connection) => connection.is_unanswered(),
+            Sender::Http2(_) => false,
+        }
+    }
+
     /// Sends one request and waits for the head of its response. `interim` gets its 1xx responses.
     /// `names` say how the fields of either head are written, on HTTP/1.
     ///

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::super::schema::{self, HeaderEdits, OrOff};
 use super::super::units::HeaderName;
 use super::{Compiler, Mistake, Path};
-use crate::policy::{BudgetLimits, HeaderOps, Mode, Policy};
+use crate::policy::{BudgetLimits, Conditions, HeaderOps, Mode, Policy, Retry};
 
 /// The same for a policy that is shared: it stays so where nothing is laid over it.
 pub(super) fn overlay_shared(outer: Arc<Policy>, inner: Option<&schema::Policy>) -> Arc<Policy> {
@@ -39,15 +39,38 @@ pub(super) fn overlay(mut outer: Policy, inner: Option<&schema::Policy>) -> Poli
     }
     match &inner.retry {
         None => {}
-        Some(OrOff::Off) => outer.max_resends = 0,
-        Some(OrOff::On(retry)) => {
-            if let Some(max) = retry.max_retries {
-                outer.max_resends = max;
-            }
-        }
+        Some(OrOff::Off) => outer.retry.max = 0,
+        Some(OrOff::On(retry)) => outer.retry = overlay_retry(outer.retry, retry),
     }
     if let Some(max_body) = &inner.max_body {
         outer.max_body = max_body.on().map(|size| size.0);
+    }
+    outer
+}
+
+fn overlay_retry(mut outer: Retry, inner: &schema::Retry) -> Retry {
+    if let Some(max) = inner.max_retries {
+        outer.max = max;
+    }
+    if let Some(on) = &inner.on {
+        outer.on = Conditions::default();
+        on.iter().for_each(|condition| condition.add_to(&mut outer.on));
+    }
+    if let Some(methods) = inner.methods {
+        outer.any_method = methods == schema::RetryMethods::All;
+    }
+    if let Some(per_try) = &inner.per_try_timeout {
+        outer.per_try = per_try.on().map(|duration| duration.0);
+    }
+    let backoff = inner.backoff.clone().unwrap_or_default();
+    if let Some(base) = backoff.base {
+        outer.backoff.base = base.0;
+    }
+    if let Some(max) = backoff.max {
+        outer.backoff.max = max.0;
+    }
+    if let Some(max) = inner.max_retry_after {
+        outer.max_retry_after = max.0;
     }
     outer
 }

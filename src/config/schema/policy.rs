@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::OrOff;
-use crate::config::units::{Duration, Ratio, Size};
+use crate::config::units::{Condition, Duration, Ratio, Size};
 
 /// How requests are governed. It has the same shape everywhere; what is not given comes from the
 /// policy around it.
@@ -14,7 +14,7 @@ pub struct Policy {
     /// How long things may take: a duration for the whole request, `off`, or each by its name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout: Option<OrOff<Timeout>>,
-    /// Sending again what was provably never processed, or `off`. Default: on.
+    /// Sending again what did not do, or `off`. Default: what was provably never processed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry: Option<OrOff<Retry>>,
     /// The longest request body, or `off`. Default: `off`.
@@ -71,7 +71,7 @@ pub enum Mode {
     Shadow,
 }
 
-/// Sending again what was provably never processed.
+/// Sending again what did not do.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Retry {
@@ -79,9 +79,50 @@ pub struct Retry {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(max = 100))]
     pub max_retries: Option<u32>,
+    /// After which ends of an attempt: statuses (`503`, `5xx`, `gateway_error`), gRPC statuses by
+    /// name (`unavailable`), `connect_failure`, `refused_stream`, `reset`, `timeout`. Default:
+    /// `[connect_failure, refused_stream]`, what was provably never processed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on: Option<Vec<Condition>>,
+    /// Which requests are sent again that may have been processed. Requests with an
+    /// `Idempotency-Key` always are. Default: `idempotent`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub methods: Option<RetryMethods>,
+    /// How long one attempt may wait for its answer, or `off`. Default: `off`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub per_try_timeout: Option<OrOff<Duration>>,
+    /// The pause before a retry: at random up to a bound that doubles each time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backoff: Option<RetryBackoff>,
+    /// The longest `Retry-After` of a server that is waited for; one that asks for more gets no
+    /// retry. Default: `1s`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_retry_after: Option<Duration>,
     /// How much traffic retries may add.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub budget: Option<RetryBudget>,
+}
+
+/// Which requests are sent again that may have been processed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RetryMethods {
+    /// GET, HEAD, OPTIONS, TRACE, PUT, DELETE.
+    Idempotent,
+    /// All of them.
+    All,
+}
+
+/// The pause before a retry.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RetryBackoff {
+    /// The bound of the first pause. Default: `25ms`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base: Option<Duration>,
+    /// The bound of all of them. Default: `250ms`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max: Option<Duration>,
 }
 
 /// How much traffic retries may add.

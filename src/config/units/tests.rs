@@ -36,6 +36,21 @@ fn durations() {
 }
 
 #[test]
+fn conditions() {
+    for text in ["503", "5xx", "1xx", "gateway_error", "reset", "unavailable", "data_loss"] {
+        assert_eq!(text.parse::<Condition>().expect(text).to_string(), text);
+    }
+    for (text, help) in [
+        ("99", "statuses go from 100 to 599, classes from `1xx` to `5xx`"),
+        ("6xx", "statuses go from 100 to 599, classes from `1xx` to `5xx`"),
+        ("time_out", "did you mean `timeout`?"),
+    ] {
+        assert_eq!(text.parse::<Condition>().unwrap_err().help, help, "{text}");
+    }
+    assert!("".parse::<Condition>().is_err());
+}
+
+#[test]
 fn sizes() {
     for (text, bytes) in [
         ("0", 0),

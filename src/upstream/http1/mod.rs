@@ -159,6 +159,11 @@ where
         .await;
     }
 
+    /// Whether not a byte of an answer has come.
+    pub fn is_unanswered(&self) -> bool {
+        self.0.borrow().read.is_empty()
+    }
+
     /// Whether all of the request is written.
     pub fn is_sent(&self) -> bool {
         self.0.borrow().out.is_done()

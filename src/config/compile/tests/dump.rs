@@ -126,7 +126,7 @@ fn route(out: &mut String, snapshot: &Snapshot, matcher: Option<&Matcher>, route
             out,
             format!(
                 "    {:?} max_resends {} max_body {:?}",
-                route.policy.timeouts, route.policy.max_resends, route.policy.max_body
+                route.policy.timeouts, route.policy.retry.max, route.policy.max_body
             ),
         );
     }

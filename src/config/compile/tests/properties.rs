@@ -189,6 +189,7 @@ impl Writer<'_> {
             Some("pilotfish-header-name") => &["x-a", "host", "te", "X-B"],
             Some("pilotfish-host") => &["users", "a.b", "a:80", "[::1]"],
             Some("pilotfish-host-pattern") => &["users", "*.a", "*", "[::1]", "a:80"],
+            Some("pilotfish-condition") => &["503", "5xx", "reset", "unavailable"],
             Some("pilotfish-path") => &["/", "/a", "/a/{b}", "/%61/../b", "/a/{b", "/a/"],
             Some(format) if !format.starts_with("pilotfish-header") => {
                 panic!("new format {format}")

@@ -1,0 +1,106 @@
+//! A breaker that workers share. Closed, it admits by one load; all else takes a short lock.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::{Breaker, BreakerConfig, BreakerState, Pass, Seen};
+use crate::endpoint::Nanos;
+
+#[derive(Debug)]
+pub struct SharedBreaker {
+    pub config: Arc<BreakerConfig>,
+    /// The epoch, times two, plus one while it is not closed.
+    gate: AtomicU32,
+    /// When it ceases to be open; 0 while it is not.
+    open_until: AtomicU64,
+    machine: Mutex<Breaker>,
+}
+
+impl SharedBreaker {
+    pub fn new(config: Arc<BreakerConfig>) -> Self {
+        let machine = Mutex::new(Breaker::new(&config));
+        Self { config, gate: AtomicU32::new(0), open_until: AtomicU64::new(0), machine }
+    }
+
+    /// See [`Breaker::admit`]. The pass is given back when the admission is dropped.
+    pub fn admit(self: &Arc<Self>, now: Nanos) -> Option<Admission> {
+        let gate = self.gate.load(Relaxed);
+        if gate & 1 == 0 {
+            let pass = Pass { epoch: gate >> 1 };
+            return Some(Admission { breaker: self.clone(), pass: Some(pass) });
+        }
+        let mut machine = self.lock();
+        let pass = machine.admit(now, &self.config);
+        self.show(&machine);
+        let pass = Some(pass?);
+        drop(machine);
+        Some(Admission { breaker: self.clone(), pass })
+    }
+
+    pub fn state(&self) -> BreakerState {
+        if self.gate.load(Relaxed) & 1 == 0 { BreakerState::Closed } else { self.lock().state() }
+    }
+
+    /// Whether it admits nobody at `now`.
+    pub fn is_open(&self, now: Nanos) -> bool {
+        now.0 < self.open_until.load(Relaxed)
+    }
+
+    /// When it was last open to its end; 0 if it never was.
+    pub fn open_until(&self) -> Nanos {
+        Nanos(self.open_until.load(Relaxed))
+    }
+
+    /// Under the lock, after each change.
+    fn show(&self, machine: &Breaker) {
+        let closed = machine.state() == BreakerState::Closed;
+        self.gate.store(machine.epoch << 1 | u32::from(!closed), Relaxed);
+        if let Some(until) = machine.open_until() {
+            self.open_until.store(until.0, Relaxed);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Breaker> {
+        self.machine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A call that a breaker has admitted. Dropped without [`Admission::record`], it tells nothing.
+#[derive(Debug)]
+#[must_use = "the call counts while this lives"]
+pub struct Admission {
+    breaker: Arc<SharedBreaker>,
+    pass: Option<Pass>,
+}
+
+impl Admission {
+    pub fn config(&self) -> &BreakerConfig {
+        &self.breaker.config
+    }
+
+    /// Tells how the call ended; whether that has opened or closed the breaker.
+    pub fn record(mut self, seen: Seen, now: Nanos, chance: f64) -> Option<BreakerState> {
+        let pass = self.pass.take()?;
+        let breaker = &self.breaker;
+        let mut machine = breaker.lock();
+        let before = machine.state();
+        machine.record(pass, seen, now, chance, &breaker.config);
+        let after = machine.state();
+        if after == before {
+            return None;
+        }
+        breaker.show(&machine);
+        Some(after)
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        // Closed, there is nothing to give back.
+        if let Some(pass) = self.pass.take()
+            && self.breaker.gate.load(Relaxed) & 1 == 1
+        {
+            self.breaker.lock().cancel(pass);
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! How long a client will wait, as it says so, and as it is said to the next hop: less what has passed since.
+//!
+//! gRPC has `grpc-timeout` for it. All else says it in `x-request-deadline`: `250ms`, `2s`, or a number of
+//! milliseconds. It is a time that is left, not a time of day, which two clocks would have to agree on.
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+pub static REQUEST_DEADLINE: HeaderName = HeaderName::from_static("x-request-deadline");
+static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+
+/// What a request says; nothing where it says nothing that can be read.
+pub fn read(headers: &HeaderMap, grpc: bool) -> Option<Duration> {
+    match grpc {
+        true => grpc_timeout(headers.get(&GRPC_TIMEOUT)?.to_str().ok()?),
+        false => request_deadline(headers.get(&REQUEST_DEADLINE)?.to_str().ok()?),
+    }
+}
+
+/// Says that so much is left.
+pub fn write(headers: &mut HeaderMap, left: Duration, grpc: bool) {
+    // Rounded down: who is after us shall not wait for longer than who is before us.
+    let text = match grpc {
+        // At most eight digits.
+        true if left < Duration::from_secs(10) => format!("{}u", left.as_micros()),
+        true => format!("{}m", left.as_millis().min(99_999_999)),
+        false => format!("{}ms", left.as_millis()),
+    };
+    let name = if grpc { &GRPC_TIMEOUT } else { &REQUEST_DEADLINE };
+    if let Ok(value) = HeaderValue::try_from(text) {
+        headers.insert(name, value);
+    }
+}
+
+/// `TimeoutValue TimeoutUnit` of gRPC over HTTP/2.
+fn grpc_timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let number = number(digits, 8)?;
+    Some(match unit {
+        "H" => Duration::from_secs(number * 3600),
+        "M" => Duration::from_secs(number * 60),
+        "S" => Duration::from_secs(number),
+        "m" => Duration::from_millis(number),
+        "u" => Duration::from_micros(number),
+        "n" => Duration::from_nanos(number),
+        _ => return None,
+    })
+}
+
+fn request_deadline(text: &str) -> Option<Duration> {
+    let text = text.trim();
+    let unit = text.trim_start_matches(|c: char| c.is_ascii_digit());
+    let number = number(&text[..text.len() - unit.len()], 10)?;
+    match unit {
+        "" | "ms" => Some(Duration::from_millis(number)),
+        "s" => Some(Duration::from_secs(number)),
+        "us" => Some(Duration::from_micros(number)),
+        _ => None,
+    }
+}
+
+fn number(digits: &str, most: usize) -> Option<u64> {
+    let good =
+        !digits.is_empty() && digits.len() <= most && digits.bytes().all(|b| b.is_ascii_digit());
+    good.then(|| digits.parse().ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn of(name: &HeaderName, value: &str) -> HeaderMap {
+        let value = HeaderValue::from_bytes(value.as_bytes()).expect("a value");
+        [(name.clone(), value)].into_iter().collect()
+    }
+
+    #[test]
+    fn grpc_timeouts() {
+        for (value, expected) in [
+            ("5S", Some(Duration::from_secs(5))),
+            ("250m", Some(Duration::from_millis(250))),
+            ("1H", Some(Duration::from_secs(3600))),
+            ("99999999n", Some(Duration::from_nanos(99_999_999))),
+            ("123456789S", None),
+            ("S", None),
+            ("", None),
+            ("-5S", None),
+            ("5x", None),
+            ("5é", None),
+        ] {
+            assert_eq!(read(&of(&GRPC_TIMEOUT, value), true), expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn request_deadlines() {
+        for (value, expected) in [
+            ("250", Some(Duration::from_millis(250))),
+            ("250ms", Some(Duration::from_millis(250))),
+            ("2s", Some(Duration::from_secs(2))),
+            ("0", Some(Duration::ZERO)),
+            ("1.5s", None),
+            ("2026-11-23", None),
+            ("12345678901", None),
+            ("", None),
+            ("ms", None),
+            ("5é", None),
+        ] {
+            assert_eq!(read(&of(&REQUEST_DEADLINE, value), false), expected, "{value}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_said_is_what_is_left_and_never_more(micros in 0_u64..100_000_000_000, grpc: bool) {
+            let left = Duration::from_micros(micros);
+            let mut headers = HeaderMap::new();
+            write(&mut headers, left, grpc);
+            let said = read(&headers, grpc).expect("readable");
+            prop_assert!(said <= left);
+            prop_assert!(left - said < Duration::from_millis(1) || said.as_millis() == 99_999_999);
+        }
+    }
+}
