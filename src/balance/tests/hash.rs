@@ -201,7 +201,7 @@ proptest! {
     #[test]
     fn only_the_keys_of_the_skipped_move(
         fleet in fleet(),
-        skipped in prop::collection::btree_set(any::<prop::sample::Index>(), 1..10),
+        skipped in prop::collection::vec(any::<prop::sample::Index>(), 1..10),
     ) {
         let all = endpoints(&fleet);
         let skipped: BTreeSet<_> = skipped.iter().map(|index| index.index(all.len())).collect();
