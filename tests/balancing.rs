@@ -435,7 +435,7 @@ async fn routes_choose_endpoints_by_label_and_version() {
         }
         assert_eq!(got.iter().collect::<Vec<_>>(), expected, "{path}");
     }
-    let clusters = client::get(proxy.admin(), "/clusters?format=json").await;
+    let clusters = client::get_from(proxy.admin(), "localhost", "/clusters?format=json").await;
     assert!(clusters.text().contains("\"tier\""), "{}", clusters.text());
 }
 
