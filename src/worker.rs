@@ -30,6 +30,7 @@ use crate::telemetry::Direction;
 use crate::telemetry::access_log::{Format, Record};
 use crate::telemetry::log_writer::LogSink;
 use crate::telemetry::metrics::{Handle, Recorder, WorkerShard};
+use crate::telemetry::picks::Picks;
 use crate::telemetry::worker_log::WorkerLog;
 use crate::upstream::Pool;
 
@@ -115,6 +116,8 @@ pub struct View {
     limit_counts: Box<[LimitCounts]>,
     /// Where a rate limit is counted in Redis.
     pub redis: Option<Rc<Link>>,
+    /// What is counted of the picks of each group.
+    picks: Vec<Option<Picks>>,
 }
 
 /// What one rate limit decided, counted.
@@ -158,29 +161,50 @@ impl View {
             }
         };
         let limit_counts = snapshot.rate_limits.iter().map(counts).collect();
+        let mut picks: Vec<_> = (0..snapshot.group_slots).map(|_| None).collect();
+        for cluster in &snapshot.clusters {
+            for group in &cluster.groups {
+                picks[group.slot as usize] = Picks::of(recorder, &cluster.name, &group.balancer);
+            }
+        }
         let redis = snapshot.redis.as_ref().filter(|_| snapshot.uses_redis()).map(|redis| {
             let link = before.and_then(|before| before.redis.as_ref());
             let link = link.filter(|link| Arc::ptr_eq(link.redis(), redis)).cloned();
             link.unwrap_or_else(|| shared::link(redis))
         });
-        Rc::new(Self { snapshot, cursors: RefCell::new(cursors), limit_counts, redis })
+        Rc::new(Self { snapshot, cursors: RefCell::new(cursors), limit_counts, redis, picks })
     }
 
     pub fn limit_counts(&self, limit: &RateLimit) -> &LimitCounts {
         &self.limit_counts[limit.slot as usize]
     }
 
-    /// An endpoint for one attempt, another one than those `tried` where there is one.
+    /// An endpoint for one attempt, another one than those `tried` where there is one. `wish` is what
+    /// the balancer of the group wants to know of the request, see [`Balancer::wish`].
+    ///
+    /// [`Balancer::wish`]: crate::balance::Balancer::wish
     pub fn pick(
         &self,
         to: Destination,
         tried: &[u32],
+        wish: Option<u64>,
         random: &mut fastrand::Rng,
         now: clock::Instant,
     ) -> Option<usize> {
         let group = self.snapshot.group(to);
-        let cursor = &mut self.cursors.borrow_mut()[group.slot as usize];
-        group.balancer.pick(&group.endpoints, cursor, random, clock::nanos(now), tried)
+        let slot = group.slot as usize;
+        let (endpoints, balancer) = (&group.endpoints, &group.balancer);
+        let cursor = &mut self.cursors.borrow_mut()[slot];
+        let now = clock::nanos(now);
+        let skip = |index: usize| tried.iter().any(|tried| *tried as usize == index);
+        let picked = balancer
+            .pick(endpoints, cursor, random, now, wish, &skip)
+            // All were tried.
+            .or_else(|| balancer.pick(endpoints, cursor, random, now, wish, &|_| false))?;
+        if let Some(picks) = &self.picks[slot] {
+            picks.count(balancer, picked, wish);
+        }
+        Some(picked)
     }
 }
 

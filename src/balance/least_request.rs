@@ -10,9 +10,9 @@ pub(super) fn pick(
     shares: &Shares,
     endpoints: &[Arc<Endpoint>],
     random: &mut fastrand::Rng,
-    tried: &[u32],
-) -> usize {
-    two_choices::pick(shares, random, tried, |first, second| {
+    skip: &impl Fn(usize) -> bool,
+) -> Option<usize> {
+    two_choices::pick(shares, random, skip, |first, second| {
         relieves(&endpoints[first], &endpoints[second])
     })
 }

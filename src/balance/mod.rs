@@ -1,22 +1,38 @@
 //! Which endpoint of a service gets a request. One file an algorithm; each picks in constant time,
 //! whatever the number of endpoints.
 
+mod bounded;
+pub mod key;
 mod least_request;
+mod maglev;
 mod peak_ewma;
 mod random;
+mod ring_hash;
 mod round_robin;
+mod split;
+mod sticky;
 mod two_choices;
-pub mod weighted;
+mod weighted;
+mod zone;
 
 #[cfg(test)]
 mod tests;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
+use bounded::Bound;
+pub use key::Key;
+use maglev::Maglev;
+pub use maglev::{TABLE_SIZE, is_prime};
+use ring_hash::Ring;
+pub use split::{Split, SplitError};
+use sticky::Sticky;
+pub use sticky::{Cookie, SameSite};
 use weighted::Shares;
-pub use weighted::{Split, SplitError};
+use zone::Zones;
 
-use crate::endpoint::{Endpoint, Nanos};
+use crate::endpoint::{Endpoint, Load, Nanos};
 
 /// The algorithms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -30,6 +46,34 @@ pub enum Kind {
     LeastRequest,
     /// At random.
     Random,
+    /// By a key, on a ring.
+    RingHash,
+    /// By a key, from a table.
+    Maglev,
+}
+
+/// How a service is balanced: an algorithm, and what it needs to know.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Plan {
+    pub kind: Kind,
+    /// What [`Kind::RingHash`] and [`Kind::Maglev`] go by; a request without it goes anywhere.
+    pub key: Option<Key>,
+    /// By what factor a hashed endpoint may have more in flight than the mean; above 1.
+    pub bounded_load: Option<f64>,
+    /// Slots of [`Kind::Maglev`], a prime.
+    pub table_size: Option<u32>,
+    /// Clients stay where their cookie says; `kind` chooses for those without. Not for hashes.
+    pub sticky: Option<Arc<Cookie>>,
+    /// Not for hashes: a key would lead to one endpoint in each zone.
+    pub zone: Option<ZonePlan>,
+}
+
+/// The own zone first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ZonePlan {
+    pub own: Box<str>,
+    /// How many endpoints it has to have.
+    pub min_endpoints: usize,
 }
 
 /// How the requests to a service are spread over its endpoints. Immutable, made when the
@@ -37,6 +81,28 @@ pub enum Kind {
 /// [`Cursor`].
 #[derive(Debug)]
 pub struct Balancer {
+    kind: Kind,
+    key: Option<Key>,
+    plain: Plain,
+    table: Option<Table>,
+    bound: Option<Bound>,
+    sticky: Option<Sticky>,
+    zones: Option<Box<Zones>>,
+}
+
+/// What is costly to make, to be taken over where the endpoints are the same.
+#[derive(Debug, Clone)]
+pub struct Table(Hashed);
+
+#[derive(Debug, Clone)]
+enum Hashed {
+    Ring(Arc<Ring>),
+    Maglev(Arc<Maglev>),
+}
+
+/// The algorithms that know no key.
+#[derive(Debug)]
+struct Plain {
     kind: Kind,
     shares: Shares,
     mean_weight: f32,
@@ -61,53 +127,184 @@ impl Cursor {
 }
 
 impl Balancer {
+    /// With the defaults of `kind`.
     pub fn new(kind: Kind, endpoints: &[Arc<Endpoint>]) -> Self {
-        let weights = || endpoints.iter().map(|endpoint| endpoint.weight.max(1));
-        #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation)]
-        let mean_weight =
-            (weights().map(f64::from).sum::<f64>() / endpoints.len().max(1) as f64) as f32;
-        Self { kind, shares: Shares::new(weights()), mean_weight }
+        Self::of(&Plan { kind, ..Plan::default() }, endpoints, None, None)
+    }
+
+    /// `load` is what is in flight to all of `endpoints`, for a bound. `before` is the table of the
+    /// balancer that this one replaces.
+    pub fn of(
+        plan: &Plan,
+        endpoints: &[Arc<Endpoint>],
+        load: Option<&Arc<Load>>,
+        before: Option<&Table>,
+    ) -> Self {
+        let weights = endpoints.iter().map(|endpoint| endpoint.weight.max(1));
+        let bound = plan.bounded_load.zip(load);
+        let zone = plan.zone.as_ref().filter(|_| !plan.kind.is_hash());
+        let zones =
+            zone.and_then(|zone| Zones::new(plan.kind, &zone.own, zone.min_endpoints, endpoints));
+        let sticky = plan.sticky.as_ref().filter(|_| !plan.kind.is_hash());
+        Self {
+            kind: plan.kind,
+            key: plan.key.clone(),
+            plain: Plain::new(plan.kind, endpoints, weights),
+            table: Table::new(plan, endpoints, before),
+            bound: bound.map(|(factor, load)| Bound::new(factor, endpoints, load.clone())),
+            sticky: sticky.map(|cookie| Sticky::new(cookie.clone(), endpoints)),
+            zones: zones.map(Box::new),
+        }
     }
 
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// The index in `endpoints` of the one to use; `None` only if there are none.
+    pub fn table(&self) -> Option<&Table> {
+        self.table.as_ref()
+    }
+
+    /// What requests are told apart by.
+    pub fn key(&self) -> Option<&Key> {
+        self.key.as_ref()
+    }
+
+    /// The cookie that clients of this service get.
+    pub fn cookie(&self) -> Option<&Cookie> {
+        self.sticky.as_ref().map(|sticky| &*sticky.cookie)
+    }
+
+    /// What of a request [`Balancer::pick`] wants to know.
+    pub fn wish<S: Fn() -> IpAddr>(&self, asked: &key::Asked<'_, S>) -> Option<u64> {
+        match (&self.key, &self.sticky) {
+            (None, None) => None,
+            (Some(key), _) => key.hash(asked),
+            (None, Some(sticky)) => sticky.cookie.read(asked.headers),
+        }
+    }
+
+    /// The same of a connection that carries no HTTP.
+    pub fn wish_of_peer(&self, peer: IpAddr) -> Option<u64> {
+        self.key.as_ref()?.hash_of_peer(peer)
+    }
+
+    /// The endpoint that the cookie of a client names.
+    pub fn wished(&self, wish: Option<u64>) -> Option<usize> {
+        self.sticky.as_ref()?.find(wish?)
+    }
+
+    /// Whether an endpoint is in our zone, where that makes a difference.
+    pub fn is_local(&self, index: usize) -> Option<bool> {
+        self.zones.as_ref().map(|zones| zones.is_local(index))
+    }
+
+    /// The index in `endpoints` of the one to use. `None`: there are none, or all are skipped.
     ///
-    /// `endpoints` are those that the balancer was made for. `tried` are the indices that this
-    /// request already used: one of the others is picked, or, if it tried all, any.
+    /// `endpoints` are those that the balancer was made for. `wish` is [`Balancer::wish`]. `skip` tells
+    /// which indices this request cannot use; it may hold for many.
     pub fn pick(
         &self,
         endpoints: &[Arc<Endpoint>],
         cursor: &mut Cursor,
         random: &mut fastrand::Rng,
         now: Nanos,
-        tried: &[u32],
+        wish: Option<u64>,
+        skip: &impl Fn(usize) -> bool,
     ) -> Option<usize> {
-        debug_assert_eq!(endpoints.len(), self.shares.len(), "another balancer's endpoints");
-        let shares = &self.shares;
-        match shares.len() {
-            0 => return None,
-            1 => return Some(0),
-            _ => {}
+        debug_assert_eq!(endpoints.len(), self.plain.shares.len(), "another balancer's endpoints");
+        if let Some(Table(table)) = &self.table {
+            let hash = wish.unwrap_or_else(|| random.u64(..));
+            let bound = self.bound.as_ref();
+            return match table {
+                Hashed::Ring(ring) => {
+                    bounded::choose(endpoints, ring.walk(hash), hash, bound, skip)
+                }
+                Hashed::Maglev(maglev) => {
+                    bounded::choose(endpoints, maglev.walk(hash), hash, bound, skip)
+                }
+            };
         }
-        let tried = if tried_all(shares.len(), tried) { &[] } else { tried };
-        Some(match self.kind {
-            Kind::PeakEwma => {
-                peak_ewma::pick(shares, self.mean_weight, endpoints, random, now, tried)
-            }
-            Kind::RoundRobin => round_robin::pick(shares, cursor, tried),
-            Kind::LeastRequest => least_request::pick(shares, endpoints, random, tried),
-            Kind::Random => random::pick(shares, random, tried),
-        })
+        if let Some(index) = self.wished(wish)
+            && !skip(index)
+        {
+            return Some(index);
+        }
+        match &self.zones {
+            Some(zones) => zones.pick(cursor, random, now, skip),
+            None => self.plain.pick(endpoints, cursor, random, now, skip),
+        }
     }
 }
 
-fn was_tried(tried: &[u32], index: usize) -> bool {
-    tried.iter().any(|tried| *tried as usize == index)
+impl Kind {
+    /// Whether it goes by a key.
+    pub fn is_hash(self) -> bool {
+        matches!(self, Self::RingHash | Self::Maglev)
+    }
 }
 
-fn tried_all(len: usize, tried: &[u32]) -> bool {
-    tried.len() >= len && (0..len).all(|index| was_tried(tried, index))
+impl Table {
+    /// That of the balancer before where it would be the same.
+    fn new(plan: &Plan, endpoints: &[Arc<Endpoint>], before: Option<&Self>) -> Option<Self> {
+        let size = plan.table_size.unwrap_or(TABLE_SIZE);
+        let before = before.map(|before| &before.0);
+        if endpoints.is_empty() {
+            return None;
+        }
+        let hashed = match (plan.kind, before) {
+            (Kind::RingHash, Some(Hashed::Ring(ring)))
+                if ring.made_of == bounded::fingerprint(endpoints, 0) =>
+            {
+                Hashed::Ring(ring.clone())
+            }
+            (Kind::Maglev, Some(Hashed::Maglev(maglev)))
+                if maglev.made_of == bounded::fingerprint(endpoints, size) =>
+            {
+                Hashed::Maglev(maglev.clone())
+            }
+            (Kind::RingHash, _) => Hashed::Ring(Ring::new(endpoints).into()),
+            (Kind::Maglev, _) => Hashed::Maglev(Maglev::new(endpoints, size).into()),
+            _ => return None,
+        };
+        Some(Self(hashed))
+    }
+}
+
+impl Plain {
+    /// `weights` are the shares of `endpoints`, which may be others than their weights.
+    fn new(
+        kind: Kind,
+        endpoints: &[Arc<Endpoint>],
+        weights: impl IntoIterator<Item = u32>,
+    ) -> Self {
+        let sum: f64 = endpoints.iter().map(|endpoint| f64::from(endpoint.weight.max(1))).sum();
+        #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation)]
+        let mean_weight = (sum / endpoints.len().max(1) as f64) as f32;
+        Self { kind, shares: Shares::new(weights), mean_weight }
+    }
+
+    fn pick(
+        &self,
+        endpoints: &[Arc<Endpoint>],
+        cursor: &mut Cursor,
+        random: &mut fastrand::Rng,
+        now: Nanos,
+        skip: &impl Fn(usize) -> bool,
+    ) -> Option<usize> {
+        let shares = &self.shares;
+        match shares.len() {
+            0 => return None,
+            1 => return (!skip(0)).then_some(0),
+            _ => {}
+        }
+        match self.kind {
+            Kind::PeakEwma => {
+                peak_ewma::pick(shares, self.mean_weight, endpoints, random, now, skip)
+            }
+            Kind::RoundRobin => round_robin::pick(shares, cursor, skip),
+            Kind::LeastRequest => least_request::pick(shares, endpoints, random, skip),
+            Kind::Random | Kind::RingHash | Kind::Maglev => random::pick(shares, random, skip),
+        }
+    }
 }

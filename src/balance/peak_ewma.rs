@@ -21,9 +21,9 @@ pub(super) fn pick(
     endpoints: &[Arc<Endpoint>],
     random: &mut fastrand::Rng,
     now: Nanos,
-    tried: &[u32],
-) -> usize {
-    two_choices::pick(shares, random, tried, |first, second| {
+    skip: &impl Fn(usize) -> bool,
+) -> Option<usize> {
+    two_choices::pick(shares, random, skip, |first, second| {
         let first = Seen::new(&endpoints[first], mean_weight, now);
         let second = Seen::new(&endpoints[second], mean_weight, now);
         second.wait_instead_of(&first) < first.wait()

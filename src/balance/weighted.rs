@@ -150,42 +150,6 @@ fn gcd(a: u32, b: u32) -> u32 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-/// A choice among weighted destinations of a route, for example 90 % to one version and 10 % to
-/// another.
-#[derive(Debug)]
-pub struct Split {
-    shares: Shares,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum SplitError {
-    #[error("there is no destination to choose from")]
-    Empty,
-    #[error("the weights of all destinations are 0: at least one has to be above")]
-    AllZero,
-}
-
-impl Split {
-    /// A weight of 0 means never.
-    ///
-    /// # Errors
-    /// If no destination could ever be chosen.
-    pub fn new(weights: &[u32]) -> Result<Self, SplitError> {
-        if weights.is_empty() {
-            return Err(SplitError::Empty);
-        }
-        if weights.iter().all(|weight| *weight == 0) {
-            return Err(SplitError::AllZero);
-        }
-        Ok(Self { shares: Shares::new(weights.iter().copied()) })
-    }
-
-    /// The index of a weight, each with its share of the sum.
-    pub fn pick(&self, random: &mut fastrand::Rng) -> usize {
-        self.shares.sample(random)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -196,21 +160,6 @@ mod tests {
         let mut counts = vec![0; len];
         picks.for_each(|index| counts[index] += 1);
         counts
-    }
-
-    #[test]
-    fn splits_want_a_weight() {
-        assert_eq!(Split::new(&[]).unwrap_err(), SplitError::Empty);
-        assert_eq!(Split::new(&[0, 0]).unwrap_err(), SplitError::AllZero);
-    }
-
-    #[test]
-    fn weight_zero_is_never_chosen() {
-        let split = Split::new(&[0, 90, 0, 10, 0]).unwrap();
-        let mut random = fastrand::Rng::with_seed(1);
-        let counts = counted(5, (0..10_000).map(|_| split.pick(&mut random)));
-        assert_eq!((counts[0], counts[2], counts[4]), (0, 0, 0));
-        assert!((900..1100).contains(&counts[3]), "{counts:?}");
     }
 
     #[test]
@@ -285,10 +234,10 @@ mod tests {
         ) {
             let sum: u32 = weights.iter().sum();
             prop_assume!(sum > 0);
-            let split = Split::new(&weights).unwrap();
+            let shares = Shares::new(weights.iter().copied());
             let mut random = fastrand::Rng::with_seed(seed);
             const PICKS: usize = 20_000;
-            let counts = counted(weights.len(), (0..PICKS).map(|_| split.pick(&mut random)));
+            let counts = counted(weights.len(), (0..PICKS).map(|_| shares.sample(&mut random)));
             for (weight, count) in weights.iter().zip(counts) {
                 let due = PICKS as f64 * f64::from(*weight) / f64::from(sum);
                 // Six standard deviations: never by chance.

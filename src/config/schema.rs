@@ -10,6 +10,7 @@ use super::units::{Address, Cidr, Duration, Listen, LogPath, Name, Port, Ratio, 
 
 mod fault;
 mod overload;
+mod balancer;
 mod policy;
 mod rate_limit;
 mod route;
@@ -20,6 +21,10 @@ pub use overload::{
     AdaptiveConcurrency, Bulkhead, Codel, EndpointBulkhead, LagThresholds, MemoryThresholds,
     MinRtt, Overload, Priority, PriorityName, ShareThresholds,
 };
+pub use balancer::{
+    Algorithm, Chooser, HashKey, LoadBalancer, LoadBalancerSettings, MaglevHash, RingHash,
+    SameSite, StickyCookie, ZoneAware,
+};
 pub use policy::{Mode, Policy, Retry, RetryBackoff, RetryBudget, RetryMethods, Timeout, Timeouts};
 pub use rate_limit::{
     RateLimit, RateLimitClient, RateLimitHeader, RateLimitKey, RateLimitScope, RateLimits, Redis,
@@ -28,7 +33,7 @@ pub use route::{
     HeaderEdits, Match, Redirect, RedirectScheme, Respond, Rewrite, Route, Target, To,
     ValueCondition, ValueMatch,
 };
-pub use upstream::{Endpoint, LoadBalancer, Service, ServiceDefaults, Services};
+pub use upstream::{Endpoint, Service, ServiceDefaults, Services};
 
 /// The configuration of a Pilotfish sidecar.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]

@@ -1,7 +1,8 @@
 //! What a request needs, resolved: made by `compile`, published by `live`, never changed.
 //! A request reads it once and finishes under it, whatever is published meanwhile.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
@@ -11,12 +12,12 @@ use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 use ipnet::IpNet;
 
-use crate::balance::{Balancer, Split};
-use crate::endpoint::{Endpoint, Nanos};
 use crate::policy::rate_limit::Scope;
 use crate::policy::shed::ShedLimits;
 use crate::policy::{Budget, BudgetLimits, Bulkhead, BulkheadLimits, HeaderOps, Policy, RateLimit};
 use crate::redis::Redis;
+use crate::balance::{Balancer, Key, Split};
+use crate::endpoint::{Endpoint, Load, Nanos};
 use crate::route::Router;
 use crate::telemetry::Direction;
 use crate::telemetry::access_log::Format;
@@ -134,12 +135,44 @@ pub struct Cluster {
     pub groups: Vec<Group>,
 }
 
-/// The endpoints among which one request may choose: all of a service, or those of one version.
+/// The endpoints among which one request may choose: all of a service, or those that a route selects.
 pub struct Group {
     pub slot: u32,
-    pub version: Option<Box<str>>,
+    pub selector: Selector,
     pub endpoints: Box<[Arc<Endpoint>]>,
     pub balancer: Balancer,
+    /// What is in flight to all of them, where it is asked for.
+    pub load: Option<Arc<Load>>,
+}
+
+/// Some endpoints of a service: of a version, or with all of these labels. The default is all of them.
+/// `Display` gives `v1`, `tier=gold,track=canary`, `v1,tier=gold` or `*`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Selector {
+    pub version: Option<Box<str>>,
+    pub labels: BTreeMap<Box<str>, Box<str>>,
+}
+
+impl Selector {
+    pub fn takes(&self, endpoint: &Endpoint) -> bool {
+        let has = |(name, value)| endpoint.labels.get(name) == Some(value);
+        (self.version.is_none() || self.version == endpoint.version) && self.labels.iter().all(has)
+    }
+
+    pub fn is_all(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_all() {
+            return f.write_str("*");
+        }
+        let labels = self.labels.iter().map(|(name, value)| format!("{name}={value}"));
+        let parts: Vec<_> = self.version.iter().map(ToString::to_string).chain(labels).collect();
+        f.write_str(&parts.join(","))
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -275,10 +308,19 @@ impl To {
         self.all()[0]
     }
 
-    pub fn pick(&self, random: &mut fastrand::Rng) -> Destination {
+    /// What [`To::pick`] goes by, if anything.
+    pub fn key(&self) -> Option<&Key> {
+        match self {
+            Self::One(_) => None,
+            Self::Split(split) => split.0.key(),
+        }
+    }
+
+    /// `hash` is that of the key.
+    pub fn pick(&self, random: &mut fastrand::Rng, hash: Option<u64>) -> Destination {
         match self {
             Self::One(one) => *one,
-            Self::Split(split) => split.1[split.0.pick(random)],
+            Self::Split(split) => split.1[split.0.pick(random, hash)],
         }
     }
 }

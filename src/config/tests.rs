@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::report;
-use super::schema::{LoadBalancer, OrOff, Timeout, ValueMatch};
+use super::schema::{Algorithm, LoadBalancer, OrOff, Timeout, ValueMatch};
 use super::yaml::{self, Kind, MAX_DEPTH};
 use super::*;
 
@@ -59,7 +59,7 @@ fn the_whole_shape_is_read() {
     assert_eq!(targets[1].service.as_ref().unwrap().as_str(), "order-service");
     let services = config.services.as_ref().unwrap();
     let defaults = services.defaults.as_ref().unwrap();
-    assert_eq!(defaults.load_balancer, Some(LoadBalancer::PeakEwma));
+    assert_eq!(defaults.load_balancer, Some(LoadBalancer::Algorithm(Algorithm::PeakEwma)));
     let user = &services.by_name[&"user-service".parse().unwrap()];
     assert_eq!(user.endpoints.as_ref().unwrap()[0].address.to_string(), "10.0.0.1:3001");
     // A number is the text that it is spelled as.
@@ -160,11 +160,11 @@ services:
     let services = parsed.schema.services.unwrap().by_name;
     let of = |name: &str| {
         let service = &services[&name.parse().unwrap()];
-        (service.protocol.unwrap(), service.load_balancer.unwrap())
+        (service.protocol.unwrap(), service.load_balancer.clone().unwrap())
     };
     assert_eq!(of("a"), of("c"));
-    assert_eq!(of("b"), (schema::Protocol::Http1, LoadBalancer::Random));
-    assert_eq!(of("d"), (schema::Protocol::Http2, LoadBalancer::Random));
+    assert_eq!(of("b"), (schema::Protocol::Http1, LoadBalancer::Algorithm(Algorithm::Random)));
+    assert_eq!(of("d"), (schema::Protocol::Http2, LoadBalancer::Algorithm(Algorithm::Random)));
 }
 
 #[test]

@@ -13,10 +13,10 @@ mod condition;
 mod http;
 mod net;
 
-pub use self::amount::{Duration, Ratio, Size};
+pub use self::amount::{Duration, Factor, Ratio, Size};
 pub use self::condition::Condition;
-pub use self::http::{HeaderName, HeaderValue, Host, HostPattern, Method, UrlPath};
 pub use self::net::{Address, Cidr, Listen, LogPath, Name, Port, RedisAddress};
+pub use self::http::{CookieName, HeaderName, HeaderValue, Host, HostPattern, Method, UrlPath};
 
 /// Why a text is not the unit that it should be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -70,6 +70,7 @@ pub const FORMATS: &[Format] = &[
     format::<Duration>(),
     format::<Size>(),
     format::<Ratio>(),
+    format::<Factor>(),
     format::<Address>(),
     format::<Listen>(),
     format::<Cidr>(),
@@ -78,6 +79,7 @@ pub const FORMATS: &[Format] = &[
     format::<LogPath>(),
     format::<RedisAddress>(),
     format::<HeaderName>(),
+    format::<CookieName>(),
     format::<HeaderValue>(),
     format::<Method>(),
     format::<Host>(),

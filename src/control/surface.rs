@@ -60,6 +60,7 @@ impl Control {
                         "weight": endpoint.weight,
                         "zone": endpoint.zone,
                         "version": endpoint.version,
+                        "labels": endpoint.labels,
                         "in_flight": endpoint.state.in_flight(),
                         "full": endpoint.state.is_full(),
                         "latency_ms": endpoint.state.latency(now).map(|l| l.as_secs_f64() * 1e3),

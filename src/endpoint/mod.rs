@@ -2,6 +2,7 @@
 
 pub mod latency;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -50,19 +51,37 @@ pub struct Endpoint {
     pub weight: u32,
     pub zone: Option<Box<str>>,
     pub version: Option<Box<str>>,
+    /// What else it is chosen by.
+    pub labels: BTreeMap<Box<str>, Box<str>>,
     pub state: Arc<State>,
+    /// The groups whose load is bounded and that it belongs to.
+    pub loads: Option<Arc<[Arc<Load>]>>,
 }
 
 impl Endpoint {
     /// An endpoint of weight 1, zone and version unknown.
     pub fn new(address: Address, state: Arc<State>) -> Self {
         let label = address.to_string().into();
-        Self { address, label, weight: 1, zone: None, version: None, state }
+        Self {
+            address,
+            label,
+            weight: 1,
+            zone: None,
+            version: None,
+            labels: BTreeMap::new(),
+            state,
+            loads: None,
+        }
     }
 
     /// See [`State::begin`].
     pub fn begin(&self, now: Nanos) -> InFlight {
-        self.state.begin(now)
+        let mut in_flight = self.state.begin(now);
+        in_flight.loads = self.loads.clone();
+        for load in in_flight.loads.iter().flat_map(|loads| &**loads) {
+            load.0.fetch_add(1, Relaxed);
+        }
+        in_flight
     }
 }
 
@@ -76,6 +95,18 @@ pub struct State {
     retired: AtomicBool,
     /// Made when a configuration limits it for the first time.
     bulkhead: OnceLock<Box<EndpointBulkhead>>,
+}
+
+/// The requests in flight to all endpoints of a group, where their mean is asked for. Kept by group
+/// across reloads.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub struct Load(AtomicU32);
+
+impl Load {
+    pub fn in_flight(&self) -> u32 {
+        self.0.load(Relaxed)
+    }
 }
 
 /// How a request ended, seen from the endpoint's latency.
@@ -107,7 +138,7 @@ impl State {
     pub fn begin(self: &Arc<Self>, now: Nanos) -> InFlight {
         self.in_flight.fetch_add(1, Relaxed);
         self.latency.expect(now);
-        InFlight { state: self.clone(), started: now, held: Held::default() }
+        InFlight { state: self.clone(), started: now, held: Held::default(), loads: None }
     }
 
     /// Its bulkhead, where it ever had a limit.
@@ -171,6 +202,7 @@ pub struct InFlight {
     state: Arc<State>,
     started: Nanos,
     held: Held,
+    loads: Option<Arc<[Arc<Load>]>>,
 }
 
 /// Slots of bulkheads that are in use for as long as this lives: of the service and of the endpoint.
@@ -224,6 +256,9 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.state.in_flight.fetch_sub(1, Relaxed);
+        for load in self.loads.iter().flat_map(|loads| &**loads) {
+            load.0.fetch_sub(1, Relaxed);
+        }
     }
 }
 
@@ -276,6 +311,33 @@ mod tests {
             }
             drop(guards);
             prop_assert_eq!(state.in_flight(), 0);
+        }
+
+        /// What is in flight to a group is the sum over its endpoints, whatever ends when.
+        #[test]
+        fn a_load_is_the_sum(
+            events in prop::collection::vec((0_usize..4, any::<prop::sample::Index>()), 0..200),
+        ) {
+            let (all, some) = (Arc::<Load>::default(), Arc::<Load>::default());
+            let endpoints: Vec<_> = (0..4).map(|index| {
+                let address = Address::Name { host: "a".into(), port: index };
+                let mut loads = vec![all.clone()];
+                loads.extend((index % 2 == 0).then(|| some.clone()));
+                Endpoint { loads: Some(loads.into()), ..Endpoint::new(address, Arc::default()) }
+            }).collect();
+            let sum = |step: usize| -> u32 {
+                endpoints.iter().step_by(step).map(|endpoint| endpoint.state.in_flight()).sum()
+            };
+            let mut guards = Vec::new();
+            for (begins, ends) in events {
+                guards.push(endpoints[begins].begin(Nanos(1)));
+                if begins == 0 {
+                    drop(guards.swap_remove(ends.index(guards.len())));
+                }
+                prop_assert_eq!((all.in_flight(), some.in_flight()), (sum(1), sum(2)));
+            }
+            drop(guards);
+            prop_assert_eq!((all.in_flight(), some.in_flight()), (0, 0));
         }
     }
 }

@@ -2,6 +2,7 @@
 //! that is done for what was provably never processed: nothing was written, `REFUSED_STREAM`, or a
 //! stream above the last one that a GOAWAY names (RFC 9113 6.8, 8.7). Then any method is safe.
 
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,6 +48,8 @@ pub struct Call<'a> {
     /// The place of `cluster` in the snapshot.
     pub cluster_index: u32,
     pub to: Choice,
+    /// What the balancer wants to know of the request.
+    pub wish: Option<u64>,
     pub policy: &'a Policy,
     /// The head, hop-by-hop fields off.
     pub parts: Parts,
@@ -213,14 +216,16 @@ pub async fn dial(
     worker: &Worker,
     view: &View,
     to: Destination,
+    peer: IpAddr,
     connect_timeout: Duration,
 ) -> Result<(Arc<Endpoint>, InFlight, crate::stream::Stream), Failure> {
     const ATTEMPTS: usize = 3;
     let cluster = view.snapshot.cluster(to);
     let group = view.snapshot.group(to);
+    let wish = group.balancer.wish_of_peer(peer);
     let mut tried = SmallVec::<[u32; 4]>::new();
     loop {
-        let index = view.pick(to, &tried, &mut worker.random.borrow_mut(), clock::now());
+        let index = view.pick(to, &tried, wish, &mut worker.random.borrow_mut(), clock::now());
         let Some(index) = index else {
             return Err(no_endpoint(cluster));
         };
@@ -267,7 +272,7 @@ impl Call<'_> {
                 let random = &mut self.worker.random.borrow_mut();
                 let group = self.view.snapshot.group(*to);
                 let none = || no_endpoint(self.cluster);
-                let mut index = self.view.pick(*to, tried, random, now).ok_or_else(none)?;
+                let mut index = self.view.pick(*to, tried, self.wish, random, now).ok_or_else(none)?;
                 // The one place where endpoints that are there are passed over.
                 let unavailable = |index: usize| group.endpoints[index].state.is_full();
                 if unavailable(index) {
@@ -275,7 +280,7 @@ impl Call<'_> {
                     let mut passed = tried.clone();
                     while unavailable(index) && passed.len() < tried.len() + MOST {
                         passed.push(index as u32);
-                        index = self.view.pick(*to, &passed, random, now).ok_or_else(none)?;
+                        index = self.view.pick(*to, &passed, self.wish, random, now).ok_or_else(none)?;
                         if passed.contains(&(index as u32)) {
                             // All of them are.
                             break;

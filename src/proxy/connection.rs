@@ -233,6 +233,7 @@ async fn begin(
 ) -> Option<Http> {
     let view = worker.view();
     let New { detect, opaque, connect, opened, .. } = new;
+    let peer = ends.peer.ip();
     let limits = view.snapshot.limits;
     let find_out = async {
         let left = |limit: Duration| (opened + limit).saturating_duration_since(clock::now());
@@ -245,7 +246,8 @@ async fn begin(
             }
             Detect::Auto => {
                 // A failure is told when the client has said something that has to go there.
-                let dial = async { attempt::dial(worker, &view, opaque?, connect).await.ok() };
+                let dial =
+                    async { attempt::dial(worker, &view, opaque?, peer, connect).await.ok() };
                 let silence = left(detect::SILENCE);
                 let patience = detect::Patience { silence, total: limits.detect_timeout };
                 detect::any(&mut stream, early, patience, dial).await
@@ -270,7 +272,7 @@ async fn begin(
             if let Some(to) = opaque {
                 let dialled = match dialled {
                     Some(dialled) => Ok(dialled),
-                    None => attempt::dial(worker, &view, to, connect).await,
+                    None => attempt::dial(worker, &view, to, peer, connect).await,
                 };
                 let client = End::socket(stream, early);
                 serve_tcp(worker, &view, side, to, client, dialled).await;

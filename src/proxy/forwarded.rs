@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use http::header::{FORWARDED, HeaderName};
 use http::{HeaderMap, HeaderValue};
+use ipnet::IpNet;
 use smallvec::SmallVec;
 
 use super::fields::{Fields, is_claim};
@@ -21,6 +22,37 @@ pub fn element(peer: IpAddr) -> HeaderValue {
     // An address is visible ASCII.
     HeaderValue::try_from(peer.to_canonical().to_string())
         .unwrap_or(HeaderValue::from_static("unknown"))
+}
+
+/// The address of the client: the peer, or, where that is one of the `trusted`, the last one in
+/// `x-forwarded-for` that is not. What stands before that anybody can have written.
+pub fn client(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
+    let peer = peer.to_canonical();
+    let is_trusted = |ip: &IpAddr| trusted.iter().any(|net| net.contains(ip));
+    if !is_trusted(&peer) {
+        return peer;
+    }
+    let mut client = peer;
+    let lines = headers.get_all(&FOR).iter().rev();
+    for element in lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b',')) {
+        let Some(ip) = address(element) else {
+            break;
+        };
+        client = ip;
+        if !is_trusted(&ip) {
+            break;
+        }
+    }
+    client
+}
+
+/// Of an element of `x-forwarded-for`, which some write with a port.
+fn address(element: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(element).ok()?.trim();
+    let ip = text.parse::<IpAddr>().ok();
+    let ip = ip.or_else(|| text.parse::<SocketAddr>().ok().map(|address| address.ip()));
+    let bracketed = || text.strip_prefix('[')?.strip_suffix(']')?.parse::<IpAddr>().ok();
+    ip.or_else(bracketed).map(|ip| ip.to_canonical())
 }
 
 /// `peer` is its [`element`]; `fields` are those of `headers`, as far as it matters here.
@@ -49,26 +81,6 @@ pub fn apply(
     if !(keep && headers.contains_key(&HOST)) {
         headers.insert(HOST.clone(), target.authority.clone());
     }
-}
-
-/// The client behind trusted proxies: each of them has appended whom it saw, so that the last address that is
-/// not trusted is the client's. What stands before it is the client's own claim. `peer` has made the
-/// connection.
-pub fn client(headers: &HeaderMap, peer: IpAddr, trusts: impl Fn(IpAddr) -> bool) -> IpAddr {
-    let mut client = peer;
-    let values = headers.get_all(&FOR).iter().rev();
-    for element in values.flat_map(|value| value.as_bytes().rsplit(|byte| *byte == b',')) {
-        if !trusts(client) {
-            break;
-        }
-        let text = std::str::from_utf8(element).unwrap_or_default().trim();
-        let ip = text.parse().or_else(|_| text.parse::<SocketAddr>().map(|socket| socket.ip()));
-        let ip = ip.or_else(|_| text.trim_matches(['[', ']']).parse::<IpAddr>());
-        // A name or nonsense: nobody before it can be told.
-        let Ok(ip) = ip else { break };
-        client = ip.to_canonical();
-    }
-    client
 }
 
 fn forwarded(peer: &HeaderValue, host: &HeaderValue) -> HeaderValue {
@@ -165,25 +177,30 @@ mod tests {
     }
 
     #[test]
-    fn the_client_is_whom_the_last_trusted_proxy_saw() {
-        let client = |values: &[&'static str]| {
+    fn the_client_is_the_last_that_no_trusted_proxy_is() {
+        let trusted: Vec<IpNet> = ["10.0.0.0/8", "fd00::/8"].map(|net| net.parse().unwrap()).into();
+        for (lines, peer, expected) in [
+            // A stranger is the client, whatever it says.
+            (&["1.2.3.4"][..], "192.0.2.1", "192.0.2.1"),
+            (&["1.2.3.4"], "10.0.0.1", "1.2.3.4"),
+            (&["6.6.6.6, 1.2.3.4, 10.0.0.2"], "10.0.0.1", "1.2.3.4"),
+            (&["6.6.6.6", "1.2.3.4 ,fd00::1"], "::ffff:10.0.0.1", "1.2.3.4"),
+            (&["::ffff:1.2.3.4"], "10.0.0.1", "1.2.3.4"),
+            (&["1.2.3.4:5678"], "10.0.0.1", "1.2.3.4"),
+            (&["[2001:db8::1]:443"], "10.0.0.1", "2001:db8::1"),
+            (&["[2001:db8::1]"], "10.0.0.1", "2001:db8::1"),
+            // Up to what can be read.
+            (&["1.2.3.4, unknown, 10.0.0.2"], "10.0.0.1", "10.0.0.2"),
+            (&["10.0.0.3, 10.0.0.2"], "10.0.0.1", "10.0.0.3"),
+            (&[], "10.0.0.1", "10.0.0.1"),
+        ] {
             let mut headers = HeaderMap::new();
-            for value in values {
-                headers.append(&FOR, HeaderValue::from_static(value));
+            for line in lines {
+                headers.append(&FOR, HeaderValue::from_static(line));
             }
-            let trusts = |ip: IpAddr| ip.to_string().starts_with("10.");
-            client(&headers, "10.0.0.1".parse().unwrap(), trusts).to_string()
-        };
-        assert_eq!(client(&[]), "10.0.0.1");
-        assert_eq!(client(&["1.2.3.4"]), "1.2.3.4");
-        assert_eq!(client(&["6.6.6.6, 1.2.3.4,10.0.0.2"]), "1.2.3.4");
-        assert_eq!(client(&["6.6.6.6", "1.2.3.4", "10.0.0.2, 10.0.0.3"]), "1.2.3.4");
-        assert_eq!(client(&["1.2.3.4:567"]), "1.2.3.4");
-        assert_eq!(client(&["[2001:db8::1]:80"]), "2001:db8::1");
-        assert_eq!(client(&["[2001:db8::1]"]), "2001:db8::1");
-        assert_eq!(client(&["::ffff:1.2.3.4"]), "1.2.3.4");
-        assert_eq!(client(&["1.2.3.4, unknown, 10.0.0.2"]), "10.0.0.2");
-        assert_eq!(client(&["10.0.0.3, 10.0.0.2"]), "10.0.0.3");
+            let client = client(&headers, peer.parse().unwrap(), &trusted);
+            assert_eq!(client, expected.parse::<IpAddr>().unwrap(), "{lines:?} from {peer}");
+        }
     }
 
     #[test]

@@ -88,7 +88,7 @@ fn client_ip(view: &View, connection: &Connection, headers: &HeaderMap, fields: 
     {
         return peer;
     }
-    forwarded::client(headers, peer, |ip| trusted.iter().any(|net| net.contains(&ip)))
+    forwarded::client(headers, peer, trusted)
 }
 
 static LIMIT: HeaderName = HeaderName::from_static("ratelimit-limit");

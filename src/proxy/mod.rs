@@ -48,13 +48,16 @@ pub mod upload;
 
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, VIA};
+use http::header::{CONNECTION, CONTENT_LENGTH, SET_COOKIE, VIA};
 use http::request::Parts;
-use http::{HeaderValue, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
+use ipnet::IpNet;
 
+use crate::balance::key;
 use crate::clock;
-use crate::config::snapshot::{Action, Forward, Route};
+use crate::config::snapshot::{Action, Destination, Forward, Group, Route};
 use crate::listen::http1::Refused;
 use crate::policy::deadline;
 use crate::telemetry::Direction;
@@ -234,7 +237,7 @@ async fn answer(
             return Ok(Answered::Response(direct::responded(respond, &route, report)));
         }
     };
-    let destination = forward.to.pick(&mut worker.random.borrow_mut());
+    let (destination, wish) = balanced(worker, view, connection, forward, &parts);
     report.service(destination.cluster);
     let cluster = view.snapshot.cluster(destination);
     let wire = attempt::wire(cluster.protocol, report.is_grpc())
@@ -270,6 +273,7 @@ async fn answer(
         cluster,
         cluster_index: destination.cluster,
         to: host.map_or(Choice::Group(destination), Choice::Host),
+        wish,
         policy: &route.policy,
         parts,
         names: connection.names_of_request(),
@@ -295,6 +299,7 @@ async fn answer(
         Some(fallback) => Box::pin(fallback::run(&mut call, fallback, report)).await?,
     };
     let names = std::mem::take(&mut answer.names);
+    stick(view.snapshot.group(destination), wish, report, answer.response.headers_mut());
 
     report.answered(answer.response.status(), answer.at);
     report.trailers(answer.response.headers());
@@ -327,6 +332,43 @@ async fn answer(
     let mut response = passed_on(answer, &route, upload);
     fallback::mark(&mut response, report);
     Ok(Answered::Response(response))
+}
+
+/// Where a request goes, and what the balancer there wants to know of it: taken from the request as the
+/// client sent it.
+fn balanced(
+    worker: &Worker,
+    view: &View,
+    connection: &Connection,
+    forward: &Forward,
+    parts: &Parts,
+) -> (Destination, Option<u64>) {
+    let trusted: &[IpNet] = match connection.direction {
+        Direction::Inbound => &view.snapshot.inbound.trusted_proxies,
+        Direction::Outbound => &[],
+    };
+    let asked = key::Asked {
+        headers: &parts.headers,
+        query: parts.uri.query(),
+        source: || forwarded::client(&parts.headers, connection.peer.ip(), trusted),
+    };
+    let hash = forward.to.key().and_then(|key| key.hash(&asked));
+    let destination = forward.to.pick(&mut worker.random.borrow_mut(), hash);
+    (destination, view.snapshot.group(destination).balancer.wish(&asked))
+}
+
+/// Has a client come back to the endpoint that answered, where the service wants that and the client
+/// does not do so already.
+fn stick(group: &Group, wish: Option<u64>, report: &Report, headers: &mut HeaderMap) {
+    let (Some(cookie), Some(endpoint)) = (group.balancer.cookie(), report.endpoint()) else {
+        return;
+    };
+    let wished = group.balancer.wished(wish).and_then(|index| group.endpoints.get(index));
+    if wished.is_none_or(|wished| !Arc::ptr_eq(wished, endpoint))
+        && let Some(value) = cookie.set(endpoint)
+    {
+        headers.append(SET_COOKIE, value);
+    }
 }
 
 /// Refuses a body whose announced length is over the limit before a byte of it is read.

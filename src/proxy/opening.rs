@@ -87,7 +87,7 @@ pub async fn open(
     }
     let limit = route.policy.timeouts.connect;
     let (endpoint, in_flight, stream) = match to {
-        Choice::Group(to) => attempt::dial(worker, view, to, limit).await?,
+        Choice::Group(to) => attempt::dial(worker, view, to, connection.peer.ip(), limit).await?,
         Choice::Host(endpoint) => {
             let service = target.host.clone();
             let failed = |error| Failure::Connect { service, error };

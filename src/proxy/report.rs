@@ -230,6 +230,11 @@ impl Report {
         self.endpoint = Some(endpoint.clone());
     }
 
+    /// The one that was asked last.
+    pub fn endpoint(&self) -> Option<&Arc<Endpoint>> {
+        self.endpoint.as_ref()
+    }
+
     pub fn attempts(&self) -> u32 {
         self.attempts
     }

@@ -67,8 +67,8 @@ impl FieldMatch<String> {
     }
 }
 
-/// A `%` that encodes nothing stays.
-fn form_decoded(text: &str) -> Cow<'_, [u8]> {
+/// A name or value of a query, as it is meant. A `%` that encodes nothing stays.
+pub fn form_decoded(text: &str) -> Cow<'_, [u8]> {
     let bytes = text.as_bytes();
     if !bytes.iter().any(|byte| matches!(byte, b'%' | b'+')) {
         return Cow::Borrowed(bytes);

@@ -26,7 +26,7 @@ mod tests;
 use http::header::HeaderName;
 use http::{HeaderMap, Method};
 
-pub use condition::{Condition, FieldMatch, HeaderMatch};
+pub use condition::{Condition, FieldMatch, HeaderMatch, form_decoded};
 pub use path::{PathError, normalise};
 pub use pattern::{HostPattern, PathPattern, PatternError, Template, WholeRegex};
 pub use router::Router;

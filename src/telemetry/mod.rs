@@ -13,6 +13,7 @@ pub mod access_log;
 pub mod flags;
 pub mod log_writer;
 pub mod metrics;
+pub mod picks;
 pub mod trace;
 pub mod worker_log;
 

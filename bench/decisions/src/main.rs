@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::{HeaderMap, Method};
-use pilotfish::balance::{Balancer, Cursor, Kind};
-use pilotfish::endpoint::{Address, Endpoint, Nanos};
+use pilotfish::balance::{Balancer, Cookie, Cursor, Kind, Plan, SameSite, ZonePlan};
+use pilotfish::endpoint::{Address, Endpoint, Load, Nanos};
 use pilotfish::route::{Matcher, PathPattern, Request, Router};
 
 const SIZES: [usize; 3] = [10, 1_000, 10_000];
@@ -46,6 +46,15 @@ fn main() {
     for kind in [Kind::PeakEwma, Kind::LeastRequest, Kind::RoundRobin, Kind::Random] {
         row(&format!("pick by {kind:?}"), SIZES.map(|size| picking(size, kind)));
     }
+    for kind in [Kind::RingHash, Kind::Maglev] {
+        row(&format!("pick by {kind:?}"), SIZES.map(|size| hashing(size, kind, None)));
+    }
+    for kind in [Kind::RingHash, Kind::Maglev] {
+        let name = format!("pick by {kind:?}, bounded load");
+        row(&name, SIZES.map(|size| hashing(size, kind, Some(1.25))));
+    }
+    row("pick by cookie", SIZES.map(following));
+    row("pick by PeakEwma, own zone first", SIZES.map(near));
 }
 
 type Call = Box<dyn FnMut()>;
@@ -94,20 +103,82 @@ fn routing(size: usize, pattern: fn(usize) -> (PathPattern, String)) -> Call {
     })
 }
 
+fn endpoints(size: usize) -> Vec<Endpoint> {
+    let address = |i| Address::Name { host: format!("host-{i}").into(), port: 80 };
+    (0..size).map(|i| Endpoint::new(address(i), Arc::default())).collect()
+}
+
+fn shared(endpoints: Vec<Endpoint>) -> Vec<Arc<Endpoint>> {
+    endpoints.into_iter().map(Arc::new).collect()
+}
+
 fn picking(size: usize, kind: Kind) -> Call {
-    let endpoints: Vec<_> = (0..size)
-        .map(|i| {
-            let address = Address::Name { host: format!("host-{i}").into(), port: 80 };
-            Arc::new(Endpoint::new(address, Arc::default()))
-        })
-        .collect();
-    let balancer = Balancer::new(kind, &endpoints);
+    let endpoints = shared(endpoints(size));
+    call(Balancer::new(kind, &endpoints), endpoints, |_| None)
+}
+
+/// By keys that all differ, hashed already.
+fn hashing(size: usize, kind: Kind, bounded_load: Option<f64>) -> Call {
+    let load = Arc::<Load>::default();
+    let loads: Arc<[_]> = [load.clone()].into();
+    let mut endpoints = endpoints(size);
+    endpoints.iter_mut().for_each(|endpoint| endpoint.loads = Some(loads.clone()));
+    let endpoints = shared(endpoints);
+    let plan = Plan { kind, bounded_load, ..Plan::default() };
+    call(Balancer::of(&plan, &endpoints, Some(&load), None), endpoints, |random| {
+        Some(random.u64(..))
+    })
+}
+
+/// The endpoints that the cookies of clients name.
+fn following(size: usize) -> Call {
+    let endpoints = shared(endpoints(size));
+    let cookie = Arc::new(Cookie {
+        name: "route".into(),
+        service: "users".into(),
+        ttl: None,
+        path: "/".into(),
+        secure: false,
+        same_site: SameSite::Lax,
+    });
+    let digest = |endpoint: &Arc<Endpoint>| {
+        let set = cookie.set(endpoint)?;
+        let value = set.to_str().ok()?.strip_prefix("route=")?.get(..16)?;
+        u64::from_str_radix(value, 16).ok()
+    };
+    let digests: Vec<u64> = endpoints.iter().filter_map(digest).collect();
+    assert_eq!(digests.len(), size);
+    let plan = Plan { sticky: Some(cookie.clone()), ..Plan::default() };
+    call(Balancer::of(&plan, &endpoints, None, None), endpoints, move |random| {
+        Some(digests[random.usize(..digests.len())])
+    })
+}
+
+/// Two zones of the same size.
+fn near(size: usize) -> Call {
+    let mut endpoints = endpoints(size);
+    for (endpoint, zone) in endpoints.iter_mut().zip(["a", "b"].into_iter().cycle()) {
+        endpoint.zone = Some(zone.into());
+    }
+    let endpoints = shared(endpoints);
+    let zone = Some(ZonePlan { own: "a".into(), min_endpoints: 1 });
+    let plan = Plan { zone, ..Plan::default() };
+    call(Balancer::of(&plan, &endpoints, None, None), endpoints, |_| None)
+}
+
+fn call(
+    balancer: Balancer,
+    endpoints: Vec<Arc<Endpoint>>,
+    wish: impl Fn(&mut fastrand::Rng) -> Option<u64> + 'static,
+) -> Call {
     let mut cursor = Cursor::default();
     let mut random = fastrand::Rng::with_seed(1);
     let mut now = 1_000_000_000;
     Box::new(move || {
         now += 1_000;
-        let picked = balancer.pick(&endpoints, &mut cursor, &mut random, Nanos(now), &[]);
+        let wish = wish(&mut random);
+        let now = Nanos(now);
+        let picked = balancer.pick(&endpoints, &mut cursor, &mut random, now, wish, &|_| false);
         assert!(black_box(picked).is_some());
     })
 }

@@ -296,6 +296,20 @@ pub const SCENARIOS: &[Scenario] = &[
         config: Config { users: "\n    load_balancer: least_request", ..SHIPPED },
         ..OUTBOUND
     },
+    Scenario {
+        name: "maglev-bounded",
+        config: Config {
+            users: "
+    load_balancer: { maglev: { key: { header: user-agent }, bounded_load: 125% } }",
+            ..SHIPPED
+        },
+        ..OUTBOUND
+    },
+    Scenario {
+        name: "sticky-cookie",
+        config: Config { users: "\n    load_balancer: sticky_cookie", ..SHIPPED },
+        ..OUTBOUND
+    },
 ];
 
 impl Config {

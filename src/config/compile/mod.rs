@@ -5,6 +5,7 @@
 //! the snapshot before, by service and address.
 
 mod fault;
+mod balancer;
 mod listeners;
 mod matcher;
 mod overload;
@@ -23,11 +24,12 @@ use std::sync::Arc;
 use super::report::{Mistake, Path, closest, path_to, quote};
 use super::schema::{self, Config, OrOff};
 use super::snapshot::{
-    Cluster, Destination, Detect, Group, Inbound, Outbound, Protocol, Service, Snapshot, Unknown,
+    Cluster, Destination, Detect, Group, Inbound, Outbound, Protocol, Selector, Service, Snapshot,
+    Unknown,
 };
-use crate::balance::{Balancer, Kind};
-use crate::endpoint::{Endpoint, Nanos, State};
 use crate::policy::{Budget, BudgetLimits, Bulkhead, BulkheadLimits, Policy};
+use crate::balance::{Balancer, Plan, Table};
+use crate::endpoint::{Endpoint, Load, Nanos, State};
 use crate::route::Router;
 use policy::overlay;
 use routes::{Scope, path_sensitive};
@@ -124,6 +126,9 @@ struct Kept {
     bulkhead: Arc<Bulkhead>,
     /// By the text of the address.
     states: HashMap<Box<str>, Arc<State>>,
+    /// What is in flight, and what is costly to make, of each group that has it.
+    loads: BTreeMap<Selector, Arc<Load>>,
+    tables: BTreeMap<Selector, Table>,
 }
 
 impl Kept {
@@ -135,6 +140,16 @@ impl Kept {
             bulkhead: cluster.bulkhead.clone(),
             states: endpoints
                 .map(|endpoint| (endpoint.label.clone(), endpoint.state.clone()))
+                .collect(),
+            loads: cluster
+                .groups
+                .iter()
+                .filter_map(|group| Some((group.selector.clone(), group.load.clone()?)))
+                .collect(),
+            tables: cluster
+                .groups
+                .iter()
+                .filter_map(|group| Some((group.selector.clone(), group.balancer.table()?.clone())))
                 .collect(),
         }
     }
@@ -187,9 +202,10 @@ impl<'a> Compiler<'a> {
         self.check_policy(typed, &path_to!["outbound", "policy"]);
         let mut policy = overlay(Policy::default(), typed);
         policy.rate_limits = self.rate_limits(&[typed], PASSTHROUGH).flatten();
-        let group = self.group(None, Vec::new(), Kind::PeakEwma);
+        let owner = Owner::Passthrough;
+        let group = self.group(&owner, Selector::default(), Vec::new(), None, &Plan::default());
         self.cluster(
-            Owner::Passthrough,
+            owner,
             PASSTHROUGH.into(),
             Protocol::Auto,
             policy,
@@ -301,13 +317,16 @@ impl<'a> Compiler<'a> {
 
     fn group(
         &mut self,
-        version: Option<Box<str>>,
+        owner: &Owner,
+        selector: Selector,
         endpoints: Vec<Arc<Endpoint>>,
-        kind: Kind,
+        load: Option<Arc<Load>>,
+        plan: &Plan,
     ) -> Group {
         self.groups += 1;
-        let balancer = Balancer::new(kind, &endpoints);
-        Group { slot: self.groups - 1, version, endpoints: endpoints.into(), balancer }
+        let before = self.kept.get(owner).and_then(|kept| kept.tables.get(&selector));
+        let balancer = Balancer::of(plan, &endpoints, load.as_ref(), before);
+        Group { slot: self.groups - 1, selector, endpoints: endpoints.into(), balancer, load }
     }
 
     /// Tells that `name` is no service, with the one that was probably meant.
@@ -361,14 +380,5 @@ fn protocol(typed: Option<schema::Protocol>) -> Protocol {
         Some(schema::Protocol::Http2) => Protocol::Http2,
         Some(schema::Protocol::Tcp) => Protocol::Tcp,
         Some(schema::Protocol::Auto) | None => Protocol::Auto,
-    }
-}
-
-fn kind(typed: Option<schema::LoadBalancer>) -> Kind {
-    match typed {
-        Some(schema::LoadBalancer::RoundRobin) => Kind::RoundRobin,
-        Some(schema::LoadBalancer::Random) => Kind::Random,
-        Some(schema::LoadBalancer::LeastRequest) => Kind::LeastRequest,
-        Some(schema::LoadBalancer::PeakEwma) | None => Kind::PeakEwma,
     }
 }

@@ -1,5 +1,6 @@
 //! Routes: where each leads, and what it changes.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -8,9 +9,10 @@ use http::{HeaderValue, StatusCode};
 
 use super::super::schema;
 use super::super::snapshot::{
-    Action, Destination, Forward, PrefixRewrite, Redirect, Respond, Rewrite, Route, To,
+    Action, Destination, Forward, PrefixRewrite, Redirect, Respond, Rewrite, Route, Selector, To,
 };
 use super::super::units;
+use super::balancer::{key, selector};
 use super::policy::overlay_shared;
 use super::rate_limit::{Limits, limited};
 use super::{Compiler, Mistake, Path, Protocol, path_to, quote};
@@ -53,6 +55,7 @@ impl<'a> Compiler<'a> {
             let matcher = self.matcher(route.matches.as_ref(), &at.join("match"));
             let action = self.action(route, matcher.as_ref(), &at, scope);
             self.check_policy(route.policy.as_ref(), &at.join("policy"));
+            self.check_sticky(route, &at);
             let (request, response) = self.both_header_ops(
                 route.request_headers.as_ref(),
                 route.response_headers.as_ref(),
@@ -133,7 +136,7 @@ impl<'a> Compiler<'a> {
             return self.respond(respond, &at.join("respond"));
         }
         let destinations = match &route.to {
-            Some(to) => self.destinations(to, &at.join("to"), scope),
+            Some(to) => self.destinations(route, to, at, scope),
             None => self.own(at, scope).map(To::One),
         };
         let rewrite = route.rewrite.clone().unwrap_or_default();
@@ -208,18 +211,29 @@ impl<'a> Compiler<'a> {
         })
     }
 
-    fn destinations(&mut self, to: &schema::To, at: &Path, scope: &Scope<'a>) -> Option<To> {
+    fn destinations(
+        &mut self,
+        route: &schema::Route,
+        to: &schema::To,
+        at: &Path,
+        scope: &Scope<'a>,
+    ) -> Option<To> {
         let mut destinations = Vec::new();
         let mut weights = Vec::new();
+        let to_at = at.join("to");
         for (index, target) in to.0.iter().enumerate() {
             weights.push(target.weight.unwrap_or(1));
-            destinations.extend(self.destination(target, &at.join(index), at, scope));
+            destinations.extend(self.destination(target, &to_at.join(index), &to_at, scope));
         }
         match Split::new(&weights) {
             Ok(_) if destinations.len() == weights.len() && weights.len() == 1 => {
                 Some(To::One(destinations[0]))
             }
             Ok(split) if destinations.len() == weights.len() => {
+                let split = match route.sticky.as_ref().and_then(key) {
+                    Some(key) => split.by_key(key, &names(to, scope)),
+                    None => split,
+                };
                 Some(To::Split(Box::new((split, destinations.into()))))
             }
             Ok(_) => None,
@@ -231,9 +245,30 @@ impl<'a> Compiler<'a> {
                         "give one of them a weight of at least 1",
                     ),
                 };
-                self.mistake(Mistake::at(at.clone(), message).help(help).unless_wrong(at.clone()));
+                let mistake = Mistake::at(to_at.clone(), message).help(help);
+                self.mistake(mistake.unless_wrong(to_at));
                 None
             }
+        }
+    }
+
+    /// By what requests are told apart, which only several targets can be chosen by.
+    fn check_sticky(&mut self, route: &schema::Route, at: &Path) {
+        let Some(typed) = &route.sticky else {
+            return;
+        };
+        self.check_key(typed, &at.join("sticky"));
+        if route.to.as_ref().is_none_or(|to| to.0.len() < 2) {
+            let message = "`sticky` chooses among several targets, and the route has one";
+            let mistake = Mistake::at_key(at.join("sticky"), message);
+            self.mistake(
+                mistake
+                    .help(
+                        "give `to` a list of targets; among the endpoints of one service it is \
+                         `load_balancer: { ring_hash: { key: ... } }` that does this",
+                    )
+                    .unless_wrong(at.join("to")),
+            );
         }
     }
 
@@ -265,31 +300,59 @@ impl<'a> Compiler<'a> {
                     .help("let it be reached by a port of `outbound.ports`"),
             );
         }
-        let group = match &target.version {
-            None => 0,
-            Some(version) => self.group_of(cluster, name, version, &at.join("version"))?,
-        };
+        let group = self.group_of(cluster, name, target, at)?;
         Some(Destination { cluster, group })
     }
 
-    fn group_of(&mut self, cluster: u32, name: &str, version: &str, at: &Path) -> Option<u32> {
+    /// The endpoints that a target selects.
+    fn group_of(
+        &mut self,
+        cluster: u32,
+        name: &str,
+        target: &schema::Target,
+        at: &Path,
+    ) -> Option<u32> {
+        let wanted = selector(target);
         let groups = &self.clusters[cluster as usize].groups;
-        let versions: Vec<_> = groups.iter().map(|g| g.version.as_deref()).collect();
-        if let Some(group) = versions.iter().position(|of| *of == Some(version)) {
+        if let Some(group) = groups.iter().position(|group| group.selector == wanted) {
             return Some(group as u32);
         }
-        let known: Vec<_> = versions.into_iter().flatten().map(quote).collect();
-        let help = if known.is_empty() {
-            format!("add `version: {version}` to endpoints of `{name}`")
-        } else {
-            format!("its endpoints have {}", known.join(", "))
+        let endpoints = groups.first().map_or(&[][..], |group| &group.endpoints);
+        let known: BTreeSet<String> = match wanted.labels.is_empty() {
+            true => endpoints.iter().filter_map(|e| e.version.as_deref().map(quote)).collect(),
+            false => endpoints
+                .iter()
+                .map(|endpoint| Selector {
+                    version: wanted.version.as_ref().and(endpoint.version.clone()),
+                    labels: endpoint.labels.clone(),
+                })
+                .filter(|known| !known.is_all())
+                .map(|known| quote(&known.to_string()))
+                .collect(),
         };
-        let message = format!("no endpoint of `{name}` has version {}", quote(version));
-        self.mistake(Mistake::at(at.clone(), message).help(help).unless_wrong(path_to![
-            "services",
-            name,
-            "endpoints"
-        ]));
+        let key = match (&wanted.version, wanted.labels.is_empty()) {
+            (Some(_), true) => Some("version"),
+            (None, _) => Some("labels"),
+            (Some(_), false) => None,
+        };
+        let (message, missing) = match &wanted.version {
+            Some(version) if wanted.labels.is_empty() => (
+                format!("no endpoint of `{name}` has version {}", quote(version)),
+                format!("version: {version}"),
+            ),
+            _ => (
+                format!("no endpoint of `{name}` has {}", quote(&wanted.to_string())),
+                "labels: { ... }".to_owned(),
+            ),
+        };
+        let help = if known.is_empty() {
+            format!("add `{missing}` to endpoints of `{name}`")
+        } else {
+            format!("its endpoints have {}", Vec::from_iter(known).join(", "))
+        };
+        let at = key.map_or_else(|| at.clone(), |key| at.join(key));
+        let endpoints = path_to!["services", name, "endpoints"];
+        self.mistake(Mistake::at(at, message).help(help).unless_wrong(endpoints));
         None
     }
 
@@ -378,4 +441,11 @@ pub(super) fn stored_answer(typed: &schema::Respond) -> Respond {
     }
     let status = typed.status.map(StatusCode::from_u16);
     Respond { status: status.and_then(Result::ok).unwrap_or(StatusCode::OK), body, headers }
+/// The targets of a route by names that stay the same when their weights change.
+fn names(to: &schema::To, scope: &Scope<'_>) -> Vec<(String, u32)> {
+    let name = |target: &schema::Target| {
+        let service = target.service.as_ref().map(|name| name.as_str()).or(scope.own_name);
+        format!("{} {}", service.unwrap_or_default(), selector(target))
+    };
+    to.0.iter().map(|target| (name(target), target.weight.unwrap_or(1))).collect()
 }

@@ -1,20 +1,22 @@
 //! Services and the app: clusters with their endpoints, and how each is reached from the app.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use super::super::schema::{self, Service};
-use super::super::snapshot::{Destination, Detect, OutboundService, PortTarget};
+use super::super::snapshot::{Destination, Detect, Group, OutboundService, PortTarget, Selector};
 use super::super::units;
 use super::overload::bulkhead;
+use super::balancer::{self, selectors};
 use super::policy::{budget, overlay};
 use super::routes::{Scope, path_sensitive};
 use super::{
-    Compiler, Mistake, OrOff, Owner, PASSTHROUGH, Path, Protocol, detect, has_routes, kind,
-    path_to, protocol, quote,
+    Compiler, Mistake, OrOff, Owner, PASSTHROUGH, Path, Protocol, detect, has_routes, path_to,
+    protocol, quote,
 };
-use crate::endpoint::{Address, Endpoint};
+use crate::balance::Plan;
+use crate::endpoint::{Address, Endpoint, Load};
 use crate::policy::{BudgetLimits, BulkheadLimits, Policy};
 use crate::route::Router;
 
@@ -33,6 +35,8 @@ impl<'a> Compiler<'a> {
         let defaults = services.defaults.as_ref();
         let of_all = defaults.and_then(|defaults| defaults.policy.as_ref());
         self.check_rate_limits(of_all, &path_to!["services", "defaults", "policy"]);
+        self.check_defaults(defaults);
+        let mut selectors = selectors(self.config);
         for (name, service) in &services.by_name {
             let at = path_to!["services", name];
             if name.as_str() == PASSTHROUGH {
@@ -41,32 +45,22 @@ impl<'a> Compiler<'a> {
                 self.mistake(Mistake::at_key(at.clone(), message).help("choose another name"));
             }
             let owner = Owner::Service(name.as_str().into());
-            let endpoints = self.endpoints(&owner, service, &at);
             let outbound = self.outbound_config().and_then(|outbound| outbound.policy.as_ref());
             let layers = [outbound, of_all, service.policy.as_ref()];
             let mut policy = layers.into_iter().fold(Policy::default(), overlay);
             self.check_rate_limits(service.policy.as_ref(), &at.join("policy"));
             let place = format!("services.{name}");
             policy.rate_limits = self.rate_limits(&layers, &place).flatten();
-            let protocol = service.protocol.or_else(|| defaults.and_then(|d| d.protocol));
-            let kind =
-                kind(service.load_balancer.or_else(|| defaults.and_then(|d| d.load_balancer)));
-            let mut versions: Vec<_> = endpoints.iter().filter_map(|e| e.version.clone()).collect();
-            versions.sort();
-            versions.dedup();
-            let mut groups = vec![self.group(None, endpoints.clone(), kind)];
-            for version in versions {
-                let of_version = endpoints
-                    .iter()
-                    .filter(|endpoint| endpoint.version.as_ref() == Some(&version))
-                    .cloned()
-                    .collect();
-                groups.push(self.group(Some(version), of_version, kind));
-            }
+            let protocol =
+                self::protocol(service.protocol.or_else(|| defaults.and_then(|d| d.protocol)));
+            let plan = self.plan(name.as_str(), service, defaults, protocol, &at);
+            let endpoints = self.endpoints(&owner, service, &at);
+            let selectors = selectors.remove(name.as_str()).unwrap_or_default();
+            let groups = self.groups(&owner, endpoints, selectors, &plan);
             let cluster = self.cluster(
                 owner,
                 name.as_str().into(),
-                self::protocol(protocol),
+                protocol,
                 policy,
                 (budget(&layers[1..]), bulkhead(BulkheadLimits::default(), &layers)),
                 groups,
@@ -92,7 +86,75 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    fn endpoints(&mut self, owner: &Owner, service: &Service, at: &Path) -> Vec<Arc<Endpoint>> {
+    fn check_defaults(&mut self, defaults: Option<&schema::ServiceDefaults>) {
+        let at = path_to!["services", "defaults"];
+        if let Some(typed) = defaults.and_then(|defaults| defaults.load_balancer.as_ref()) {
+            self.check_balancer(typed, false, &at.join("load_balancer"));
+        }
+        if let Some(typed) = defaults.and_then(|defaults| defaults.zone_aware.as_ref()) {
+            self.check_zone(typed, false, &at.join("zone_aware"));
+        }
+    }
+
+    /// How a service is balanced.
+    fn plan(
+        &mut self,
+        name: &str,
+        service: &Service,
+        defaults: Option<&schema::ServiceDefaults>,
+        protocol: Protocol,
+        at: &Path,
+    ) -> Plan {
+        let of_all = defaults.and_then(|defaults| defaults.load_balancer.as_ref());
+        let plan = balancer::plan(service.load_balancer.as_ref().or(of_all), name);
+        if let Some(typed) = &service.load_balancer {
+            let is_tcp = protocol == Protocol::Tcp;
+            self.check_balancer(typed, is_tcp, &at.join("load_balancer"));
+        }
+        if let Some(typed) = &service.zone_aware {
+            self.check_zone(typed, plan.kind.is_hash(), &at.join("zone_aware"));
+        }
+        let of_all = defaults.and_then(|defaults| defaults.zone_aware.as_ref());
+        let own = self.config.service.as_ref().and_then(|own| own.zone.as_deref());
+        Plan { zone: balancer::zone(service.zone_aware.as_ref().or(of_all), own), ..plan }
+    }
+
+    /// All endpoints of a service, and those that routes select where there are any.
+    fn groups(
+        &mut self,
+        owner: &Owner,
+        endpoints: Vec<Endpoint>,
+        selectors: BTreeSet<Selector>,
+        plan: &Plan,
+    ) -> Vec<Group> {
+        let any = |selector: &Selector| endpoints.iter().any(|e| selector.takes(e));
+        let mut all = vec![Selector::default()];
+        all.extend(selectors.into_iter().filter(any));
+        let kept = self.kept.get(owner);
+        let with_load = |selector: Selector| {
+            let kept = kept.and_then(|kept| kept.loads.get(&selector));
+            let load = plan.bounded_load.map(|_| kept.cloned().unwrap_or_default());
+            (selector, load)
+        };
+        let all: Vec<(Selector, Option<Arc<Load>>)> = all.into_iter().map(with_load).collect();
+        let endpoints: Vec<_> = endpoints
+            .into_iter()
+            .map(|endpoint| {
+                let ours = all.iter().filter(|(selector, _)| selector.takes(&endpoint));
+                let loads: Vec<_> = ours.filter_map(|(_, load)| load.clone()).collect();
+                let loads = (!loads.is_empty()).then(|| loads.into());
+                Arc::new(Endpoint { loads, ..endpoint })
+            })
+            .collect();
+        let mut groups = Vec::with_capacity(all.len());
+        for (selector, load) in all {
+            let taken = endpoints.iter().filter(|endpoint| selector.takes(endpoint));
+            groups.push(self.group(owner, selector.clone(), taken.cloned().collect(), load, plan));
+        }
+        groups
+    }
+
+    fn endpoints(&mut self, owner: &Owner, service: &Service, at: &Path) -> Vec<Endpoint> {
         let Some(typed) = &service.endpoints else {
             let mistake = Mistake::at_key(at.clone(), "the service has no endpoints");
             self.mistake(
@@ -138,15 +200,17 @@ impl<'a> Compiler<'a> {
         address: Address,
         weight: u32,
         typed: &schema::Endpoint,
-    ) -> Arc<Endpoint> {
+    ) -> Endpoint {
         let label = address.to_string();
         let state = self.kept.get(owner).and_then(|kept| kept.states.get(&*label));
-        Arc::new(Endpoint {
+        let labels = typed.labels.iter().flatten();
+        Endpoint {
             weight,
             zone: typed.zone.as_deref().map(Into::into),
             version: typed.version.as_deref().map(Into::into),
+            labels: labels.map(|(k, v)| (k.as_str().into(), v.as_str().into())).collect(),
             ..Endpoint::new(address, state.cloned().unwrap_or_default())
-        })
+        }
     }
 
     /// The app that we stand beside.
@@ -184,8 +248,8 @@ impl<'a> Compiler<'a> {
         };
         let address = address(&typed);
         let endpoint = self.endpoint(&Owner::App, address, 1, &typed.into());
-        let group = self.group(None, vec![endpoint], kind(None));
         let inbound = self.inbound_config().and_then(|inbound| inbound.policy.as_ref());
+        let groups = self.groups(&Owner::App, vec![endpoint], BTreeSet::new(), &Plan::default());
         self.app = Some(self.cluster(
             Owner::App,
             own.name.as_str().into(),
@@ -194,7 +258,7 @@ impl<'a> Compiler<'a> {
             // What the app bears is limited only where that is said: `limits` are its limits too, and its
             // clients may well keep more than a thousand WebSockets.
             (BudgetLimits::default(), bulkhead(BulkheadLimits::UNLIMITED, &[inbound])),
-            vec![group],
+            groups,
         ));
     }
 

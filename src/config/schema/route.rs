@@ -1,9 +1,11 @@
 //! Routes: which requests, and what happens to them.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Map, Policy};
+use super::{HashKey, Map, Policy};
 use crate::config::units::{HeaderName, HeaderValue, Host, HostPattern, Method, Name, UrlPath};
 
 /// Which requests, and what happens to them: `to`, `redirect` or `respond`.
@@ -20,6 +22,10 @@ pub struct Route {
     /// service's routes that service.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub to: Option<To>,
+    /// By what requests are told apart where `to` has several targets, so that the same key always
+    /// goes to the same one. Default: each request anew.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sticky: Option<HashKey>,
     /// Answer with a redirection.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub redirect: Option<Redirect>,
@@ -102,7 +108,7 @@ pub struct ValueCondition {
 #[serde(transparent)]
 pub struct To(pub Vec<Target>);
 
-/// A service, or one version of it, and its share of the requests.
+/// A service, or some of its endpoints, and its share of the requests.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Target {
@@ -112,6 +118,9 @@ pub struct Target {
     /// Only endpoints of this version. Default: all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
+    /// Only endpoints that have these labels. Default: all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub labels: Option<BTreeMap<String, String>>,
     /// Its share of the requests, relative to the others. Default: 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(max = 1_000_000))]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Map, Policy, Protocol, Route, shorthand};
+use super::{LoadBalancer, Map, OrOff, Policy, Protocol, Route, ZoneAware, shorthand};
 use crate::config::units::{Address, Host, Name};
 
 /// The services that we call, by name, and what holds for all of them. In YAML `defaults` is a key
@@ -77,6 +77,9 @@ pub struct ServiceDefaults {
     /// How an endpoint is chosen. Default: `peak_ewma`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub load_balancer: Option<LoadBalancer>,
+    /// Endpoints of our own zone (`service.zone`) first, or `off`. Default: `off`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zone_aware: Option<OrOff<ZoneAware>>,
     /// What they speak. Default: `auto`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub protocol: Option<Protocol>,
@@ -98,6 +101,9 @@ pub struct Service {
     /// How an endpoint is chosen. Default: `peak_ewma`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub load_balancer: Option<LoadBalancer>,
+    /// Endpoints of our own zone (`service.zone`) first, or `off`. Default: `off`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zone_aware: Option<OrOff<ZoneAware>>,
     /// The policy of its requests.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub policy: Option<Policy>,
@@ -105,20 +111,6 @@ pub struct Service {
     /// leave out the service, which is then this one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub routes: Option<Vec<Route>>,
-}
-
-/// How an endpoint is chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum LoadBalancer {
-    /// One after the other.
-    RoundRobin,
-    /// Any.
-    Random,
-    /// Of two at random the one with fewer requests in flight.
-    LeastRequest,
-    /// Of two at random the one with the lower latency, weighed with its requests in flight.
-    PeakEwma,
 }
 
 /// Where a service runs. In YAML the address can stand for all of it.
@@ -135,11 +127,14 @@ pub struct Endpoint {
     /// Its version, which routes can choose.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
+    /// What else routes can choose by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub labels: Option<BTreeMap<String, String>>,
 }
 
 impl From<Address> for Endpoint {
     fn from(address: Address) -> Self {
-        Self { address, weight: None, zone: None, version: None }
+        Self { address, weight: None, zone: None, version: None, labels: None }
     }
 }
 
@@ -156,5 +151,7 @@ shorthand! {
         zone: Option<String>,
         /// Its version, which routes can choose.
         version: Option<String>,
+        /// What else routes can choose by.
+        labels: Option<BTreeMap<String, String>>,
     }
 }

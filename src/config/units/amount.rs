@@ -260,3 +260,51 @@ impl fmt::Display for Ratio {
         write!(f, "{}", self.0)
     }
 }
+
+/// A multiple above 1, up to 10: `125%`, `1.25`.
+#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
+pub struct Factor(pub f64);
+unit!(Factor);
+
+impl Unit for Factor {
+    const FORMAT: &'static str = "pilotfish-factor";
+    const NOUN: &'static str = "a factor like `125%` or `1.25`";
+    const PATTERN: &'static str = r"^[0-9]*\.?[0-9]+%?$";
+    const OR_TYPE: Option<&'static str> = Some("number");
+}
+
+impl FromStr for Factor {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        const RANGE: &str = "write more than 100%, at most 1000%: `125%` or `1.25`";
+        let (number, percent) = match text.strip_suffix('%') {
+            Some(number) => (number, true),
+            None => (text, false),
+        };
+        let spelled = number.bytes().all(|b| b.is_ascii_digit() || b == b'.')
+            && number.ends_with(|c: char| c.is_ascii_digit());
+        let Some(value) = number.parse::<f64>().ok().filter(|_| spelled) else {
+            return Err(Invalid::new(format!("{} is not a factor", quote(text)), RANGE));
+        };
+        let factor = if percent { value / 100.0 } else { value };
+        if factor <= 1.0 {
+            return Err(Invalid::new(format!("{} is not above the mean", quote(text)), RANGE));
+        }
+        if factor > 10.0 {
+            let help = if !percent && factor > 100.0 && factor <= 1000.0 {
+                format!("write `{number}%`, or a factor like `1.25`")
+            } else {
+                RANGE.to_owned()
+            };
+            return Err(Invalid::new(format!("{} is too high a factor", quote(text)), help));
+        }
+        Ok(Self(factor))
+    }
+}
+
+impl fmt::Display for Factor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}

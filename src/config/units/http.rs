@@ -53,6 +53,45 @@ impl fmt::Display for HeaderName {
     }
 }
 
+/// The name of a cookie (RFC 6265, section 4.1.1): upper and lower case are different.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CookieName(String);
+unit!(CookieName);
+
+impl CookieName {
+    /// As it was typed.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Unit for CookieName {
+    const FORMAT: &'static str = "pilotfish-cookie-name";
+    const NOUN: &'static str = "the name of a cookie like `session`";
+    const PATTERN: &'static str = "^[-A-Za-z0-9!#$%&'*+.^_`|~]+$";
+}
+
+impl FromStr for CookieName {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        // Both are a `token`.
+        match ::http::HeaderName::from_bytes(text.as_bytes()) {
+            Ok(_) => Ok(Self(text.to_owned())),
+            Err(_) => Err(Invalid::new(
+                format!("{} is not the name of a cookie", quote(text)),
+                "use letters, digits, `-` and `_`: `session`",
+            )),
+        }
+    }
+}
+
+impl fmt::Display for CookieName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// The value of a header field (RFC 9110, section 5.5): no line break, no other control
 /// character, no blank at its ends.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -90,6 +90,22 @@ fn ratios() {
 }
 
 #[test]
+fn factors() {
+    for (text, factor) in [("125%", 1.25), ("1.5", 1.5), ("10", 10.0), ("1000%", 10.0)] {
+        assert_eq!(text.parse::<Factor>(), Ok(Factor(factor)), "{text}");
+    }
+    for (text, help) in [
+        ("125", "write `125%`, or a factor like `1.25`"),
+        ("20%", "write more than 100%, at most 1000%: `125%` or `1.25`"),
+    ] {
+        assert_eq!(text.parse::<Factor>().unwrap_err().help, help);
+    }
+    for text in ["", "%", "1", "100%", "1001%", "-2", "2e0", "nan", "inf", "125 %"] {
+        assert!(text.parse::<Factor>().is_err(), "{text}");
+    }
+}
+
+#[test]
 fn addresses() {
     let name = |host: &str, port| Address::Name { host: host.to_owned(), port };
     for (text, address) in [
@@ -248,6 +264,8 @@ fn patterns_take_what_the_parsers_take() {
     holds::<Duration>(&["250ms", "1m30s", "1.5s", "0s", "100us", "1d"]);
     holds::<Size>(&["1", "64KiB", "1kB", "1KB", "1B", "1GiB"]);
     holds::<Ratio>(&["20%", "0.2", ".2", "1", "12.5%"]);
+    holds::<Factor>(&["125%", "1.25", "10", "1000%", "100.1%"]);
+    holds::<CookieName>(&["session", "__Host-id", "A.b"]);
     holds::<Address>(&["1.2.3.4:5", "[::1]:5", "[::ffff:1.2.3.4]:5", "a_b.c-d:5", "unix:/a"]);
     holds::<Listen>(&["1", "1.2.3.4:5", "[::]:5"]);
     holds::<Cidr>(&["1.2.3.4", "10.0.0.0/8", "fd00::/8"]);

@@ -206,6 +206,18 @@ fn labelled_families(shards: &[Arc<Shard>]) -> Vec<MetricFamily> {
             |shard| &shard.rate_limit_fallbacks,
         ),
         sum(
+            "pilotfish_zone_picks_total",
+            "Endpoints picked where those of our zone are preferred.",
+            shards,
+            |shard| &shard.zone_picks,
+        ),
+        sum(
+            "pilotfish_sticky_picks_total",
+            "Endpoints picked by a cookie or a key of the client.",
+            shards,
+            |shard| &shard.sticky_picks,
+        ),
+        sum(
             "pilotfish_upstream_connections_total",
             "Upstream connections by how they were come by.",
             shards,

@@ -49,6 +49,10 @@ pub struct Shard {
     pub rate_limits: Family<2>,
     /// `[limit]`: decided without Redis, though it is shared.
     pub rate_limit_fallbacks: Family<1>,
+    /// `[service, zone]`: `local` or `other`, where endpoints of our zone are preferred.
+    pub zone_picks: Family<2>,
+    /// `[service, result]`: what became of cookies and keys that clients have, see `telemetry::picks`.
+    pub sticky_picks: Family<2>,
     /// `[service, result]`: `opened`, `reused`, or how it failed.
     pub upstream_connections: Family<2>,
     /// `[direction, service]`
@@ -81,6 +85,8 @@ impl Shard {
             mirrored: Family::new(["service", "result"]),
             rate_limits: Family::new(["limit", "decision"]),
             rate_limit_fallbacks: Family::new(["limit"]),
+            zone_picks: Family::new(["service", "zone"]),
+            sticky_picks: Family::new(["service", "result"]),
             upstream_connections: Family::new(["service", "result"]),
             tcp_connections: Family::new(["direction", "service"]),
             tcp_sent_bytes: Family::new(["direction", "service"]),
@@ -99,6 +105,8 @@ impl Shard {
         self.mirrored.retain(live);
         self.rate_limits.retain(live);
         self.rate_limit_fallbacks.retain(live);
+        self.zone_picks.retain(live);
+        self.sticky_picks.retain(live);
         self.upstream_connections.retain(live);
         self.tcp_connections.retain(live);
         self.tcp_sent_bytes.retain(live);

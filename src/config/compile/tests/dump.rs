@@ -64,15 +64,19 @@ fn clusters(out: &mut String, snapshot: &Snapshot) {
             line(out, format!("  {:?}", cluster.bulkhead_limits));
         }
         for group in &cluster.groups {
-            let version = group.version.as_deref().unwrap_or("*");
-            line(
-                out,
-                format!("  group {} version {version} {:?}", group.slot, group.balancer.kind()),
-            );
+            let kind = group.balancer.kind();
+            line(out, format!("  group {} of {} {kind:?}", group.slot, group.selector));
+            option(out, "key", &group.balancer.key());
+            option(out, "cookie", &group.balancer.cookie());
+            let local = (0..group.endpoints.len()).map(|index| group.balancer.is_local(index));
+            option(out, "local", &local.collect::<Option<Vec<_>>>().filter(|all| !all.is_empty()));
             for endpoint in &group.endpoints {
                 let _ = write!(out, "    {} weight {}", endpoint.label, endpoint.weight);
                 for (key, value) in [("zone", &endpoint.zone), ("version", &endpoint.version)] {
                     let _ = value.iter().try_for_each(|value| write!(out, " {key} {value}"));
+                }
+                for (name, value) in &endpoint.labels {
+                    let _ = write!(out, " {name}={value}");
                 }
                 out.push('\n');
             }
@@ -103,8 +107,8 @@ fn outbound(out: &mut String, snapshot: &Snapshot) {
 
 fn place(snapshot: &Snapshot, to: Option<Destination>) -> Option<String> {
     let to = to?;
-    let version = snapshot.group(to).version.as_deref().unwrap_or("*");
-    Some(format!("{}:{}@{version}", to.cluster, snapshot.cluster(to).name))
+    let selector = &snapshot.group(to).selector;
+    Some(format!("{}:{}@{selector}", to.cluster, snapshot.cluster(to).name))
 }
 
 fn route(out: &mut String, snapshot: &Snapshot, matcher: Option<&Matcher>, route: &Route) {
@@ -117,6 +121,7 @@ fn route(out: &mut String, snapshot: &Snapshot, matcher: Option<&Matcher>, route
                 Some(format!(" {} {share}%", place(snapshot, Some(*to))?))
             });
             line(out, format!("    to{}", to.collect::<String>()));
+            option(out, "sticky", &forward.to.key());
             let rewrite = forward.rewrite.as_deref().cloned().unwrap_or_default();
             option(out, "prefix", &rewrite.prefix);
             option(out, "host", &rewrite.host);
@@ -169,7 +174,7 @@ fn shares(forward: &Forward) -> Vec<usize> {
     let mut random = fastrand::Rng::with_seed(1);
     let mut counts = vec![0; forward.to.all().len()];
     for _ in 0..PICKS {
-        let picked = forward.to.pick(&mut random);
+        let picked = forward.to.pick(&mut random, None);
         let at = forward.to.all().iter().position(|to| *to == picked);
         counts[at.unwrap_or_default()] += 1;
     }

@@ -199,6 +199,8 @@ impl Writer<'_> {
             Some("pilotfish-duration") => &["0s", "1ms", "1m30s", "365d"],
             Some("pilotfish-size") => &["0", "64KiB", "1GiB"],
             Some("pilotfish-ratio") => &["0", "20%", "1"],
+            Some("pilotfish-factor") => &["125%", "1.5"],
+            Some("pilotfish-cookie-name") => &["session", "a"],
             Some("pilotfish-cidr") => &["10.0.0.0/8", "::1"],
             Some("pilotfish-log-path") => &["stdout", "/tmp/log"],
             Some("pilotfish-method") => &["GET", "POST"],
