@@ -8,22 +8,22 @@ use serde::{Deserialize, Serialize};
 pub use super::json_schema::{Map, OrOff};
 use super::units::{Address, Cidr, Duration, Listen, LogPath, Name, Port, Ratio, Size};
 
+mod balancer;
 mod fault;
 mod overload;
-mod balancer;
 mod policy;
 mod rate_limit;
 mod route;
 mod upstream;
 
+pub use balancer::{
+    Algorithm, Chooser, HashKey, LoadBalancer, LoadBalancerSettings, MaglevHash, RingHash,
+    SameSite, StickyCookie, ZoneAware,
+};
 pub use fault::{Fallback, FallbackCause, FallbackOn, Fault, FaultAbort, FaultDelay, Mirror};
 pub use overload::{
     AdaptiveConcurrency, Bulkhead, Codel, EndpointBulkhead, LagThresholds, MemoryThresholds,
     MinRtt, Overload, Priority, PriorityName, ShareThresholds,
-};
-pub use balancer::{
-    Algorithm, Chooser, HashKey, LoadBalancer, LoadBalancerSettings, MaglevHash, RingHash,
-    SameSite, StickyCookie, ZoneAware,
 };
 pub use policy::{Mode, Policy, Retry, RetryBackoff, RetryBudget, RetryMethods, Timeout, Timeouts};
 pub use rate_limit::{

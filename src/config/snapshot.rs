@@ -12,12 +12,12 @@ use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 use ipnet::IpNet;
 
+use crate::balance::{Balancer, Key, Split};
+use crate::endpoint::{Endpoint, Load, Nanos};
 use crate::policy::rate_limit::Scope;
 use crate::policy::shed::ShedLimits;
 use crate::policy::{Budget, BudgetLimits, Bulkhead, BulkheadLimits, HeaderOps, Policy, RateLimit};
 use crate::redis::Redis;
-use crate::balance::{Balancer, Key, Split};
-use crate::endpoint::{Endpoint, Load, Nanos};
 use crate::route::Router;
 use crate::telemetry::Direction;
 use crate::telemetry::access_log::Format;

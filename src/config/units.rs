@@ -15,8 +15,8 @@ mod net;
 
 pub use self::amount::{Duration, Factor, Ratio, Size};
 pub use self::condition::Condition;
-pub use self::net::{Address, Cidr, Listen, LogPath, Name, Port, RedisAddress};
 pub use self::http::{CookieName, HeaderName, HeaderValue, Host, HostPattern, Method, UrlPath};
+pub use self::net::{Address, Cidr, Listen, LogPath, Name, Port, RedisAddress};
 
 /// Why a text is not the unit that it should be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -272,7 +272,8 @@ impl Call<'_> {
                 let random = &mut self.worker.random.borrow_mut();
                 let group = self.view.snapshot.group(*to);
                 let none = || no_endpoint(self.cluster);
-                let mut index = self.view.pick(*to, tried, self.wish, random, now).ok_or_else(none)?;
+                let mut index =
+                    self.view.pick(*to, tried, self.wish, random, now).ok_or_else(none)?;
                 // The one place where endpoints that are there are passed over.
                 let unavailable = |index: usize| group.endpoints[index].state.is_full();
                 if unavailable(index) {
@@ -280,7 +281,10 @@ impl Call<'_> {
                     let mut passed = tried.clone();
                     while unavailable(index) && passed.len() < tried.len() + MOST {
                         passed.push(index as u32);
-                        index = self.view.pick(*to, &passed, self.wish, random, now).ok_or_else(none)?;
+                        index = self
+                            .view
+                            .pick(*to, &passed, self.wish, random, now)
+                            .ok_or_else(none)?;
                         if passed.contains(&(index as u32)) {
                             // All of them are.
                             break;

@@ -133,7 +133,7 @@ impl Copying {
         let _slot = Slot::try_take(slots)?;
         let to = Destination { cluster: self.cluster, group: 0 };
         let now = clock::now();
-        let index = self.view.pick(to, &[], &mut worker.random.borrow_mut(), now)?;
+        let index = self.view.pick(to, &[], None, &mut worker.random.borrow_mut(), now)?;
         let endpoint = &self.view.snapshot.group(to).endpoints[index];
         let in_flight = endpoint.begin(clock::nanos(now));
         let admit = async || admission::connection(worker, cluster, endpoint, Some(now)).await;

@@ -4,8 +4,8 @@
 //! What must outlive a reload (the state of an endpoint, the budget of a service) is taken over from
 //! the snapshot before, by service and address.
 
-mod fault;
 mod balancer;
+mod fault;
 mod listeners;
 mod matcher;
 mod overload;
@@ -27,9 +27,9 @@ use super::snapshot::{
     Cluster, Destination, Detect, Group, Inbound, Outbound, Protocol, Selector, Service, Snapshot,
     Unknown,
 };
-use crate::policy::{Budget, BudgetLimits, Bulkhead, BulkheadLimits, Policy};
 use crate::balance::{Balancer, Plan, Table};
 use crate::endpoint::{Endpoint, Load, Nanos, State};
+use crate::policy::{Budget, BudgetLimits, Bulkhead, BulkheadLimits, Policy};
 use crate::route::Router;
 use policy::overlay;
 use routes::{Scope, path_sensitive};

@@ -441,6 +441,8 @@ pub(super) fn stored_answer(typed: &schema::Respond) -> Respond {
     }
     let status = typed.status.map(StatusCode::from_u16);
     Respond { status: status.and_then(Result::ok).unwrap_or(StatusCode::OK), body, headers }
+}
+
 /// The targets of a route by names that stay the same when their weights change.
 fn names(to: &schema::To, scope: &Scope<'_>) -> Vec<(String, u32)> {
     let name = |target: &schema::Target| {

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use super::super::schema::{self, Service};
 use super::super::snapshot::{Destination, Detect, Group, OutboundService, PortTarget, Selector};
 use super::super::units;
-use super::overload::bulkhead;
 use super::balancer::{self, selectors};
+use super::overload::bulkhead;
 use super::policy::{budget, overlay};
 use super::routes::{Scope, path_sensitive};
 use super::{
