@@ -28,7 +28,8 @@ pub(super) fn plan(typed: Option<&LoadBalancer>, service: &str) -> Plan {
             Algorithm::Maglev => plain(Kind::Maglev),
             Algorithm::StickyCookie => sticky(&schema::StickyCookie::default(), service),
         },
-        Some(LoadBalancer::With(LoadBalancerSettings { ring_hash, maglev, sticky_cookie })) => {
+        Some(LoadBalancer::With(with)) => {
+            let LoadBalancerSettings { ring_hash, maglev, sticky_cookie } = &**with;
             let bound = |typed: &Option<OrOff<Factor>>| {
                 typed.as_ref().and_then(OrOff::on).map(|factor| factor.0)
             };

@@ -13,7 +13,7 @@ pub enum LoadBalancer {
     /// Its name.
     Algorithm(Algorithm),
     /// Its settings.
-    With(LoadBalancerSettings),
+    With(Box<LoadBalancerSettings>),
 }
 
 /// How an endpoint is chosen.
