@@ -31,8 +31,6 @@ pub struct Body {
 }
 
 #[expect(clippy::large_enum_variant, reason = "nearly every body is an upstream's")]
-// Nearly every body is an upstream's: a box would be one allocation a request.
-#[expect(clippy::large_enum_variant)]
 enum Kind {
     Empty,
     Full(Option<Bytes>),
