@@ -42,7 +42,9 @@ mod tests {
     #[test]
     fn it_grows_from_its_least_to_all() {
         let slow = SlowStart { window: Duration::from_secs(10), ..SlowStart::default() };
-        let at = |slow: &SlowStart, seconds: u64| slow.share(Nanos(5), Nanos(5 + seconds * 1_000_000_000));
+        let at = |slow: &SlowStart, seconds: u64| {
+            slow.share(Nanos(5), Nanos(5 + seconds * 1_000_000_000))
+        };
         let shares: Vec<_> = (0..12).map(|second| at(&slow, second)).collect();
         assert_eq!(shares[..6], [0.1, 0.1, 0.2, 0.3, 0.4, 0.5]);
         assert_eq!(shares[10..], [1.0, 1.0]);

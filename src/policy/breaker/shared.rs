@@ -22,6 +22,12 @@ impl SharedBreaker {
         Self { config, gate: AtomicU32::new(0), blocked_until: AtomicU64::new(0), machine }
     }
 
+    /// The one that there was, if it was told the same as `config`, with all that it knows.
+    pub fn kept(before: Option<&Arc<Self>>, config: &Arc<BreakerConfig>) -> Arc<Self> {
+        let kept = before.filter(|before| before.config == *config).cloned();
+        kept.unwrap_or_else(|| Arc::new(Self::new(config.clone())))
+    }
+
     /// See [`Breaker::admit`]. The pass is given back when the admission is dropped.
     pub fn admit(self: &Arc<Self>, now: Nanos) -> Option<Admission> {
         let gate = self.gate.load(Relaxed);

@@ -122,10 +122,11 @@ pub async fn run(call: &mut Call<'_>, report: &mut Report) -> Result<Answer, Fai
         return Err(call.late(Duration::ZERO));
     }
     loop {
-        let endpoint = call.pick(&mut tried, began)?;
+        let (endpoint, trial) = call.pick(&mut tried, report, began)?;
         report.attempt(&endpoint);
         call.number(report.attempts(), report.is_grpc(), report.started(), began);
         let (result, stale) = call.once(&endpoint, reuse, began, report.started()).await;
+        call.tell(trial, &result, stale, report);
         let (end, reason) = match &result {
             // Nearly always: no answer of an upstream is one to try again after.
             Ok(_) if !retry.on.has_answers() => break call.answered(result, sent_key),
@@ -148,7 +149,7 @@ pub async fn run(call: &mut Call<'_>, report: &mut Report) -> Result<Answer, Fai
             idempotent,
             stale: stale && reuse == Reuse::Allowed,
             replayable: call.upload.as_ref().is_none_or(|upload| upload.can_replay()),
-            has_other: call.has_other(&tried),
+            has_other: call.has_other(&tried, began),
             retry_after,
             left: call.overdue(report.started()).map(|(at, _)| at.saturating_duration_since(began)),
         };
@@ -222,6 +223,10 @@ impl Call<'_> {
                 None
             }
             Next::Again(wait) => {
+                if self.is_refused(now + wait) {
+                    skipped.inc(["circuit_breaker_open"]);
+                    return None;
+                }
                 let limits = self.cluster.budget_limits;
                 if self.cluster.budget.withdraw(clock::since_start(now), limits) {
                     return Some(wait);

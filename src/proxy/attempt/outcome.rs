@@ -2,7 +2,9 @@
 
 use http::{Response, StatusCode};
 
-use super::super::error::Failure;
+use super::super::error::{Failure, Fault};
+use super::super::report::Report;
+use super::super::trial::Trial;
 use super::super::upload::UploadFault;
 use super::{Answer, Call};
 use crate::clock::{self, Instant};
@@ -35,14 +37,43 @@ pub fn check_response<B>(response: &Response<B>, service: &str) -> Result<(), Fa
 
 /// Whether an answer is one to try again after.
 pub(super) fn again_after(on: &Conditions, answer: &Answer, grpc: bool) -> Option<End> {
-    let headers = answer.response.headers();
-    let status = || headers.get("grpc-status")?.to_str().ok()?.parse().ok();
-    let grpc = if grpc { status() } else { None };
-    let end = End::Answered { status: answer.response.status(), grpc };
+    let end = answered(answer, grpc);
     on.contains(end).then_some(end)
 }
 
+/// How an attempt ended that was answered, as far as the head tells.
+fn answered(answer: &Answer, grpc: bool) -> End {
+    let headers = answer.response.headers();
+    let status = || headers.get("grpc-status")?.to_str().ok()?.parse().ok();
+    End::Answered { status: answer.response.status(), grpc: if grpc { status() } else { None } }
+}
+
 impl Call<'_> {
+    /// Tells breakers and outlier detection how an attempt ended. What ends by somebody else's doing says
+    /// nothing, nor does a connection that was dead before (`stale`).
+    pub(super) fn tell(
+        &self,
+        trial: Trial,
+        result: &Result<Answer, Failure>,
+        stale: bool,
+        report: &mut Report,
+    ) {
+        let (end, now) = match result {
+            Ok(answer) => match answered(answer, report.is_grpc()) {
+                // The status of a gRPC call comes with its trailers.
+                End::Answered { status: StatusCode::OK, grpc: None } if report.is_grpc() => {
+                    return report.expect(trial);
+                }
+                end => (end, answer.at),
+            },
+            Err(failure) => match failure.end() {
+                Some(end) if failure.fault() == Fault::Upstream && !stale => (end, clock::now()),
+                _ => return,
+            },
+        };
+        report.tell(trial, end, now);
+    }
+
     pub(super) fn connect_failure(&self, error: ConnectError) -> Failure {
         if error.kind == ConnectErrorKind::Exhausted {
             self.worker.pool.close_idle();
