@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use http::HeaderValue;
 use tokio::sync::{mpsc, watch};
 
-use crate::balance::Cursor;
+use crate::balance::{Cursor, NonePicked, Panic, Pick, Picked};
 use crate::clock;
 use crate::config::live::{Live, Reader};
 use crate::config::snapshot::{Destination, Listener, Snapshot};
@@ -111,13 +111,20 @@ pub struct Worker {
 /// A snapshot, and what this worker keeps for as long as it is the current one.
 pub struct View {
     pub snapshot: Arc<Snapshot>,
-    cursors: RefCell<Vec<Cursor>>,
+    /// By the slot of the group.
+    turns: RefCell<Vec<Turn>>,
     /// By the slot of the rate limit.
     limit_counts: Box<[LimitCounts]>,
     /// Where a rate limit is counted in Redis.
     pub redis: Option<Rc<Link>>,
     /// What is counted of the picks of each group.
     picks: Vec<Option<Picks>>,
+}
+
+/// What a worker remembers of the picks of one group.
+struct Turn {
+    cursor: Cursor,
+    panic: Panic,
 }
 
 /// What one rate limit decided, counted.
@@ -151,7 +158,8 @@ impl View {
         random: &mut fastrand::Rng,
         recorder: &Recorder,
     ) -> Rc<Self> {
-        let cursors = (0..snapshot.group_slots).map(|_| Cursor::starting_at(random)).collect();
+        let turn = |_| Turn { cursor: Cursor::starting_at(random), panic: Panic::default() };
+        let turns = (0..snapshot.group_slots).map(turn).collect();
         let counts = |limit: &Arc<RateLimit>| {
             let of = |decision| recorder.rate_limits.handle([&limit.name, decision]);
             LimitCounts {
@@ -172,7 +180,7 @@ impl View {
             let link = link.filter(|link| Arc::ptr_eq(link.redis(), redis)).cloned();
             link.unwrap_or_else(|| shared::link(redis))
         });
-        Rc::new(Self { snapshot, cursors: RefCell::new(cursors), limit_counts, redis, picks })
+        Rc::new(Self { snapshot, turns: RefCell::new(turns), limit_counts, redis, picks })
     }
 
     pub fn limit_counts(&self, limit: &RateLimit) -> &LimitCounts {
@@ -182,6 +190,9 @@ impl View {
     /// An endpoint for one attempt, another one than those `tried` where there is one. `wish` is what
     /// the balancer of the group wants to know of the request, see [`Balancer::wish`].
     ///
+    /// # Errors
+    /// There is nobody to ask.
+    ///
     /// [`Balancer::wish`]: crate::balance::Balancer::wish
     pub fn pick(
         &self,
@@ -190,21 +201,39 @@ impl View {
         wish: Option<u64>,
         random: &mut fastrand::Rng,
         now: clock::Instant,
-    ) -> Option<usize> {
-        let group = self.snapshot.group(to);
-        let slot = group.slot as usize;
-        let (endpoints, balancer) = (&group.endpoints, &group.balancer);
-        let cursor = &mut self.cursors.borrow_mut()[slot];
-        let now = clock::nanos(now);
-        let skip = |index: usize| tried.iter().any(|tried| *tried as usize == index);
-        let picked = balancer
-            .pick(endpoints, cursor, random, now, wish, &skip)
-            // All were tried.
-            .or_else(|| balancer.pick(endpoints, cursor, random, now, wish, &|_| false))?;
+    ) -> Result<Picked, NonePicked> {
+        let slot = self.snapshot.group(to).slot as usize;
+        let pick = self.picking(to, tried, wish, now);
+        let Turn { cursor, panic } = &mut self.turns.borrow_mut()[slot];
+        let picked = pick.choose(cursor, panic, random)?;
         if let Some(picks) = &self.picks[slot] {
-            picks.count(balancer, picked, wish);
+            picks.count(pick.balancer, picked.index, wish);
         }
-        Some(picked)
+        Ok(picked)
+    }
+
+    /// Whether [`View::pick`] would find another one than those `tried`, which is well.
+    pub fn has_other(&self, to: Destination, tried: &[u32], now: clock::Instant) -> bool {
+        self.picking(to, tried, None, now).has_other()
+    }
+
+    fn picking<'a>(
+        &'a self,
+        to: Destination,
+        tried: &'a [u32],
+        wish: Option<u64>,
+        now: clock::Instant,
+    ) -> Pick<'a> {
+        let cluster = self.snapshot.cluster(to);
+        let group = self.snapshot.group(to);
+        Pick {
+            endpoints: &group.endpoints,
+            balancer: &group.balancer,
+            availability: &cluster.availability,
+            tried,
+            wish,
+            now: clock::nanos(now),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Which endpoint of a service gets a request. One file an algorithm; each picks in constant time,
 //! whatever the number of endpoints.
 
+mod available;
 mod bounded;
 pub mod key;
 mod least_request;
@@ -21,6 +22,7 @@ mod tests;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+pub use available::{Availability, NonePicked, Panic, Pick, Picked};
 use bounded::Bound;
 pub use key::Key;
 use maglev::Maglev;

@@ -13,6 +13,7 @@ mod fault;
 mod overload;
 mod policy;
 mod rate_limit;
+mod resilience;
 mod route;
 mod upstream;
 
@@ -28,6 +29,10 @@ pub use overload::{
 pub use policy::{Mode, Policy, Retry, RetryBackoff, RetryBudget, RetryMethods, Timeout, Timeouts};
 pub use rate_limit::{
     RateLimit, RateLimitClient, RateLimitHeader, RateLimitKey, RateLimitScope, RateLimits, Redis,
+};
+pub use resilience::{
+    BreakerCalls, BreakerScope, BreakerWindow, CircuitBreaker, FailurePercentage, OutlierDetection,
+    SlowStart, SuccessRate,
 };
 pub use route::{
     HeaderEdits, Match, Redirect, RedirectScheme, Respond, Rewrite, Route, Target, To,

@@ -12,11 +12,15 @@ use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 use ipnet::IpNet;
 
-use crate::balance::{Balancer, Key, Split};
+use crate::balance::{Availability, Balancer, Key, Split};
 use crate::endpoint::{Endpoint, Load, Nanos};
+use crate::policy::breaker::SharedBreaker;
+use crate::policy::outlier::Detector;
 use crate::policy::rate_limit::Scope;
 use crate::policy::shed::ShedLimits;
-use crate::policy::{Budget, BudgetLimits, Bulkhead, BulkheadLimits, HeaderOps, Policy, RateLimit};
+use crate::policy::{
+    Budget, BudgetLimits, Bulkhead, BulkheadLimits, HeaderOps, Mode, Policy, RateLimit,
+};
 use crate::redis::Redis;
 use crate::route::Router;
 use crate::telemetry::Direction;
@@ -132,6 +136,10 @@ pub struct Cluster {
     pub budget_limits: BudgetLimits,
     pub bulkhead: Arc<Bulkhead>,
     pub bulkhead_limits: BulkheadLimits,
+    /// Of the service as a whole; its endpoints have their own.
+    pub breaker: Option<Arc<SharedBreaker>>,
+    pub outliers: Option<Arc<Detector>>,
+    pub availability: Availability,
     pub groups: Vec<Group>,
 }
 
@@ -295,6 +303,13 @@ pub enum ListenerKind {
     Port,
 }
 
+impl Cluster {
+    /// All of its endpoints: the first group has them.
+    pub fn endpoints(&self) -> &[Arc<Endpoint>] {
+        self.groups.first().map_or(&[], |group| &group.endpoints)
+    }
+}
+
 impl To {
     /// At least one.
     pub fn all(&self) -> &[Destination] {
@@ -330,14 +345,19 @@ impl Snapshot {
         &self.clusters[destination.cluster as usize]
     }
 
-    /// Has the limits of its bulkheads hold, whose state other snapshots share. To be done when it is
-    /// published, and not before.
-    pub fn apply_bulkheads(&self, now: Nanos) {
+    /// Has what it says of services and endpoints hold, whose state other snapshots share. To be done when
+    /// it is published, and not before.
+    pub fn apply(&self, now: Nanos) {
         for cluster in &self.clusters {
             cluster.bulkhead.apply(&cluster.bulkhead_limits, now);
-            // The first group has all endpoints.
-            for endpoint in cluster.groups.iter().take(1).flat_map(|group| &group.endpoints) {
+            let ejects = |outliers: &Arc<Detector>| outliers.config.mode == Mode::Enforce;
+            let ejects = cluster.outliers.as_ref().is_some_and(ejects);
+            for endpoint in cluster.endpoints() {
                 endpoint.state.apply(&cluster.bulkhead_limits, now);
+                endpoint.state.arrive(now);
+                if !ejects {
+                    endpoint.state.recall();
+                }
             }
         }
     }

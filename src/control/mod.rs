@@ -2,6 +2,7 @@
 //! runs the admin server. Nothing here is on the path of a request.
 
 mod bulkheads;
+mod outliers;
 mod pressure;
 mod reload;
 mod signals;
@@ -31,7 +32,7 @@ use crate::drain::Phase;
 use crate::policy::shed::Pressure;
 use crate::telemetry::Direction;
 use crate::telemetry::log_writer::{LogSink, LogStats, LogWriter};
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::{Metrics, Recorder};
 use crate::worker::{self, Command, Loads, Start};
 use signals::Signals;
 use sockets::{bind_all, bind_one, cannot_bind, without_ipv6};
@@ -105,9 +106,11 @@ impl Control {
             signals: options.signals,
         });
         control.watch_metrics();
-        snapshot.apply_bulkheads(clock::nanos(clock::now()));
+        snapshot.apply(clock::nanos(clock::now()));
         let pressure = Arc::<Pressure>::default();
         tokio::task::spawn_local(pressure::measure(control.live.clone(), pressure.clone()));
+        let recorder = Recorder::new(control.metrics.worker());
+        tokio::task::spawn_local(outliers::look(control.live.clone(), recorder));
         let admin = bind_one(snapshot.admin, "admin.listen")?;
         let metrics = bind_one(snapshot.metrics, "admin.metrics")?;
         let sockets = control.bind(&snapshot.listeners)?;
@@ -152,19 +155,7 @@ impl Control {
     }
 
     fn watch_metrics(&self) {
-        let live = self.live.clone();
-        let endpoints = self.metrics.watch_endpoints(move |emit| {
-            let snapshot = live.current();
-            // The app is no service that we call, though it may have the name of one.
-            let app = snapshot.inbound.app.map(|app| app.cluster);
-            for (index, cluster) in (0..).zip(&snapshot.clusters) {
-                if index == snapshot.passthrough_cluster() || Some(index) == app {
-                    continue;
-                }
-                let known = cluster.groups.first().map_or(0, |group| group.endpoints.len());
-                emit(&[&cluster.name, "known"], known as f64);
-            }
-        });
+        let [endpoints, breakers] = outliers::watch(&self.metrics, &self.live);
         let log = self.metrics.watch_access_log(self.log.borrow().stats.clone());
         let bulkheads = bulkheads::watch(&self.metrics, &self.live);
         let live = self.live.clone();
@@ -203,7 +194,8 @@ impl Control {
                 }
             },
         );
-        for result in [endpoints, log, keys, evicted, redis].into_iter().chain(bulkheads) {
+        for result in [endpoints, breakers, log, keys, evicted, redis].into_iter().chain(bulkheads)
+        {
             // Only a name that is there twice is refused, and these are registered once.
             if let Err(error) = result {
                 tracing::error!(%error, "a metric is missing");

@@ -74,7 +74,7 @@ impl Control {
 
         // From here on nothing can fail.
         self.generation.set(generation);
-        snapshot.apply_bulkheads(clock::nanos(clock::now()));
+        snapshot.apply(clock::nanos(clock::now()));
         self.live.publish(snapshot.clone());
         if let Some(sink) = sink {
             for worker in &self.workers {
@@ -124,8 +124,8 @@ impl Control {
 /// Marks what `before` had and `now` has no more.
 fn retire(before: &Snapshot, now: &Snapshot) {
     let states = |snapshot: &Snapshot| {
-        let groups = snapshot.clusters.iter().filter_map(|cluster| cluster.groups.first());
-        groups.flat_map(|group| group.endpoints.iter()).map(|e| e.state.clone()).collect::<Vec<_>>()
+        let endpoints = snapshot.clusters.iter().flat_map(|cluster| cluster.endpoints());
+        endpoints.map(|endpoint| endpoint.state.clone()).collect::<Vec<_>>()
     };
     let kept: HashSet<_> = states(now).iter().map(Arc::as_ptr).collect();
     for state in states(before) {

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::Control;
+use super::{Control, outliers};
 use crate::admin::Handles;
 use crate::app::Ask;
 use crate::clock;
@@ -51,8 +51,8 @@ impl Control {
         let now = clock::nanos(clock::now());
         let snapshot = self.live.current();
         let clusters = snapshot.clusters.iter().map(|cluster| {
-            let endpoints = cluster.groups.first().map_or(&[][..], |group| &group.endpoints);
-            let endpoints: Vec<_> = endpoints
+            let endpoints: Vec<_> = cluster
+                .endpoints()
                 .iter()
                 .map(|endpoint| {
                     serde_json::json!({
@@ -62,6 +62,7 @@ impl Control {
                         "version": endpoint.version,
                         "labels": endpoint.labels,
                         "in_flight": endpoint.state.in_flight(),
+                        "state": outliers::state(endpoint, now),
                         "full": endpoint.state.is_full(),
                         "latency_ms": endpoint.state.latency(now).map(|l| l.as_secs_f64() * 1e3),
                     })

@@ -19,6 +19,11 @@ impl From<Duration> for Nanos {
 }
 
 impl Nanos {
+    /// The instant `later` than this one.
+    pub fn after(self, later: Duration) -> Self {
+        Self(self.0.saturating_add(Self::from(later).0))
+    }
+
     /// Time from `earlier` to `self`; zero if it is the later one.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))

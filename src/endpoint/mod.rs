@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -14,7 +14,9 @@ pub use latency::Nanos;
 use latency::PeakEwma;
 
 use crate::policy::BulkheadLimits;
+use crate::policy::breaker::SharedBreaker;
 use crate::policy::bulkhead::EndpointBulkhead;
+use crate::policy::outlier::Record;
 use crate::policy::slots::{Slot, Slots};
 
 /// Where an endpoint listens. `Display` gives `10.0.0.1:80`, `[::1]:80`, `host:80` or
@@ -54,6 +56,8 @@ pub struct Endpoint {
     /// What else it is chosen by.
     pub labels: BTreeMap<Box<str>, Box<str>>,
     pub state: Arc<State>,
+    /// Where its service has one for each endpoint.
+    pub breaker: Option<Arc<SharedBreaker>>,
     /// The groups whose load is bounded and that it belongs to.
     pub loads: Option<Arc<[Arc<Load>]>>,
 }
@@ -70,8 +74,14 @@ impl Endpoint {
             version: None,
             labels: BTreeMap::new(),
             state,
+            breaker: None,
             loads: None,
         }
+    }
+
+    /// When its breaker will let someone through again, where it lets nobody through at `now`.
+    pub fn refuses(&self, now: Nanos) -> Option<Nanos> {
+        self.breaker.as_ref()?.refuses(now)
     }
 
     /// See [`State::begin`].
@@ -88,13 +98,20 @@ impl Endpoint {
 /// How an endpoint does. Shared by all workers, kept by address across reloads.
 // Every worker writes it for every request: a cache line of its own keeps the neighbours' out.
 #[derive(Debug)]
-#[repr(align(64))]
+#[repr(C, align(64))]
 pub struct State {
+    // What is looked at to pick an endpoint is in the first line.
     in_flight: AtomicU32,
-    latency: PeakEwma,
     retired: AtomicBool,
+    latency: PeakEwma,
+    /// Until when it is ejected.
+    away_until: AtomicU64,
+    /// Since when it is there, or there again: slow start begins then.
+    fresh_since: AtomicU64,
     /// Made when a configuration limits it for the first time.
     bulkhead: OnceLock<Box<EndpointBulkhead>>,
+    /// How its calls have ended.
+    pub record: Record,
 }
 
 /// The requests in flight to all endpoints of a group, where their mean is asked for. Kept by group
@@ -121,6 +138,7 @@ pub enum Outcome {
 impl State {
     /// The time constant with which a latency average falls.
     pub const DECAY: Duration = Duration::from_secs(10);
+    const ARRIVING: u64 = u64::MAX;
     /// What a failure counts for at least, so that an endpoint that fails fast attracts nothing.
     pub const PENALTY: Duration = Duration::from_secs(1);
 
@@ -128,10 +146,20 @@ impl State {
     pub fn new(decay: Duration) -> Self {
         Self {
             in_flight: AtomicU32::new(0),
-            latency: PeakEwma::new(decay),
             retired: AtomicBool::new(false),
+            latency: PeakEwma::new(decay),
+            away_until: AtomicU64::new(0),
+            fresh_since: AtomicU64::new(0),
             bulkhead: OnceLock::new(),
+            record: Record::default(),
         }
+    }
+
+    /// Of an endpoint that joins others; it is new from when [`State::arrive`] is called.
+    pub fn arriving() -> Self {
+        let state = Self::default();
+        state.fresh_since.store(Self::ARRIVING, Relaxed);
+        state
     }
 
     /// A request is about to be sent; it is in flight until the guard is dropped.
@@ -161,6 +189,39 @@ impl State {
     /// Whether it has all the requests that it may have: another one had better be picked.
     pub fn is_full(&self) -> bool {
         self.bulkhead().is_some_and(|bulkhead| bulkhead.requests.is_full())
+    }
+
+    /// It is in force. What joined others counts as new from now on.
+    pub fn arrive(&self, now: Nanos) {
+        if self.fresh_since.load(Relaxed) == Self::ARRIVING {
+            self.fresh_since.store(now.0, Relaxed);
+        }
+    }
+
+    /// It had better not be asked until then.
+    pub fn eject(&self, until: Nanos) {
+        self.away_until.store(until.0, Relaxed);
+        self.fresh_since.store(until.0, Relaxed);
+    }
+
+    /// Ends its ejection, as if it had not been.
+    pub fn recall(&self) {
+        self.away_until.store(0, Relaxed);
+    }
+
+    /// It is back after it could not be asked.
+    pub fn come_back(&self, now: Nanos) {
+        self.fresh_since.store(now.0, Relaxed);
+    }
+
+    /// Since when it is there, or there again; 0 if it always was.
+    pub fn fresh_since(&self) -> Nanos {
+        Nanos(self.fresh_since.load(Relaxed))
+    }
+
+    /// Whether another one had better be asked, because this one does badly.
+    pub fn is_away(&self, now: Nanos) -> bool {
+        now.0 < self.away_until.load(Relaxed)
     }
 
     /// No configuration has this endpoint any more; its idle connections can be closed.
@@ -277,6 +338,12 @@ mod tests {
         let name = Address::Name { host: "users".into(), port: 80 };
         assert_eq!(&*text(name), "users:80");
         assert_eq!(&*text(Address::Unix("/run/a.sock".into())), "unix:/run/a.sock");
+    }
+
+    #[test]
+    fn what_a_pick_looks_at_is_in_one_cache_line() {
+        assert!(std::mem::offset_of!(State, record) <= 64);
+        assert_eq!(size_of::<State>(), 128);
     }
 
     #[test]

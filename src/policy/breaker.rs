@@ -138,7 +138,20 @@ pub struct Breaker {
 enum Phase {
     Closed,
     Open { until: Nanos },
-    HalfOpen { admitted: u32, ended: u32, failed: u32, slow: u32 },
+    HalfOpen(Probes),
+}
+
+/// What is known of the probes of one half-open time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Probes {
+    admitted: u32,
+    /// Of these, whose places were given to others because they told nothing.
+    given_up: u32,
+    ended: u32,
+    failed: u32,
+    slow: u32,
+    /// When the last one was admitted.
+    last: Nanos,
 }
 
 impl Breaker {
@@ -158,31 +171,38 @@ impl Breaker {
         match self.phase {
             Phase::Closed => BreakerState::Closed,
             Phase::Open { .. } => BreakerState::Open,
-            Phase::HalfOpen { .. } => BreakerState::HalfOpen,
+            Phase::HalfOpen(_) => BreakerState::HalfOpen,
         }
     }
 
-    /// Until when no call is admitted, where it is open.
-    pub fn open_until(&self) -> Option<Nanos> {
+    /// Until when no call is admitted, as far as that is known now; 0 where one is.
+    pub fn blocked_until(&self, config: &BreakerConfig) -> Nanos {
         match self.phase {
-            Phase::Open { until } => Some(until),
-            _ => None,
+            Phase::Open { until } => until,
+            Phase::HalfOpen(probes) if probes.admitted >= config.probes => {
+                probes.last.after(config.open_for)
+            }
+            Phase::HalfOpen(_) | Phase::Closed => Nanos(0),
         }
     }
 
-    /// Asks for a call; none while it is open, or half-open with all of its probes out.
+    /// Asks for a call; none while it is open, or half-open with all of its probes out. A probe that has
+    /// told nothing for as long as a breaker is open at first loses its place to another one: a stream
+    /// without an end must not keep an endpoint away for ever.
     pub fn admit(&mut self, now: Nanos, config: &BreakerConfig) -> Option<Pass> {
-        if let Phase::Open { until } = self.phase {
-            if now < until {
-                return None;
-            }
-            self.enter(Phase::HalfOpen { admitted: 0, ended: 0, failed: 0, slow: 0 });
+        if now < self.blocked_until(config) {
+            return None;
         }
-        if let Phase::HalfOpen { admitted, .. } = &mut self.phase {
-            if *admitted >= config.probes {
-                return None;
+        if let Phase::Open { .. } = self.phase {
+            self.enter(Phase::HalfOpen(Probes::default()));
+        }
+        if let Phase::HalfOpen(probes) = &mut self.phase {
+            if probes.admitted < config.probes {
+                probes.admitted += 1;
+            } else {
+                probes.given_up += 1;
             }
-            *admitted += 1;
+            probes.last = now;
         }
         Some(Pass { epoch: self.epoch })
     }
@@ -209,12 +229,12 @@ impl Breaker {
                     self.trip(now, chance, config);
                 }
             }
-            Phase::HalfOpen { ended, failed, slow, .. } => {
-                *ended += 1;
-                *failed += u32::from(seen.failed);
-                *slow += u32::from(seen.slow);
-                let (ended, failed, slow) = (*ended, *failed, *slow);
-                self.judge_probes(ended, failed, slow, now, chance, config);
+            Phase::HalfOpen(probes) => {
+                probes.ended += 1;
+                probes.failed += u32::from(seen.failed);
+                probes.slow += u32::from(seen.slow);
+                let probes = *probes;
+                self.judge(probes, now, chance, config);
             }
             // A pass of this epoch was given by another phase.
             Phase::Open { .. } => {}
@@ -223,10 +243,13 @@ impl Breaker {
 
     /// An admitted call ended without telling anything: its client left. A probe's place is free again.
     pub fn cancel(&mut self, pass: Pass) {
-        if let Phase::HalfOpen { admitted, .. } = &mut self.phase
+        if let Phase::HalfOpen(probes) = &mut self.phase
             && pass.epoch == self.epoch
         {
-            *admitted -= 1;
+            match probes.given_up {
+                0 => probes.admitted -= 1,
+                _ => probes.given_up -= 1,
+            }
         }
     }
 
@@ -248,25 +271,17 @@ impl Breaker {
     }
 
     /// As soon as it is certain, whatever the probes that are still out bring.
-    fn judge_probes(
-        &mut self,
-        ended: u32,
-        failed: u32,
-        slow: u32,
-        now: Nanos,
-        chance: f64,
-        config: &BreakerConfig,
-    ) {
+    fn judge(&mut self, probes: Probes, now: Nanos, chance: f64, config: &BreakerConfig) {
         // The fewest that are too many: by the rate where there is one, otherwise the first.
         let too_many = |rate: Option<f64>| {
             rate.map_or(1, |rate| (rate * f64::from(config.probes)).ceil().max(1.0) as u32)
         };
         let slow_counts = config.slow_call_rate.is_some();
-        if failed >= too_many(config.failure_rate)
-            || slow_counts && slow >= too_many(config.slow_call_rate)
+        if probes.failed >= too_many(config.failure_rate)
+            || slow_counts && probes.slow >= too_many(config.slow_call_rate)
         {
             self.trip(now, chance, config);
-        } else if ended >= config.probes {
+        } else if probes.ended >= config.probes {
             self.window.clear();
             self.failures = 0;
             self.closed_at = now;
@@ -286,8 +301,7 @@ impl Breaker {
         self.last_open = open;
         self.window.clear();
         self.failures = 0;
-        let until = Nanos(now.0.saturating_add(u64::try_from(open.as_nanos()).unwrap_or(u64::MAX)));
-        self.enter(Phase::Open { until });
+        self.enter(Phase::Open { until: now.after(open) });
     }
 
     fn enter(&mut self, phase: Phase) {

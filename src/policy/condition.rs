@@ -37,12 +37,12 @@ pub struct Conditions {
 pub const GRPC_FAILURES: [u16; 6] =
     [UNKNOWN, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, INTERNAL, UNAVAILABLE, DATA_LOSS];
 
-const UNKNOWN: u16 = 2;
+pub const UNKNOWN: u16 = 2;
 pub const DEADLINE_EXCEEDED: u16 = 4;
 pub const RESOURCE_EXHAUSTED: u16 = 8;
-const INTERNAL: u16 = 13;
+pub const INTERNAL: u16 = 13;
 pub const UNAVAILABLE: u16 = 14;
-const DATA_LOSS: u16 = 15;
+pub const DATA_LOSS: u16 = 15;
 
 /// gRPC statuses by number.
 pub const GRPC_NAMES: [&str; 17] = [

@@ -26,6 +26,7 @@ pub mod rate_limit;
 pub mod retry;
 pub mod shed;
 pub mod slots;
+pub mod slow_start;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,6 +42,7 @@ pub use mode::{Mode, Would};
 pub use priority::PriorityOf;
 pub use rate_limit::RateLimit;
 pub use retry::Retry;
+pub use slow_start::SlowStart;
 
 /// The policy of one route towards one service, every default filled in.
 #[derive(Debug, Clone, PartialEq)]

@@ -8,7 +8,12 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::Mode;
+use super::condition::{DATA_LOSS, DEADLINE_EXCEEDED, End, INTERNAL, UNAVAILABLE, UNKNOWN};
 use crate::endpoint::Nanos;
+
+mod detector;
+
+pub use detector::{Detector, Ruling};
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct OutlierConfig {
@@ -102,6 +107,18 @@ pub enum Verdict {
     GatewayError,
 }
 
+impl Verdict {
+    /// gRPC statuses count as the HTTP statuses that they are mapped to.
+    pub fn of(end: End) -> Self {
+        let End::Answered { status, grpc } = end else { return Self::GatewayError };
+        match (status.as_u16(), grpc) {
+            (502..=504, _) | (_, Some(UNAVAILABLE | DEADLINE_EXCEEDED)) => Self::GatewayError,
+            (500..=599, _) | (_, Some(UNKNOWN | INTERNAL | DATA_LOSS)) => Self::ServerError,
+            _ => Self::Good,
+        }
+    }
+}
+
 /// What an endpoint remembers. Workers count in it, control looks at its interval.
 #[derive(Debug, Default)]
 pub struct Record {
@@ -156,8 +173,7 @@ impl Record {
         let times = self.ejections.load(Relaxed).saturating_add(1);
         self.ejections.store(times, Relaxed);
         let lasts = config.base_ejection.saturating_mul(times).min(config.max_ejection);
-        let until = now.0.saturating_add(u64::try_from(lasts.as_nanos()).unwrap_or(u64::MAX));
-        self.until.store(until, Relaxed);
+        self.until.store(now.after(lasts).0, Relaxed);
         self.forgive();
         lasts
     }

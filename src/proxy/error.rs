@@ -64,6 +64,11 @@ pub enum Failure {
     NoEndpoint {
         service: String,
     },
+    /// Circuit breakers let nobody through to the service for so long.
+    BreakerOpen {
+        service: String,
+        after: Duration,
+    },
     NotHttp {
         service: String,
     },
@@ -126,6 +131,7 @@ impl Failure {
             | Self::BodyBroken
             | Self::NotHttp { .. } => Fault::Client,
             Self::NoEndpoint { .. }
+            | Self::BreakerOpen { .. }
             | Self::Timeout { .. }
             | Self::Reset { .. }
             | Self::Refused { .. }
@@ -161,6 +167,7 @@ impl Failure {
             | Self::Shed { .. }
             | Self::Fault(Aborted::Grpc(_))
             | Self::NoEndpoint { .. }
+            | Self::BreakerOpen { .. }
             | Self::Connect { .. }
             | Self::Reset { .. }
             | Self::Refused { .. }
@@ -178,9 +185,10 @@ impl Failure {
             | Self::BodyTooLarge { .. }
             | Self::ConnectRefused
             | Self::BodyBroken => Some(Flag::DownstreamProtocolError),
-            Self::Overload { .. } | Self::Overflow { .. } | Self::Shed { .. } => {
-                Some(Flag::UpstreamOverflow)
-            }
+            Self::Overload { .. }
+            | Self::Overflow { .. }
+            | Self::Shed { .. }
+            | Self::BreakerOpen { .. } => Some(Flag::UpstreamOverflow),
             Self::Fault(_) => Some(Flag::FaultInjected),
             Self::RateLimited { .. } => Some(Flag::RateLimited),
             Self::NoRoute { .. } | Self::UnknownHost { .. } | Self::Loop { .. } => {
@@ -217,6 +225,7 @@ impl Failure {
             Self::UnknownHost { .. } => "unknown_host",
             Self::Loop { .. } => "loop",
             Self::NoEndpoint { .. } => "no_endpoint",
+            Self::BreakerOpen { .. } => "circuit_breaker_open",
             Self::NotHttp { .. } => "not_http",
             Self::Connect { error, .. } => match error.kind {
                 ConnectErrorKind::Timeout => "connect_timeout",
@@ -299,6 +308,10 @@ impl Failure {
             Self::NoEndpoint { service } => {
                 format!("service {service} has no endpoint; check services.{service}.endpoints")
             }
+            Self::BreakerOpen { service, after } => format!(
+                "service {service} fails too often and is not called now (policy.circuit_breaker); try again \
+                 in {after:.1?}"
+            ),
             Self::NotHttp { service } => {
                 format!(
                     "service {service} speaks protocol tcp; reach it by a port of outbound.ports"
@@ -354,7 +367,7 @@ impl Failure {
         if matches!(self, Self::Shed { .. }) {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
-        if let Self::RateLimited { after, .. } = self {
+        if let Self::RateLimited { after, .. } | Self::BreakerOpen { after, .. } = self {
             limits::retry_after(*after, headers);
         }
         if self.ends_connection() {

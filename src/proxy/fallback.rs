@@ -23,6 +23,7 @@ pub static FALLBACK: HeaderName = HeaderName::from_static("x-pilotfish-fallback"
 /// Why a request failed, as the configuration of fallbacks calls it.
 fn cause(failure: &Failure) -> Option<Cause> {
     Some(match failure {
+        Failure::BreakerOpen { .. } => Cause::BreakerOpen,
         Failure::NoEndpoint { .. } => Cause::NoEndpoint,
         Failure::Connect { error, .. } => match error.kind {
             ConnectErrorKind::Overflow => Cause::Overflow,

@@ -11,7 +11,7 @@
 //! | `shed` | refusing it because the proxy has too little |
 //! | `fallback` | another answer where there is none |
 //! | `send`: `fault`, `admission`, `mirror` | what stands between a request and its service |
-//! | `attempt` | sending it, and sending it again |
+//! | `attempt`, `trial` | sending it, and sending it again; what that tells of endpoints |
 //! | `incoming`, `body`, `gate`, `opening`, `tunnel` | the bytes, and how a request becomes a tunnel |
 //! | `limits` | how many of its kind may pass |
 //! | `error`, `isolate` | what can go wrong, and the answer to it |
@@ -42,6 +42,7 @@ mod report;
 mod send;
 mod shed;
 mod target;
+mod trial;
 mod tunnel;
 mod upgrade;
 pub mod upload;

@@ -16,6 +16,7 @@ use super::connection::Connection;
 use super::error::Failure;
 use super::fields::Fields;
 use super::forwarded;
+use super::trial::Trial;
 use super::tunnel::{Tally, TunnelEnd};
 use super::upload::Upload;
 use crate::clock::{self, Instant};
@@ -23,7 +24,7 @@ use crate::config::snapshot::{Destination, Route};
 use crate::endpoint::Endpoint;
 use crate::policy::fallback::Cause;
 use crate::policy::rate_limit::Quota;
-use crate::policy::{Mode, Would};
+use crate::policy::{End, Mode, Would};
 use crate::telemetry::Direction;
 use crate::telemetry::access_log::Record;
 use crate::telemetry::flags::Flag;
@@ -78,6 +79,8 @@ pub struct Report {
     /// For what another answer stands in.
     fallback: Option<Cause>,
     quota: Option<Quota>,
+    /// Of a gRPC call, which tells by its body how it ends.
+    trial: Option<Trial>,
     sent: u64,
     ended: bool,
     _in_flight: OpenGuard,
@@ -135,6 +138,7 @@ impl Report {
             delayed: false,
             fallback: None,
             quota: None,
+            trial: None,
             sent: 0,
             ended: false,
             _in_flight: worker.recorder.request_started(connection.direction),
@@ -227,6 +231,7 @@ impl Report {
 
     pub fn attempt(&mut self, endpoint: &Arc<Endpoint>) {
         self.attempts += 1;
+        self.trial = None;
         self.endpoint = Some(endpoint.clone());
     }
 
@@ -254,10 +259,32 @@ impl Report {
     /// Whether a policy that would act here does so. One in shadow mode does not, and that is noted.
     pub fn enforced(&mut self, mode: Mode, would: Would) -> bool {
         if mode == Mode::Shadow {
-            self.worker.recorder.shadow_decisions.inc([would.policy, would.act]);
+            self.worker.recorder.shadow(would);
             self.shadow.push(would);
         }
         mode == Mode::Enforce
+    }
+
+    /// Tells how the last attempt ended.
+    pub fn tell(&mut self, trial: Trial, end: End, now: Instant) {
+        let cluster = self.view.snapshot.clusters.get(self.service as usize);
+        let (Some(cluster), Some(endpoint)) = (cluster, &self.endpoint) else { return };
+        if let Some(would) = trial.end(&self.worker, cluster, endpoint, end, now) {
+            self.enforced(Mode::Shadow, would);
+        }
+    }
+
+    /// How the last attempt, a gRPC call, ends is known by what comes next of its body: a message is an
+    /// answer, and trailers have the status.
+    pub fn expect(&mut self, trial: Trial) {
+        self.trial = Some(trial);
+    }
+
+    fn tell_expected(&mut self, grpc: Option<u16>) {
+        if let Some(trial) = self.trial.take() {
+            let end = End::Answered { status: StatusCode::OK, grpc };
+            self.tell(trial, end, clock::now());
+        }
     }
 
     /// Notes what is left of a rate limit. Of several the client is told of the narrowest.
@@ -286,11 +313,15 @@ impl Report {
             && let Some(value) = trailers.get("grpc-status")
         {
             self.grpc_status = value.to_str().ok().and_then(|text| text.parse().ok());
+            self.tell_expected(self.grpc_status);
         }
     }
 
     pub fn sent(&mut self, bytes: usize) {
         self.sent += bytes as u64;
+        if self.trial.is_some() {
+            self.tell_expected(Some(0));
+        }
     }
 
     pub fn finish(mut self: Box<Self>, ending: Ending, now: Instant) {
@@ -315,6 +346,11 @@ impl Report {
         if let (Some((flag, reason)), None) = (shortfall(ending), self.flag) {
             self.flag = Some(flag);
             self.reason = reason;
+        }
+        if ending == Ending::UpstreamBroken
+            && let Some(trial) = self.trial.take()
+        {
+            self.tell(trial, End::Reset, now);
         }
         self.connection.request_ends(now);
         self.count(now - self.started);

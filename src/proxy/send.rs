@@ -5,7 +5,6 @@ use super::attempt::Call;
 use super::error::Failure;
 use super::report::Report;
 use super::{fault, mirror};
-use crate::clock::Instant;
 
 /// Has a request pass what stands before its service. Its answer is not returned through here: moving it
 /// costs more than some steps.
@@ -29,13 +28,4 @@ pub async fn enter(call: &mut Call<'_>, report: &mut Report) -> Result<(), Failu
         mirror::begin(call, mirror);
     }
     Ok(())
-}
-
-impl Call<'_> {
-    /// When nobody waits for the request any more, as far as that is known before it is sent. `started`: when
-    /// it came.
-    pub(super) fn deadline(&self, started: Instant) -> Option<Instant> {
-        let limits = [self.policy.timeouts.request, self.client_timeout];
-        limits.into_iter().flatten().min().map(|limit| started + limit)
-    }
 }

@@ -7,9 +7,11 @@
 //! | `access_log` | one record as a line of text or JSON; pure |
 //! | `worker_log` | a worker's side of the log: lines into batches |
 //! | `log_writer` | the thread that owns the log's file |
+//! | `decisions` | what is said of ejections and of shadow mode |
 //! | `metrics` | a shard of series a worker, gathered on control |
 
 pub mod access_log;
+mod decisions;
 pub mod flags;
 pub mod log_writer;
 pub mod metrics;

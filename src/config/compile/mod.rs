@@ -11,6 +11,7 @@ mod matcher;
 mod overload;
 mod policy;
 mod rate_limit;
+mod resilience;
 mod routes;
 mod services;
 mod settings;
@@ -28,10 +29,13 @@ use super::snapshot::{
     Unknown,
 };
 use crate::balance::{Balancer, Plan, Table};
-use crate::endpoint::{Endpoint, Load, Nanos, State};
-use crate::policy::{Budget, BudgetLimits, Bulkhead, BulkheadLimits, Policy};
+use crate::endpoint::{Endpoint, Load, Nanos};
+use crate::policy::breaker::SharedBreaker;
+use crate::policy::outlier::Detector;
+use crate::policy::{Budget, Bulkhead, Policy};
 use crate::route::Router;
 use policy::overlay;
+use resilience::Governance;
 use routes::{Scope, path_sensitive};
 
 /// Protocols in which the server speaks first, or that are no HTTP for certain: SMTP, MySQL, SQL Server,
@@ -124,8 +128,10 @@ enum Owner {
 struct Kept {
     budget: Arc<Budget>,
     bulkhead: Arc<Bulkhead>,
+    breaker: Option<Arc<SharedBreaker>>,
+    outliers: Option<Arc<Detector>>,
     /// By the text of the address.
-    states: HashMap<Box<str>, Arc<State>>,
+    endpoints: HashMap<Box<str>, Arc<Endpoint>>,
     /// What is in flight, and what is costly to make, of each group that has it.
     loads: BTreeMap<Selector, Arc<Load>>,
     tables: BTreeMap<Selector, Table>,
@@ -133,13 +139,15 @@ struct Kept {
 
 impl Kept {
     fn of(cluster: &Cluster) -> Self {
-        // The first group has all endpoints.
-        let endpoints = cluster.groups.iter().take(1).flat_map(|g| &g.endpoints);
         Self {
             budget: cluster.budget.clone(),
             bulkhead: cluster.bulkhead.clone(),
-            states: endpoints
-                .map(|endpoint| (endpoint.label.clone(), endpoint.state.clone()))
+            breaker: cluster.breaker.clone(),
+            outliers: cluster.outliers.clone(),
+            endpoints: cluster
+                .endpoints()
+                .iter()
+                .map(|endpoint| (endpoint.label.clone(), endpoint.clone()))
                 .collect(),
             loads: cluster
                 .groups
@@ -209,7 +217,7 @@ impl<'a> Compiler<'a> {
             PASSTHROUGH.into(),
             Protocol::Auto,
             policy,
-            (BudgetLimits::default(), overload::bulkhead(BulkheadLimits::UNLIMITED, &[typed])),
+            Governance::of_one(typed),
             vec![group],
         )
     }
@@ -296,19 +304,32 @@ impl<'a> Compiler<'a> {
         name: Arc<str>,
         protocol: Protocol,
         policy: Policy,
-        (budget_limits, bulkhead_limits): (BudgetLimits, BulkheadLimits),
+        governance: Governance,
         groups: Vec<Group>,
     ) -> Destination {
         let kept = self.kept.get(&owner);
         // The limits of one that is kept change when the snapshot is published. A new one has no past.
+        let Governance { budget, bulkhead: bulkhead_limits, breaker, outliers, availability } =
+            governance;
         let bulkhead = || Arc::new(Bulkhead::new(&bulkhead_limits, Nanos(0)));
+        let breaker = breaker.filter(|config| config.scope.has_service()).map(|config| {
+            SharedBreaker::kept(kept.and_then(|kept| kept.breaker.as_ref()), &config)
+        });
+        let outliers = outliers.map(|config| {
+            let before = kept.and_then(|kept| kept.outliers.as_ref());
+            let before = before.filter(|before| before.config == config).cloned();
+            before.unwrap_or_else(|| Arc::new(Detector::new(config)))
+        });
         self.clusters.push(Cluster {
             name,
             protocol,
             budget: kept.map_or_else(Arc::default, |kept| kept.budget.clone()),
-            budget_limits,
+            budget_limits: budget,
             bulkhead: kept.map_or_else(bulkhead, |kept| kept.bulkhead.clone()),
             bulkhead_limits,
+            breaker,
+            outliers,
+            availability,
             groups,
         });
         self.policies.push(Arc::new(policy));

@@ -141,15 +141,25 @@ impl Compiler<'_> {
             ("bulkhead", typed.bulkhead.is_some()),
             ("adaptive_concurrency", typed.adaptive_concurrency.is_some()),
         ];
+        // The app is a single endpoint.
+        let of_many = [
+            ("circuit_breaker", typed.circuit_breaker.is_some()),
+            ("outlier_detection", typed.outlier_detection.is_some()),
+            ("panic_threshold", typed.panic_threshold.is_some()),
+            ("slow_start", typed.slow_start.is_some()),
+        ];
         let of_app = *at == path_to!["inbound", "policy"];
-        if *at == path_to!["outbound", "policy"] || of_app && self.app.is_some() {
+        if *at == path_to!["outbound", "policy"] {
             return;
         }
+        let has_app = of_app && self.app.is_some();
+        let given = given.into_iter().filter(|_| !has_app).chain(of_many);
         for (key, given) in given {
             if given {
-                let message = match of_app {
-                    true => format!("`{key}` here is the app's, and there is no app"),
-                    false => format!("`{key}` is one for a whole service"),
+                let message = match (of_app, has_app) {
+                    (true, true) => format!("`{key}` is for services, of which the app is none"),
+                    (true, false) => format!("`{key}` here is the app's, and there is no app"),
+                    (false, _) => format!("`{key}` is one for a whole service"),
                 };
                 let mistake = Mistake::at_key(at.join(key), message).help(
                     "move it to `services.<name>.policy`, or for all to `services.defaults.policy`",

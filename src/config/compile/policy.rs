@@ -93,6 +93,7 @@ impl Compiler<'_> {
         if let Some(typed) = typed {
             self.check_service_only(typed, at);
             self.check_limits(typed, at);
+            self.check_resilience(typed, at);
             self.check_faults(typed, at);
         }
         self.check_rate_limits(typed, at);

@@ -8,16 +8,17 @@ use super::super::schema::{self, Service};
 use super::super::snapshot::{Destination, Detect, Group, OutboundService, PortTarget, Selector};
 use super::super::units;
 use super::balancer::{self, selectors};
-use super::overload::bulkhead;
-use super::policy::{budget, overlay};
+use super::policy::overlay;
+use super::resilience::Governance;
 use super::routes::{Scope, path_sensitive};
 use super::{
     Compiler, Mistake, OrOff, Owner, PASSTHROUGH, Path, Protocol, detect, has_routes, path_to,
     protocol, quote,
 };
 use crate::balance::Plan;
-use crate::endpoint::{Address, Endpoint, Load};
-use crate::policy::{BudgetLimits, BulkheadLimits, Policy};
+use crate::endpoint::{Address, Endpoint, Load, State};
+use crate::policy::Policy;
+use crate::policy::breaker::{BreakerConfig, SharedBreaker};
 use crate::route::Router;
 
 /// Where only this host reaches us.
@@ -54,17 +55,13 @@ impl<'a> Compiler<'a> {
             let protocol =
                 self::protocol(service.protocol.or_else(|| defaults.and_then(|d| d.protocol)));
             let plan = self.plan(name.as_str(), service, defaults, protocol, &at);
-            let endpoints = self.endpoints(&owner, service, &at);
+            let governance = Governance::of_service(&layers);
+            let breaker = governance.breaker.as_ref().filter(|it| it.scope.has_endpoint());
+            let endpoints = self.endpoints(&owner, service, breaker, &at);
             let selectors = selectors.remove(name.as_str()).unwrap_or_default();
             let groups = self.groups(&owner, endpoints, selectors, &plan);
-            let cluster = self.cluster(
-                owner,
-                name.as_str().into(),
-                protocol,
-                policy,
-                (budget(&layers[1..]), bulkhead(BulkheadLimits::default(), &layers)),
-                groups,
-            );
+            let cluster =
+                self.cluster(owner, name.as_str().into(), protocol, policy, governance, groups);
             self.by_name.insert(name.as_str(), cluster.cluster);
         }
         self.check_service_policies();
@@ -82,6 +79,7 @@ impl<'a> Compiler<'a> {
         });
         for (policy, at) in defaults.chain(each) {
             self.check_limits(policy, &at);
+            self.check_resilience(policy, &at);
             self.check_faults(policy, &at);
         }
     }
@@ -154,7 +152,13 @@ impl<'a> Compiler<'a> {
         groups
     }
 
-    fn endpoints(&mut self, owner: &Owner, service: &Service, at: &Path) -> Vec<Endpoint> {
+    fn endpoints(
+        &mut self,
+        owner: &Owner,
+        service: &Service,
+        breaker: Option<&Arc<BreakerConfig>>,
+        at: &Path,
+    ) -> Vec<Endpoint> {
         let Some(typed) = &service.endpoints else {
             let mistake = Mistake::at_key(at.clone(), "the service has no endpoints");
             self.mistake(
@@ -180,7 +184,9 @@ impl<'a> Compiler<'a> {
             let weight = endpoint.weight.unwrap_or(1);
             // Weight 0 takes an endpoint out without forgetting where it is.
             if weight > 0 {
-                endpoints.push(self.endpoint(owner, address, weight, endpoint));
+                let endpoint = self.endpoint(owner, address, weight, endpoint);
+                let breaker = breaker.map(|config| self.breaker_of(owner, &endpoint.label, config));
+                endpoints.push(Endpoint { breaker, ..endpoint });
             }
         }
         // An empty list is meant: the service is known and runs nowhere.
@@ -202,15 +208,34 @@ impl<'a> Compiler<'a> {
         typed: &schema::Endpoint,
     ) -> Endpoint {
         let label = address.to_string();
-        let state = self.kept.get(owner).and_then(|kept| kept.states.get(&*label));
+        let state = match self.kept.get(owner) {
+            Some(kept) => match kept.endpoints.get(&*label) {
+                Some(endpoint) => endpoint.state.clone(),
+                // The first ones of a service are not new beside each other.
+                None if kept.endpoints.is_empty() => Arc::default(),
+                None => Arc::new(State::arriving()),
+            },
+            None => Arc::default(),
+        };
         let labels = typed.labels.iter().flatten();
         Endpoint {
             weight,
             zone: typed.zone.as_deref().map(Into::into),
             version: typed.version.as_deref().map(Into::into),
             labels: labels.map(|(k, v)| (k.as_str().into(), v.as_str().into())).collect(),
-            ..Endpoint::new(address, state.cloned().unwrap_or_default())
+            ..Endpoint::new(address, state)
         }
+    }
+
+    /// The breaker of an endpoint: the one that it had, where it is the same still.
+    fn breaker_of(
+        &self,
+        owner: &Owner,
+        label: &str,
+        config: &Arc<BreakerConfig>,
+    ) -> Arc<SharedBreaker> {
+        let kept = self.kept.get(owner).and_then(|kept| kept.endpoints.get(label));
+        SharedBreaker::kept(kept.and_then(|endpoint| endpoint.breaker.as_ref()), config)
     }
 
     /// The app that we stand beside.
@@ -257,7 +282,7 @@ impl<'a> Compiler<'a> {
             Policy::default(),
             // What the app bears is limited only where that is said: `limits` are its limits too, and its
             // clients may well keep more than a thousand WebSockets.
-            (BudgetLimits::default(), bulkhead(BulkheadLimits::UNLIMITED, &[inbound])),
+            Governance::of_one(inbound),
             groups,
         ));
     }

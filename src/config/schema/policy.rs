@@ -3,7 +3,10 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{AdaptiveConcurrency, Bulkhead, Fallback, Fault, Mirror, OrOff, Priority, RateLimits};
+use super::{
+    AdaptiveConcurrency, Bulkhead, CircuitBreaker, Fallback, Fault, Mirror, OrOff,
+    OutlierDetection, Priority, RateLimits, SlowStart,
+};
 use crate::config::units::{Condition, Duration, Ratio, Size};
 
 /// How requests are governed. It has the same shape everywhere; what is not given comes from the
@@ -23,6 +26,19 @@ pub struct Policy {
     /// How much of the proxy one service may take, or `off`. Default: on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bulkhead: Option<OrOff<Bulkhead>>,
+    /// Not calling what fails, or `off`. Default: `off`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub circuit_breaker: Option<OrOff<CircuitBreaker>>,
+    /// Leaving endpoints alone that do worse than the others of their service, or `off`. Default: on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outlier_detection: Option<OrOff<OutlierDetection>>,
+    /// With less than this share of the endpoints left, those that were ejected are asked as well, or
+    /// `off`. Default: `50%`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub panic_threshold: Option<OrOff<Ratio>>,
+    /// Endpoints that are new or back get their share little by little, or `off`. Default: `off`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slow_start: Option<OrOff<SlowStart>>,
     /// The limit of requests is found out by latency, or `off`. Default: `off`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub adaptive_concurrency: Option<OrOff<AdaptiveConcurrency>>,

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Breaker, BreakerConfig, BreakerState, Pass, Seen};
+use super::{Breaker, BreakerConfig, BreakerState, Mode, Pass, Seen};
 use crate::endpoint::Nanos;
 
 #[derive(Debug)]
@@ -11,15 +11,21 @@ pub struct SharedBreaker {
     pub config: Arc<BreakerConfig>,
     /// The epoch, times two, plus one while it is not closed.
     gate: AtomicU32,
-    /// When it ceases to be open; 0 while it is not.
-    open_until: AtomicU64,
+    /// Until when it admits nobody; see [`Breaker::blocked_until`].
+    blocked_until: AtomicU64,
     machine: Mutex<Breaker>,
 }
 
 impl SharedBreaker {
     pub fn new(config: Arc<BreakerConfig>) -> Self {
         let machine = Mutex::new(Breaker::new(&config));
-        Self { config, gate: AtomicU32::new(0), open_until: AtomicU64::new(0), machine }
+        Self { config, gate: AtomicU32::new(0), blocked_until: AtomicU64::new(0), machine }
+    }
+
+    /// The one that there was, if it was told the same as `config`, with all that it knows.
+    pub fn kept(before: Option<&Arc<Self>>, config: &Arc<BreakerConfig>) -> Arc<Self> {
+        let kept = before.filter(|before| before.config == *config).cloned();
+        kept.unwrap_or_else(|| Arc::new(Self::new(config.clone())))
     }
 
     /// See [`Breaker::admit`]. The pass is given back when the admission is dropped.
@@ -41,23 +47,22 @@ impl SharedBreaker {
         if self.gate.load(Relaxed) & 1 == 0 { BreakerState::Closed } else { self.lock().state() }
     }
 
-    /// Whether it admits nobody at `now`.
-    pub fn is_open(&self, now: Nanos) -> bool {
-        now.0 < self.open_until.load(Relaxed)
+    /// When it will admit someone again, where it admits nobody at `now`.
+    pub fn blocked(&self, now: Nanos) -> Option<Nanos> {
+        let until = Nanos(self.blocked_until.load(Relaxed));
+        (now < until).then_some(until)
     }
 
-    /// When it was last open to its end; 0 if it never was.
-    pub fn open_until(&self) -> Nanos {
-        Nanos(self.open_until.load(Relaxed))
+    /// [`SharedBreaker::blocked`], where that is more than a remark.
+    pub fn refuses(&self, now: Nanos) -> Option<Nanos> {
+        self.blocked(now).filter(|_| self.config.mode == Mode::Enforce)
     }
 
     /// Under the lock, after each change.
     fn show(&self, machine: &Breaker) {
         let closed = machine.state() == BreakerState::Closed;
         self.gate.store(machine.epoch << 1 | u32::from(!closed), Relaxed);
-        if let Some(until) = machine.open_until() {
-            self.open_until.store(until.0, Relaxed);
-        }
+        self.blocked_until.store(machine.blocked_until(&self.config).0, Relaxed);
     }
 
     fn lock(&self) -> MutexGuard<'_, Breaker> {
@@ -86,11 +91,11 @@ impl Admission {
         let before = machine.state();
         machine.record(pass, seen, now, chance, &breaker.config);
         let after = machine.state();
-        if after == before {
-            return None;
+        // Only a closed breaker that stays so looks the same as before.
+        if (before, after) != (BreakerState::Closed, BreakerState::Closed) {
+            breaker.show(&machine);
         }
-        breaker.show(&machine);
-        Some(after)
+        (after != before).then_some(after)
     }
 }
 
@@ -100,7 +105,9 @@ impl Drop for Admission {
         if let Some(pass) = self.pass.take()
             && self.breaker.gate.load(Relaxed) & 1 == 1
         {
-            self.breaker.lock().cancel(pass);
+            let mut machine = self.breaker.lock();
+            machine.cancel(pass);
+            self.breaker.show(&machine);
         }
     }
 }

@@ -94,13 +94,13 @@ fn it_closes_after_good_probes_and_opens_for_longer_after_bad_ones() {
     assert_eq!(breaker.state(), BreakerState::Closed);
     // Again so soon: the same trouble.
     assert!(call(&mut breaker, FAILED, now + S, &config));
-    assert_eq!(breaker.open_until(), Some(Nanos(now + 61 * S)));
+    assert_eq!(breaker.blocked_until(&config), Nanos(now + 61 * S));
     now += 61 * S;
     assert!(call(&mut breaker, GOOD, now, &config) && call(&mut breaker, GOOD, now, &config));
     // Well for as long as it was open: the trouble is another one.
     now += 60 * S;
     call(&mut breaker, FAILED, now, &config);
-    assert_eq!(breaker.open_until(), Some(Nanos(now + 5 * S)));
+    assert_eq!(breaker.blocked_until(&config), Nanos(now + 5 * S));
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn the_time_it_is_open_is_jittered_up_to_its_cap() {
         let mut breaker = Breaker::new(config);
         let pass = breaker.admit(Nanos(0), config).expect("closed");
         breaker.record(pass, FAILED, Nanos(0), chance, config);
-        breaker.open_until().expect("open").0
+        breaker.blocked_until(config).0
     };
     assert_eq!(opened(0.0, &config), 5 * S);
     assert_eq!(opened(1.0, &config), 7_500 * MS);
@@ -132,9 +132,27 @@ fn a_call_from_before_says_nothing_and_a_probe_that_leaves_frees_its_place() {
     breaker.cancel(late);
     assert_eq!(breaker.state(), BreakerState::HalfOpen);
     assert_eq!(breaker.admit(Nanos(5 * S), &config), None);
+    assert_eq!(breaker.blocked_until(&config), Nanos(10 * S));
     breaker.cancel(probe);
+    assert_eq!(breaker.blocked_until(&config), Nanos(0));
     let probe = breaker.admit(Nanos(6 * S), &config).expect("its place is free");
     breaker.record(probe, GOOD, Nanos(6 * S), 0.0, &config);
+    assert_eq!(breaker.state(), BreakerState::Closed);
+}
+
+#[test]
+fn a_probe_that_tells_nothing_loses_its_place() {
+    let config = BreakerConfig { consecutive_failures: Some(1), ..config() };
+    let mut breaker = Breaker::new(&config);
+    call(&mut breaker, FAILED, 0, &config);
+    let stream = breaker.admit(Nanos(5 * S), &config).expect("a probe");
+    assert_eq!(breaker.admit(Nanos(10 * S - 1), &config), None);
+    let second = breaker.admit(Nanos(10 * S), &config).expect("in its place");
+    assert_eq!(breaker.admit(Nanos(10 * S), &config), None);
+    // The place that the first one leaves is not its own any more.
+    breaker.cancel(stream);
+    assert_eq!(breaker.admit(Nanos(10 * S), &config), None);
+    breaker.record(second, GOOD, Nanos(11 * S), 0.0, &config);
     assert_eq!(breaker.state(), BreakerState::Closed);
 }
 
@@ -159,7 +177,8 @@ fn half_open_admits_its_number_from_any_threads() {
     let breaker = Arc::new(SharedBreaker::new(Arc::new(config)));
     let end = breaker.admit(Nanos(0)).expect("closed").record(FAILED, Nanos(0), 0.0);
     assert_eq!(end, Some(BreakerState::Open));
-    assert!(breaker.is_open(Nanos(S)));
+    assert_eq!(breaker.refuses(Nanos(S)), breaker.blocked(Nanos(S)));
+    assert!(breaker.blocked(Nanos(S)).is_some());
     let admitted = AtomicU32::new(0);
     let start = std::sync::Barrier::new(THREADS);
     let held: Vec<_> = std::thread::scope(|scope| {
@@ -243,23 +262,28 @@ proptest! {
         chance in 0.0..1.0_f64,
     ) {
         let mut breaker = Breaker::new(&config);
-        let (mut now, mut out, mut probes) = (S, Vec::new(), 0);
+        let (mut now, mut out, mut probes, mut given_up, mut last) = (S, Vec::new(), 0, 0, 0);
         for event in events {
-            let before = (breaker.state(), breaker.open_until());
+            let before = (breaker.state(), breaker.blocked_until(&config));
             match event {
                 Event::Wait(time) => now += time,
                 Event::Begin => {
                     let pass = breaker.admit(Nanos(now), &config);
                     match before {
                         (BreakerState::Closed, _) => prop_assert!(pass.is_some()),
-                        (BreakerState::Open, Some(until)) if now < until.0 => prop_assert!(pass.is_none()),
+                        (BreakerState::Open, until) if now < until.0 => prop_assert!(pass.is_none()),
                         (BreakerState::Open, _) => {
                             prop_assert!(pass.is_some());
-                            probes = 1;
+                            (probes, given_up, last) = (1, 0, now);
                         }
                         (BreakerState::HalfOpen, _) => {
-                            prop_assert_eq!(pass.is_some(), probes < config.probes);
-                            probes += u32::from(pass.is_some());
+                            let full = probes >= config.probes;
+                            let silent = Nanos(now).since(Nanos(last)) >= config.open_for;
+                            prop_assert_eq!(pass.is_some(), !full || silent);
+                            if pass.is_some() {
+                                *(if full { &mut given_up } else { &mut probes }) += 1;
+                                last = now;
+                            }
                         }
                     }
                     out.extend(pass);
@@ -268,7 +292,7 @@ proptest! {
                     let pass = out.swap_remove(which.index(out.len()));
                     breaker.record(pass, Seen { failed, slow }, Nanos(now), chance, &config);
                     if breaker.state() == BreakerState::Open && before.0 != BreakerState::Open {
-                        let until = breaker.open_until().unwrap();
+                        let until = breaker.blocked_until(&config);
                         let open = until.since(Nanos(now));
                         prop_assert!(open >= config.open_for.min(config.max_open_for));
                         prop_assert!(open <= config.max_open_for.max(config.open_for));
@@ -278,7 +302,9 @@ proptest! {
                     let pass = out.swap_remove(which.index(out.len()));
                     let is_probe = before.0 == BreakerState::HalfOpen && pass.epoch == breaker.epoch;
                     breaker.cancel(pass);
-                    probes -= u32::from(is_probe);
+                    if is_probe {
+                        *(if given_up > 0 { &mut given_up } else { &mut probes }) -= 1;
+                    }
                 }
                 Event::End(..) | Event::Cancel(_) => {}
             }

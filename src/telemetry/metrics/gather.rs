@@ -178,6 +178,24 @@ fn labelled_families(shards: &[Arc<Shard>]) -> Vec<MetricFamily> {
             |shard| &shard.bulkhead_overflow,
         ),
         sum(
+            "pilotfish_circuit_breaker_changes_total",
+            "Circuit breakers that opened or closed.",
+            shards,
+            |shard| &shard.breaker_changes,
+        ),
+        sum(
+            "pilotfish_outlier_ejections_total",
+            "Causes to eject an endpoint, by what became of it.",
+            shards,
+            |shard| &shard.ejections,
+        ),
+        sum(
+            "pilotfish_panic_picks_total",
+            "Endpoints picked though they are ejected, because so many are.",
+            shards,
+            |shard| &shard.panic_picks,
+        ),
+        sum(
             "pilotfish_shed_total",
             "Requests refused because the proxy had too little of something.",
             shards,

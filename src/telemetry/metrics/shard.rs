@@ -37,6 +37,12 @@ pub struct Shard {
     pub shadow_decisions: Family<2>,
     /// `[service, reason]`: requests and connections that a bulkhead refused.
     pub bulkhead_overflow: Family<2>,
+    /// `[service, scope, to]`: breakers that opened or closed; scope is `endpoint` or `service`.
+    pub breaker_changes: Family<3>,
+    /// `[service, cause, result]`: causes to eject an endpoint, see [`Recorder::ruled`].
+    pub ejections: Family<3>,
+    /// `[service]`: picked though it is ejected, because so many are.
+    pub panic_picks: Family<1>,
     /// `[priority, signal]`: requests that were refused because the proxy had too little.
     pub shed: Family<2>,
     /// `[service, fault]`: `delay`, `abort`.
@@ -79,6 +85,9 @@ impl Shard {
             rejected: Family::new(["reason"]),
             shadow_decisions: Family::new(["policy", "would"]),
             bulkhead_overflow: Family::new(["service", "reason"]),
+            breaker_changes: Family::new(["service", "scope", "to"]),
+            ejections: Family::new(["service", "cause", "result"]),
+            panic_picks: Family::new(["service"]),
             shed: Family::new(["priority", "signal"]),
             faults: Family::new(["service", "fault"]),
             fallbacks: Family::new(["service", "reason"]),
@@ -100,6 +109,9 @@ impl Shard {
         self.requests.retain(live);
         self.retries.retain(live);
         self.bulkhead_overflow.retain(live);
+        self.breaker_changes.retain(live);
+        self.ejections.retain(live);
+        self.panic_picks.retain(live);
         self.faults.retain(live);
         self.fallbacks.retain(live);
         self.mirrored.retain(live);

@@ -1,0 +1,118 @@
+//! What an attempt tells of its endpoint and its service: to their breakers, which have to let it through
+//! first, and to outlier detection.
+
+use std::sync::Arc;
+
+use crate::clock::{self, Instant};
+use crate::config::snapshot::Cluster;
+use crate::endpoint::{Endpoint, Nanos};
+use crate::policy::breaker::{Admission, BreakerState, Seen, SharedBreaker};
+use crate::policy::outlier::{Ruling, Verdict};
+use crate::policy::{End, Mode, Would};
+use crate::worker::Worker;
+
+/// What a breaker in shadow mode would do.
+pub const WOULD_REFUSE: Would = Would { policy: "circuit_breaker", act: "reject" };
+
+/// Dropped without [`Trial::end`], it has told nothing.
+pub struct Trial {
+    began: Instant,
+    of_service: Option<Admission>,
+    of_endpoint: Option<Admission>,
+    /// A breaker in shadow mode would have refused it.
+    pub would_refuse: bool,
+}
+
+impl Trial {
+    /// Asks the breaker of the service.
+    ///
+    /// # Errors
+    /// It is open until then.
+    pub fn begin(cluster: &Cluster, now: Instant) -> Result<Self, Nanos> {
+        let mut trial =
+            Self { began: now, of_service: None, of_endpoint: None, would_refuse: false };
+        if let Some(breaker) = &cluster.breaker {
+            trial.of_service = trial.admission(breaker)?;
+        }
+        Ok(trial)
+    }
+
+    /// Asks the breaker of an endpoint.
+    ///
+    /// # Errors
+    /// It is open until then.
+    pub fn at(&mut self, endpoint: &Endpoint) -> Result<(), Nanos> {
+        if let Some(breaker) = &endpoint.breaker {
+            self.of_endpoint = self.admission(breaker)?;
+        }
+        Ok(())
+    }
+
+    fn admission(&mut self, breaker: &Arc<SharedBreaker>) -> Result<Option<Admission>, Nanos> {
+        let now = clock::nanos(self.began);
+        let admission = breaker.admit(now);
+        if admission.is_none() {
+            if let Some(until) = breaker.refuses(now) {
+                return Err(until);
+            }
+            self.would_refuse = true;
+        }
+        Ok(admission)
+    }
+
+    /// Tells how it ended. What a policy in shadow mode would do about it is returned.
+    pub fn end(
+        self,
+        worker: &Worker,
+        cluster: &Cluster,
+        endpoint: &Endpoint,
+        end: End,
+        now: Instant,
+    ) -> Option<Would> {
+        let took = now.saturating_duration_since(self.began);
+        let nanos = clock::nanos(now);
+        for (admission, of_endpoint) in [(self.of_endpoint, true), (self.of_service, false)] {
+            let Some(admission) = admission else { continue };
+            let config = admission.config();
+            let slow = config.slow_call_rate.is_some() && took > config.slow_call;
+            let seen = Seen { failed: config.failures.contains(end), slow };
+            let mode = config.mode;
+            let chance = worker.random.borrow_mut().f64();
+            if let Some(state) = admission.record(seen, nanos, chance) {
+                let endpoint = of_endpoint.then_some(endpoint);
+                changed(worker, cluster, endpoint, state, mode);
+                if let (Some(endpoint), BreakerState::Closed, Mode::Enforce) =
+                    (endpoint, state, mode)
+                {
+                    endpoint.state.come_back(nanos);
+                }
+            }
+        }
+        let outliers = cluster.outliers.as_ref()?;
+        let verdict = Verdict::of(end);
+        let (cause, ruling) = outliers.note(endpoint, cluster.endpoints(), verdict, nanos)?;
+        worker.recorder.ruled(&cluster.name, endpoint, cause, ruling);
+        matches!(ruling, Ruling::WouldEject(_)).then_some(Ruling::WOULD_EJECT)
+    }
+}
+
+fn changed(
+    worker: &Worker,
+    cluster: &Cluster,
+    endpoint: Option<&Endpoint>,
+    state: BreakerState,
+    mode: Mode,
+) {
+    let scope = if endpoint.is_some() { "endpoint" } else { "service" };
+    worker.recorder.breaker_changes.inc([&cluster.name, scope, state.as_str()]);
+    let service = &*cluster.name;
+    let endpoint = endpoint.map_or("", |endpoint| &endpoint.label);
+    match state {
+        BreakerState::Closed => {
+            tracing::info!(service, scope, endpoint, ?mode, "circuit breaker closed");
+        }
+        BreakerState::Open | BreakerState::HalfOpen => {
+            tracing::warn!(service, scope, endpoint, ?mode, "circuit breaker opened");
+        }
+    }
+}
