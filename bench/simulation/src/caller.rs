@@ -1,55 +1,50 @@
-//! A proxy, as far as it decides: which endpoint, whether again, what it makes of an answer. All that is
-//! decided is decided by `pilotfish`; here it is put together as the proxy does it.
+//! A proxy, as far as it decides: which endpoint, whether again, what it makes of an answer. Everything is
+//! decided by `pilotfish`, under a snapshot that it compiled; here the decisions stand in the order in which
+//! `proxy::attempt` has them, without the sockets.
 
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pilotfish::balance::{Balancer, Cursor};
-use pilotfish::endpoint::{Address, Endpoint, InFlight, Nanos, Outcome};
-use pilotfish::policy::breaker::{Admission, BreakerState, Seen, SharedBreaker};
+use pilotfish::balance::{Cursor, Panic, Pick};
+use pilotfish::config::load::Origin;
+use pilotfish::config::snapshot::{Cluster, Snapshot};
+use pilotfish::endpoint::{InFlight, Nanos, Outcome};
+use pilotfish::policy::breaker::{Admission, BreakerState, Seen};
 use pilotfish::policy::bulkhead::Bulkhead;
-use pilotfish::policy::outlier::{self, Interval, Record, Verdict};
+use pilotfish::policy::outlier::{Ruling, Verdict};
 use pilotfish::policy::retry::{self, Next, Situation};
 use pilotfish::policy::slots::{Asked, Slot, Slots};
-use pilotfish::policy::{Budget, BulkheadLimits, End};
+use pilotfish::policy::{BulkheadLimits, End, Policy};
 
-use crate::settings::{RetryBound, Settings};
+use crate::settings::{Foreign, SERVICE, Settings};
 
 pub struct Caller {
-    pub settings: Arc<Settings>,
-    endpoints: Vec<Arc<Endpoint>>,
-    guards: Vec<Guard>,
-    panic_at: u64,
-    panics: bool,
-    balancer: Balancer,
+    snapshot: Snapshot,
+    cluster: usize,
+    pub policy: Arc<Policy>,
+    foreign: Foreign,
+    /// Retries at the same time.
+    retries: Option<OfService>,
     cursor: Cursor,
+    panic: Panic,
     random: fastrand::Rng,
-    budget: Budget,
-    bulkhead: OfService,
-    /// Retries at the same time, where it is their number that is bounded.
-    retries: OfService,
-}
-
-/// What watches an endpoint.
-struct Guard {
-    breaker: Option<Arc<SharedBreaker>>,
-    record: Record,
 }
 
 /// An attempt under way. Dropped, it tells nothing: the client has gone.
 pub struct Flight {
     pub endpoint: usize,
+    began: Nanos,
     in_flight: InFlight,
-    admission: Option<Admission>,
-    sent: Nanos,
+    of_endpoint: Option<Admission>,
+    of_service: Option<Admission>,
     _leave: Option<Leave>,
 }
 
-/// A call may be sent again. Held until that attempt has ended.
-pub struct Leave(Option<ServiceSlot>);
+/// A call may be sent again. To be held until that attempt has ended.
+pub type Leave = Option<ServiceSlot>;
 
-/// The slots of a bulkhead.
+/// The slots of a service.
 #[derive(Clone)]
 pub struct OfService(Arc<Bulkhead>);
 
@@ -63,181 +58,144 @@ impl Deref for OfService {
     }
 }
 
-impl OfService {
-    fn new(limits: &BulkheadLimits) -> Self {
-        Self(Arc::new(Bulkhead::new(limits, Nanos(0))))
-    }
-}
-
 impl Caller {
-    pub fn new(settings: Arc<Settings>, endpoints: usize, mut random: fastrand::Rng) -> Self {
-        let endpoint = |index: usize| {
-            let port = u16::try_from(index + 1).expect("a port for each");
-            let address = Address::Name { host: "service".into(), port };
-            Arc::new(Endpoint::new(address, Arc::default()))
+    /// # Panics
+    /// The settings are none.
+    pub fn new(settings: &Settings, mut random: fastrand::Rng) -> Self {
+        let loaded = Origin::Text(settings.file()).load(None, 1, false);
+        let snapshot = loaded.unwrap_or_else(|refused| panic!("{}", refused.pretty)).snapshot;
+        snapshot.apply(Nanos(0));
+        let service = &snapshot.outbound.hosts[SERVICE];
+        let parallel = |max| {
+            let limits =
+                BulkheadLimits { max_requests: max, max_pending: 0, ..BulkheadLimits::UNLIMITED };
+            OfService(Arc::new(Bulkhead::new(&limits, Nanos(0))))
         };
-        let guard = |_| Guard {
-            breaker: settings.breaker.clone().map(|it| Arc::new(SharedBreaker::new(Arc::new(it)))),
-            record: Record::default(),
-        };
-        let parallel = match settings.bound {
-            RetryBound::Parallel(max) => {
-                BulkheadLimits { max_requests: max, max_pending: 0, ..BulkheadLimits::UNLIMITED }
-            }
-            RetryBound::None | RetryBound::Budget(_) => BulkheadLimits::UNLIMITED,
-        };
-        let endpoints: Vec<_> = (0..endpoints).map(endpoint).collect();
         Self {
-            panic_at: 0,
-            panics: false,
-            guards: (0..endpoints.len()).map(guard).collect(),
-            balancer: Balancer::new(settings.balancer, &endpoints),
+            cluster: service.cluster as usize,
+            policy: service.fallback.policy.clone(),
+            foreign: settings.foreign,
+            retries: settings.foreign.parallel_retries.map(parallel),
             cursor: Cursor::starting_at(&mut random),
-            budget: Budget::default(),
-            bulkhead: OfService::new(&settings.bulkhead),
-            retries: OfService::new(&parallel),
-            endpoints,
+            panic: Panic::default(),
             random,
-            settings,
+            snapshot,
         }
+    }
+
+    fn cluster(&self) -> &Cluster {
+        &self.snapshot.clusters[self.cluster]
     }
 
     /// A call begins: it has a slot of the service, waits for one, or is refused.
     pub fn begin(&mut self, now: Nanos) -> Asked<OfService> {
-        self.budget.deposit(since_start(now));
-        Slot::ask(self.bulkhead.clone(), || now)
+        Slot::ask(OfService(self.cluster().bulkhead.clone()), || now)
     }
 
-    /// An attempt: the endpoint that it goes to, if there is one. `tried` are those that the call has tried.
-    pub fn send(&mut self, tried: &[usize], leave: Option<Leave>, now: Nanos) -> Option<Flight> {
-        let mut passed = tried.to_vec();
-        loop {
-            let endpoint = self.pick(&passed, now)?;
-            let breaker = self.guards[endpoint].breaker.as_ref();
-            let admission = breaker.map(|breaker| breaker.admit(now));
-            if matches!(admission, Some(None)) && passed.len() < self.endpoints.len() {
-                // Half-open, with its probes out.
-                passed.push(endpoint);
-                continue;
-            }
-            return Some(Flight {
-                endpoint,
-                in_flight: self.endpoints[endpoint].begin(now),
-                admission: admission.flatten(),
-                sent: now,
-                _leave: leave,
-            });
+    /// Sends an attempt of a call that has tried these endpoints; nowhere, where breakers refuse it.
+    pub fn send(&mut self, tried: &[u32], leave: Option<Leave>, now: Nanos) -> Option<Flight> {
+        let cluster = &self.snapshot.clusters[self.cluster];
+        if tried.is_empty() {
+            cluster.budget.deposit(Duration::from_nanos(now.0));
         }
-    }
-
-    /// To be replaced by the proxy's own.
-    fn pick(&mut self, passed: &[usize], now: Nanos) -> Option<usize> {
-        let guards = &self.guards;
-        let available = |index: usize| guards[index].is_available(now);
-        let total = self.endpoints.len() as f64;
-        let ailing = self.settings.breaker.is_some() || self.settings.outlier.is_some();
-        if ailing && now.0 >= self.panic_at {
-            self.panic_at = now.0 + 100_000_000;
-            self.panics = ((0..guards.len()).filter(|index| available(*index)).count() as f64)
-                < self.settings.panic * total;
-        }
-        let panics = self.panics;
-        let skip = |index: usize| {
-            passed.contains(&index) || ailing && !panics && !available(index)
+        let of_service = match &cluster.breaker {
+            Some(breaker) => Some(breaker.admit(now)?),
+            None => None,
         };
-        let random = &mut self.random;
-        let cursor = &mut self.cursor;
-        self.balancer.pick(&self.endpoints, cursor, random, now, None, &skip)
+        let group = &cluster.groups[0];
+        let pick = Pick {
+            endpoints: &group.endpoints,
+            balancer: &group.balancer,
+            availability: &cluster.availability,
+            tried,
+            wish: None,
+            now,
+        };
+        let picked = pick.choose(&mut self.cursor, &mut self.panic, &mut self.random).ok()?;
+        let endpoint = &group.endpoints[picked.index];
+        Some(Flight {
+            endpoint: picked.index,
+            began: now,
+            of_endpoint: endpoint.breaker.as_ref().and_then(|breaker| breaker.admit(now)),
+            of_service,
+            in_flight: endpoint.begin(now),
+            _leave: leave,
+        })
     }
 
     /// Takes in how an attempt ended. Whether its endpoint is left alone from now on.
     pub fn ended(&mut self, flight: Flight, end: End, now: Nanos) -> bool {
-        let answered = matches!(end, End::Answered { .. });
-        let outcome = match answered || self.settings.failures_are_fast {
-            true => Outcome::Answered,
-            false => Outcome::Failed,
-        };
-        flight.in_flight.observe(now, now.since(flight.sent), outcome);
-        let guard = &self.guards[flight.endpoint];
-        let mut left_alone = false;
-        if let Some(admission) = flight.admission {
+        let cluster = &self.snapshot.clusters[self.cluster];
+        let endpoint = &cluster.endpoints()[flight.endpoint];
+        let took = now.since(flight.began);
+        let answered = matches!(end, End::Answered { .. }) || self.foreign.failures_count_as_fast;
+        let outcome = if answered { Outcome::Answered } else { Outcome::Failed };
+        flight.in_flight.observe(now, took, outcome);
+
+        let mut is_left_alone = false;
+        for (admission, of_endpoint) in [(flight.of_endpoint, true), (flight.of_service, false)] {
+            let Some(admission) = admission else { continue };
             let config = admission.config();
-            let seen = Seen {
-                failed: config.failures.contains(end),
-                slow: now.since(flight.sent) > config.slow_call,
-            };
-            left_alone = admission.record(seen, now, self.random.f64()) == Some(BreakerState::Open);
+            let slow = config.slow_call_rate.is_some() && took > config.slow_call;
+            let seen = Seen { failed: config.failures.contains(end), slow };
+            match admission.record(seen, now, self.random.f64()) {
+                Some(BreakerState::Closed) if of_endpoint => endpoint.state.come_back(now),
+                Some(BreakerState::Open) => is_left_alone |= of_endpoint,
+                _ => {}
+            }
         }
-        if let Some(config) = &self.settings.outlier
-            && guard.record.note(verdict(end), config).is_some()
-        {
-            left_alone |= self.eject(flight.endpoint, now);
+        if let Some(outliers) = &cluster.outliers {
+            let noted = outliers.note(endpoint, cluster.endpoints(), Verdict::of(end), now);
+            is_left_alone |= matches!(noted, Some((_, Ruling::Ejected(_))));
         }
-        left_alone
+        is_left_alone
     }
 
-    /// What control does at the end of an interval; the endpoints that it ejects.
+    /// What control does once a second; the endpoints that it ejects.
     pub fn look(&mut self, now: Nanos) -> Vec<usize> {
-        let settings = self.settings.clone();
-        let Some(config) = &settings.outlier else { return Vec::new() };
-        let intervals: Vec<Interval> =
-            self.guards.iter().map(|guard| guard.record.end_interval(now)).collect();
-        let found = outlier::outliers(&intervals, config);
-        found.into_iter().map(|(index, _)| index).filter(|index| self.eject(*index, now)).collect()
+        let cluster = self.cluster();
+        let Some(outliers) = cluster.outliers.as_ref().filter(|it| it.is_due(now)) else {
+            return Vec::new();
+        };
+        let ruled = outliers.look(cluster.endpoints(), now).into_iter();
+        let ejected = ruled.filter(|(.., ruling)| matches!(ruling, Ruling::Ejected(_)));
+        ejected.map(|(index, ..)| index).collect()
     }
 
-    fn eject(&self, index: usize, now: Nanos) -> bool {
-        let Some(config) = &self.settings.outlier else { return false };
-        let ejected = self.guards.iter().filter(|guard| guard.record.is_ejected(now)).count();
-        let others = (0..self.guards.len())
-            .filter(|other| *other != index && self.guards[*other].is_available(now))
-            .count();
-        let record = &self.guards[index].record;
-        let may = !record.is_ejected(now)
-            && outlier::may_eject(self.guards.len(), ejected, others, config);
-        if may {
-            record.eject(now, config);
-        }
-        may
+    /// Whether another endpoint is left than those that a call has tried.
+    pub fn has_other(&self, tried: &[u32], now: Nanos) -> bool {
+        let cluster = self.cluster();
+        let group = &cluster.groups[0];
+        let (balancer, availability) = (&group.balancer, &cluster.availability);
+        let endpoints = &group.endpoints;
+        Pick { endpoints, balancer, availability, tried, wish: None, now }.has_other()
     }
 
     /// Whether a call is sent again after such an attempt, and after which pause.
     pub fn again(&mut self, situation: &Situation, now: Nanos) -> Option<(Duration, Leave)> {
         let chance = self.random.f64();
-        let Next::Again(wait) = retry::next(&self.settings.retry, situation, chance) else {
+        let Next::Again(wait) = retry::next(&self.policy.retry, situation, chance) else {
             return None;
         };
-        let slot = match self.settings.bound {
-            RetryBound::None => None,
-            RetryBound::Budget(limits) => {
-                self.budget.withdraw(since_start(now), limits).then_some(())?;
-                None
-            }
-            RetryBound::Parallel(_) => Some(Slot::try_take(self.retries.clone())?),
-        };
-        Some((wait, Leave(slot)))
-    }
-}
-
-impl Guard {
-    fn is_available(&self, now: Nanos) -> bool {
-        !self.record.is_ejected(now)
-            && !self.breaker.as_ref().is_some_and(|breaker| breaker.is_open(now))
-    }
-}
-
-fn verdict(end: End) -> Verdict {
-    match end {
-        End::Answered { status, .. } if matches!(status.as_u16(), 502..=504) => {
-            Verdict::GatewayError
+        let (cluster, then) = (self.cluster(), now.after(wait));
+        let of_service = cluster.breaker.as_ref().and_then(|breaker| breaker.refuses(then));
+        if of_service.is_some() || cluster.endpoints().iter().all(|it| it.refuses(then).is_some()) {
+            return None;
         }
-        End::Answered { status, .. } if status.is_server_error() => Verdict::ServerError,
-        End::Answered { .. } => Verdict::Good,
-        _ => Verdict::GatewayError,
+        let leave = match &self.retries {
+            Some(retries) => Some(Slot::try_take(retries.clone())?),
+            None => None,
+        };
+        let since_start = Duration::from_nanos(now.0);
+        cluster.budget.withdraw(since_start, cluster.budget_limits).then_some((wait, leave))
     }
-}
 
-/// The budget keeps no request of its first seconds apart from none: it begins where the proxy's clock does.
-fn since_start(now: Nanos) -> Duration {
-    Duration::from_secs(3600) + Duration::from_nanos(now.0)
+    /// A call that took so long has been answered well, or was late. It tells how much the service bears.
+    pub fn took(&mut self, rtt: Duration, now: Nanos) {
+        let chance = self.random.f64();
+        let cluster = self.cluster();
+        if let Some(limits) = &cluster.bulkhead_limits.adaptive {
+            cluster.bulkhead.observe(limits, now, chance, rtt);
+        }
+    }
 }

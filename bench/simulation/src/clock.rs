@@ -61,7 +61,7 @@ impl Clock {
     }
 
     pub fn after(&mut self, wait: Duration, event: Event) {
-        self.at(later(self.now, wait), event);
+        self.at(self.now.after(wait), event);
     }
 
     /// The next event, unless it is later than `end`. It is now then.
@@ -70,10 +70,6 @@ impl Clock {
         self.now = entry.at;
         Some(entry.event)
     }
-}
-
-pub fn later(now: Nanos, wait: Duration) -> Nanos {
-    Nanos(now.0 + u64::try_from(wait.as_nanos()).expect("not 584 years"))
 }
 
 // The heap has its greatest on top: the earliest is the greatest.

@@ -2,18 +2,17 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use http::StatusCode;
 use pilotfish::endpoint::Nanos;
-use pilotfish::policy::End;
 use pilotfish::policy::retry::Situation;
 use pilotfish::policy::slots::{Asked, Turn};
+use pilotfish::policy::{End, Policy};
 
 use crate::caller::{Caller, Flight, Leave, OfService, ServiceSlot};
-use crate::clock::{Attempt, Clock, Event, later};
+use crate::clock::{Attempt, Clock, Event};
 use crate::measure::{Figures, Meter};
 use crate::scenario::{Change, ENDPOINTS, Scenario};
 use crate::settings::Settings;
@@ -21,6 +20,9 @@ use crate::world::{self, Endpoint, Health, Reception};
 
 /// A client waits so long for an answer, whatever its proxy does.
 const PATIENCE: Duration = Duration::from_secs(15);
+
+/// How often control looks whether an interval has passed.
+const LOOK: Duration = Duration::from_secs(1);
 
 pub fn run(scenario: &Scenario, settings: &Settings, seed: u64) -> Figures {
     Run::new(scenario, settings, seed).to_the_end()
@@ -50,7 +52,7 @@ struct Call {
     began: Nanos,
     /// When its attempt is.
     overdue: Nanos,
-    tried: Vec<usize>,
+    tried: Vec<u32>,
     flight: Option<Flight>,
     leave: Option<Leave>,
     slot: Option<ServiceSlot>,
@@ -59,8 +61,7 @@ struct Call {
 impl Run {
     fn new(scenario: &Scenario, settings: &Settings, seed: u64) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
-        let settings = Arc::new(settings.clone());
-        let caller = |_| Caller::new(settings.clone(), ENDPOINTS, random.fork());
+        let caller = |_| Caller::new(settings, random.fork());
         let callers: Vec<_> = (0..scenario.callers).map(caller).collect();
         let mut run = Self {
             clock: Clock::default(),
@@ -75,22 +76,20 @@ impl Run {
             callers,
             random,
         };
-        run.prepare(&settings);
+        run.prepare();
         run
     }
 
-    fn prepare(&mut self, settings: &Settings) {
+    fn prepare(&mut self) {
         for (index, change) in self.changes.iter().enumerate() {
             self.clock.at(change.at, Event::Change { index: index as u16 });
         }
         for caller in 0..self.callers.len() as u16 {
             let pause = self.pause();
             self.clock.after(pause, Event::Arrival { caller });
-            if let Some(outlier) = &settings.outlier {
-                // Proxies do not start at the same moment.
-                let first = outlier.interval.mul_f64(self.random.f64());
-                self.clock.after(first, Event::Look { caller });
-            }
+            // Proxies do not start at the same moment, and so their intervals do not either.
+            let first = Duration::from_secs(10).mul_f64(self.random.f64());
+            self.clock.after(first, Event::Look { caller });
         }
     }
 
@@ -156,10 +155,10 @@ impl Run {
             return self.over(place, false);
         };
         let endpoint = flight.endpoint;
-        call.tried.push(endpoint);
+        call.tried.push(endpoint as u32);
         call.flight = Some(flight);
-        let connect_timeout = caller.settings.connect_timeout;
-        call.overdue = call.deadline(&caller.settings, now);
+        let connect_timeout = caller.policy.timeouts.connect;
+        call.overdue = call.deadline(&caller.policy, now);
         let overdue = call.overdue;
         self.meter.attempt(endpoint, now);
         let (event, wait) = match self.endpoints[endpoint].receive(attempt, &mut self.random) {
@@ -170,7 +169,7 @@ impl Run {
             }
             Reception::Waits => return self.clock.at(overdue, Event::Overdue { attempt }),
         };
-        let at = later(now, wait);
+        let at = now.after(wait);
         self.clock.at(at, event);
         // What ends in time needs no timer.
         if at > overdue {
@@ -197,10 +196,14 @@ impl Run {
         if caller.ended(flight, end, now) {
             self.meter.left_alone(index, endpoint, now);
         }
-        if end == world::answer(StatusCode::OK) {
+        let good = end == world::answer(StatusCode::OK);
+        if good || end == End::Timeout {
+            caller.took(now.since(call.began), now);
+        }
+        if good {
             return self.over(attempt.call, true);
         }
-        let left = caller.settings.request_timeout.map(|limit| later(call.began, limit).0);
+        let left = caller.policy.timeouts.request.map(|limit| call.began.after(limit));
         let situation = Situation {
             end,
             retries: call.tried.len() as u32 - 1,
@@ -208,9 +211,9 @@ impl Run {
             idempotent: true,
             stale: false,
             replayable: true,
-            has_other: call.tried.len() < ENDPOINTS,
+            has_other: caller.has_other(&call.tried, now),
             retry_after: None,
-            left: left.map(|until| Nanos(until).since(now)),
+            left: left.map(|until| until.since(now)),
         };
         match caller.again(&situation, now) {
             Some((wait, leave)) => {
@@ -229,9 +232,9 @@ impl Run {
             return;
         }
         let call = &self.calls[attempt.call as usize];
-        let settings = &self.callers[call.caller].settings;
-        let client_goes = self.clock.now() >= later(call.began, PATIENCE);
-        if settings.request_timeout.is_none() && client_goes {
+        let timeouts = &self.callers[call.caller].policy.timeouts;
+        let client_goes = self.clock.now() >= call.began.after(PATIENCE);
+        if timeouts.request.is_none() && client_goes {
             // Nobody knows whether an answer would have come: it says nothing about the endpoint.
             self.over(attempt.call, false);
         } else if call.flight.is_some() {
@@ -284,9 +287,7 @@ impl Run {
         for endpoint in caller.look(now) {
             self.meter.left_alone(usize::from(index), endpoint, now);
         }
-        if let Some(outlier) = &caller.settings.outlier {
-            self.clock.after(outlier.interval, Event::Look { caller: index });
-        }
+        self.clock.after(LOOK, Event::Look { caller: index });
     }
 
     fn change(&mut self, index: u16) {
@@ -306,9 +307,9 @@ impl Run {
 
 impl Call {
     /// When an attempt that begins now is overdue.
-    fn deadline(&self, settings: &Settings, now: Nanos) -> Nanos {
-        let whole = settings.request_timeout.unwrap_or(PATIENCE).min(PATIENCE);
-        let whole = later(self.began, whole);
-        settings.retry.per_try.map_or(whole, |limit| later(now, limit).min(whole))
+    fn deadline(&self, policy: &Policy, now: Nanos) -> Nanos {
+        let whole = policy.timeouts.request.unwrap_or(PATIENCE).min(PATIENCE);
+        let whole = self.began.after(whole);
+        policy.retry.per_try.map_or(whole, |limit| now.after(limit).min(whole))
     }
 }

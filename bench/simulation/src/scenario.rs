@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use pilotfish::endpoint::Nanos;
 
-use crate::clock::later;
 use crate::world::Health;
 
 pub const ENDPOINTS: usize = 100;
@@ -83,7 +82,7 @@ impl Scenario {
                 let (mut at, mut away) = (begins, true);
                 while at < ends {
                     change(at, if away { Health::Refusing } else { Health::Well });
-                    (at, away) = (later(at, FLAP), !away);
+                    (at, away) = (at.after(FLAP), !away);
                 }
             }
         }

@@ -1,174 +1,151 @@
-//! What is compared: a balancer and the policies around it, with their numbers.
+//! What is compared: a balancer and the policies around it. Each row is a configuration of Pilotfish, as
+//! somebody would type it, and is read and compiled by its own code.
 
-use std::time::Duration;
-
-use pilotfish::balance::Kind;
-use pilotfish::policy::breaker::{BreakerConfig, WindowKind};
-use pilotfish::policy::outlier::OutlierConfig;
-use pilotfish::policy::retry::{Backoff, Retry};
-use pilotfish::policy::{BudgetLimits, BulkheadLimits, Conditions};
+use crate::scenario::ENDPOINTS;
 
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub group: &'static str,
-    pub name: String,
-    pub balancer: Kind,
-    pub retry: Retry,
-    pub bound: RetryBound,
-    pub breaker: Option<BreakerConfig>,
-    pub outlier: Option<OutlierConfig>,
-    /// With a smaller share of the endpoints available, all of them are used.
-    pub panic: f64,
-    pub bulkhead: BulkheadLimits,
-    pub connect_timeout: Duration,
-    /// `None`: the client alone has a limit.
-    pub request_timeout: Option<Duration>,
-    /// An attempt that fails counts for its time, and not for a penalty, in the average of latencies.
-    pub failures_are_fast: bool,
+    pub name: &'static str,
+    pub load_balancer: &'static str,
+    /// The keys of `policy` with their values.
+    pub policy: Vec<(&'static str, String)>,
+    pub foreign: Foreign,
 }
 
-/// What bounds the retries of all requests together.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum RetryBound {
-    None,
-    Budget(BudgetLimits),
-    /// So many at the same time.
-    Parallel(u32),
+/// What a peer has and Pilotfish has not.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Foreign {
+    /// Retries at the same time, where it is their number that is bounded.
+    pub parallel_retries: Option<u32>,
+    /// An attempt that fails counts for its time in the average of latencies, and not for a penalty.
+    pub failures_count_as_fast: bool,
 }
 
-const SECOND: Duration = Duration::from_secs(1);
+/// The service that is called.
+pub const SERVICE: &str = "users";
+
+const RETRY_ANYTHING: &str = "on: [5xx, connect_failure, refused_stream, reset, timeout]";
 
 impl Settings {
     /// A balancer and nothing else.
-    fn bare(balancer: Kind) -> Self {
-        Self {
-            group: match balancer {
-                Kind::RoundRobin => "round robin",
-                Kind::LeastRequest => "least request",
-                _ => "peak EWMA",
-            },
-            name: "bare".into(),
-            balancer,
-            retry: Retry { max: 0, ..Retry::default() },
-            bound: RetryBound::None,
-            breaker: None,
-            outlier: None,
-            panic: 0.5,
-            bulkhead: BulkheadLimits::UNLIMITED,
-            connect_timeout: SECOND,
-            request_timeout: Some(15 * SECOND),
-            failures_are_fast: false,
+    fn bare(group: &'static str, load_balancer: &'static str) -> Self {
+        let defaults =
+            Self { group, name: "bare", load_balancer, policy: vec![], foreign: Foreign::default() };
+        defaults.with("retry", "off").with("bulkhead", "off").with("outlier_detection", "off")
+    }
+
+    fn named(self, name: &'static str) -> Self {
+        Self { name, ..self }
+    }
+
+    fn with(mut self, key: &'static str, value: impl Into<String>) -> Self {
+        self.policy.retain(|(known, _)| *known != key);
+        self.policy.push((key, value.into()));
+        self
+    }
+
+    fn without(mut self, key: &'static str) -> Self {
+        self.policy.retain(|(known, _)| *known != key);
+        self
+    }
+
+    /// The file that a proxy with these settings would read.
+    pub fn file(&self) -> String {
+        let endpoints: Vec<_> = (1..=ENDPOINTS).map(|host| format!("\"10.0.0.{host}:80\"")).collect();
+        format!(
+            "service: {{ name: client, port: 3000 }}\n\
+             services:\n  {SERVICE}:\n    endpoints: [{}]\n{}",
+            endpoints.join(", "),
+            self.yaml().lines().map(|line| format!("    {line}\n")).collect::<String>(),
+        )
+    }
+
+    /// What of it these settings are.
+    pub fn yaml(&self) -> String {
+        let mut text = format!("load_balancer: {}\n", self.load_balancer);
+        if !self.policy.is_empty() {
+            text.push_str("policy:\n");
         }
-    }
-
-    fn named(self, name: &str) -> Self {
-        Self { name: name.into(), ..self }
-    }
-
-    /// Retries as somebody sets them who wants them for all that goes wrong, of ours: twice, within the budget.
-    fn retrying(self) -> Self {
-        Self {
-            retry: Retry { on: anything(), per_try: Some(SECOND), ..Retry::default() },
-            bound: RetryBound::Budget(BudgetLimits::default()),
-            ..self
+        for (key, value) in &self.policy {
+            text.push_str(&format!("  {key}: {value}\n"));
         }
+        text
     }
 
-    /// What is on when nobody says anything.
-    fn defaults(self) -> Self {
-        Self {
-            retry: Retry::default(),
-            bound: RetryBound::Budget(BudgetLimits::default()),
-            outlier: Some(OutlierConfig::default()),
-            bulkhead: BulkheadLimits::default(),
-            ..self
-        }
-    }
-
-    fn ours(kind: Kind) -> [Self; 7] {
-        let bare = || Self::bare(kind);
-        let mut naive = bare().retrying().named("3 retries, no budget");
-        (naive.retry.max, naive.bound) = (3, RetryBound::None);
-        let breaker = Some(BreakerConfig::of_failure_rate());
+    fn ours(group: &'static str, load_balancer: &'static str) -> [Self; 7] {
+        let bare = || Self::bare(group, load_balancer);
+        let naive = format!(
+            "{{ max_retries: 3, {RETRY_ANYTHING}, per_try_timeout: 1s, budget: {{ min_per_second: 1000000 }} }}"
+        );
+        let retry = format!("{{ {RETRY_ANYTHING}, per_try_timeout: 1s }}");
+        let defaults = bare().without("retry").without("bulkhead").without("outlier_detection");
         [
             bare(),
-            naive,
-            bare().retrying().named("retries"),
-            Self { breaker: breaker.clone(), ..bare().named("breaker") },
-            Self { outlier: Some(OutlierConfig::default()), ..bare().named("outlier detection") },
-            bare().defaults().named("**our defaults**"),
-            Self { breaker, ..bare().defaults().retrying().named("**all of ours**") },
+            bare().named("3 retries, no budget").with("retry", naive),
+            bare().named("retries").with("retry", retry.clone()),
+            bare().named("breaker").with("circuit_breaker", "{}"),
+            bare().named("outlier detection").without("outlier_detection"),
+            defaults.clone().named("our defaults"),
+            defaults.named("all of ours").with("retry", retry).with("circuit_breaker", "{}"),
         ]
     }
 
-    fn envoy(name: &str, balancer: Kind) -> Self {
-        Self {
-            group: "Envoy",
-            bulkhead: BulkheadLimits::default(),
-            connect_timeout: 5 * SECOND,
-            ..Self::bare(balancer).named(name)
-        }
+    fn envoy() -> [Self; 2] {
+        let row = |balancer| Self::bare("Envoy", balancer).without("bulkhead");
+        let defaults = row("round_robin").named("defaults").with("timeout", "{ connect: 5s }");
+        let retry = format!("{{ max_retries: 1, {RETRY_ANYTHING}, budget: {{ min_per_second: 1000000 }} }}");
+        let mut set = row("least_request")
+            .named("outlier detection, retries")
+            .with("timeout", "{ connect: 5s }")
+            .with("retry", retry)
+            .with("outlier_detection", format!("{{ {OUTLIERS}, {SUCCESS_RATE} }}"));
+        set.foreign.parallel_retries = Some(3);
+        [defaults, set]
     }
 
-    fn envoys() -> [Self; 2] {
-        let mut set = Self::envoy("outlier detection, retries", Kind::LeastRequest);
-        set.retry = Retry { max: 1, on: anything(), ..Retry::default() };
-        set.bound = RetryBound::Parallel(3);
-        set.outlier = Some(OutlierConfig::default());
-        [Self::envoy("defaults", Kind::RoundRobin), set]
+    fn istio() -> [Self; 2] {
+        let defaults = Self::bare("Istio", "least_request")
+            .named("defaults")
+            .with("timeout", "{ request: off, connect: 10s }")
+            .with("panic_threshold", "off")
+            .with("retry", "{ max_retries: 2, on: [connect_failure, refused_stream, 503], budget: { min_per_second: 1000000 } }");
+        let outliers = format!("{{ {OUTLIERS}, success_rate: off }}");
+        let set = defaults.clone().named("outlier detection").with("outlier_detection", outliers);
+        [defaults, set]
     }
 
-    fn istios() -> [Self; 2] {
-        let mut on = Conditions::never_processed();
-        on.add_statuses([503]);
-        let defaults = Self {
-            group: "Istio",
-            retry: Retry { on, ..Retry::default() },
-            panic: 0.0,
-            connect_timeout: 10 * SECOND,
-            request_timeout: None,
-            ..Self::bare(Kind::LeastRequest).named("defaults")
-        };
-        let outlier = OutlierConfig { success_rate: None, ..OutlierConfig::default() };
-        let with = Self { outlier: Some(outlier), ..defaults.clone().named("outlier detection") };
-        [defaults, with]
-    }
-
-    fn linkerds() -> [Self; 2] {
-        let defaults = Self {
-            group: "Linkerd",
-            panic: 0.0,
-            request_timeout: None,
-            failures_are_fast: true,
-            ..Self::bare(Kind::PeakEwma).named("defaults")
-        };
-        let breaker = BreakerConfig {
-            consecutive_failures: Some(7),
-            failure_rate: None,
-            window: WindowKind::Time(SECOND),
-            open_for: SECOND,
-            max_open_for: 60 * SECOND,
-            ..BreakerConfig::of_failure_rate()
-        };
-        let backoff = Backoff { base: Duration::ZERO, max: Duration::ZERO };
-        let with = Self {
-            retry: Retry { max: u32::MAX, on: anything(), backoff, ..Retry::default() },
-            bound: RetryBound::Budget(BudgetLimits::default()),
-            breaker: Some(breaker),
-            ..defaults.clone().named("failure accrual, retries")
-        };
-        [defaults, with]
+    fn linkerd() -> [Self; 2] {
+        let mut defaults = Self::bare("Linkerd", "peak_ewma")
+            .named("defaults")
+            .with("timeout", "{ request: off, connect: 1s }")
+            .with("panic_threshold", "off");
+        defaults.foreign.failures_count_as_fast = true;
+        let retry = format!(
+            "{{ max_retries: 100, {RETRY_ANYTHING}, backoff: {{ base: 0s, max: 0s }}, \
+             budget: {{ ratio: 20%, min_per_second: 10 }} }}"
+        );
+        let set = defaults
+            .clone()
+            .named("failure accrual, retries")
+            .with("retry", retry)
+            .with("circuit_breaker", "{ consecutive_failures: 7, open_for: 1s, max_open_for: 60s, probes: 1 }");
+        [defaults, set]
     }
 
     /// The rows of the table.
     pub fn all() -> Vec<Self> {
-        let kinds = [Kind::RoundRobin, Kind::LeastRequest, Kind::PeakEwma];
-        let ours = kinds.into_iter().flat_map(Self::ours);
-        ours.chain(Self::envoys()).chain(Self::istios()).chain(Self::linkerds()).collect()
+        let balancers = [
+            ("round robin", "round_robin"),
+            ("least request", "least_request"),
+            ("peak EWMA", "peak_ewma"),
+        ];
+        let ours = balancers.into_iter().flat_map(|(group, name)| Self::ours(group, name));
+        ours.chain(Self::envoy()).chain(Self::istio()).chain(Self::linkerd()).collect()
     }
 }
 
-/// 5xx, no answer, no connection.
-fn anything() -> Conditions {
-    Conditions::failures()
-}
+/// Envoy's, which Istio takes over. Written out, so that they stay what they are when ours change.
+const OUTLIERS: &str = "consecutive_5xx: 5, interval: 10s, ejection_time: 30s, \
+                        max_ejection_time: 5m, max_ejected: 10%";
+const SUCCESS_RATE: &str = "success_rate: { min_endpoints: 5, min_calls: 100 }";
