@@ -1,3 +1,4 @@
+mod available;
 mod hash;
 mod zone;
 

@@ -13,7 +13,7 @@ mod condition;
 mod http;
 mod net;
 
-pub use self::amount::{Duration, Factor, Ratio, Size};
+pub use self::amount::{Duration, Factor, Number, Ratio, Size};
 pub use self::condition::Condition;
 pub use self::http::{CookieName, HeaderName, HeaderValue, Host, HostPattern, Method, UrlPath};
 pub use self::net::{Address, Cidr, Listen, LogPath, Name, Port, RedisAddress};
@@ -71,6 +71,7 @@ pub const FORMATS: &[Format] = &[
     format::<Size>(),
     format::<Ratio>(),
     format::<Factor>(),
+    format::<Number>(),
     format::<Address>(),
     format::<Listen>(),
     format::<Cidr>(),

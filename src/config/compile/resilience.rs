@@ -107,7 +107,7 @@ fn outlier(layers: &[Option<&schema::Policy>]) -> Option<OutlierConfig> {
             SuccessRate {
                 min_endpoints: typed.min_endpoints.unwrap_or(default.min_endpoints),
                 min_calls: typed.min_calls.unwrap_or(default.min_calls),
-                deviations: typed.deviations.unwrap_or(default.deviations),
+                deviations: typed.deviations.map_or(default.deviations, |number| number.0),
             }
         });
     }
@@ -143,7 +143,7 @@ fn availability(layers: &[Option<&schema::Policy>]) -> Availability {
             availability.slow_start = typed.on().map(|typed| SlowStart {
                 window: typed.window.map_or(outer.window, |window| window.0),
                 min_share: typed.min_weight.map_or(outer.min_share, |ratio| ratio.0),
-                aggression: typed.aggression.unwrap_or(outer.aggression),
+                aggression: typed.aggression.map_or(outer.aggression, |number| number.0),
             });
         }
     }
@@ -157,6 +157,16 @@ impl Compiler<'_> {
             self.check_breaker(breaker, &at.join("circuit_breaker"));
         }
         if let Some(OrOff::On(outliers)) = &typed.outlier_detection {
+            for (key, typed) in [
+                ("consecutive_5xx", &outliers.consecutive_5xx),
+                ("consecutive_gateway_errors", &outliers.consecutive_gateway_errors),
+            ] {
+                if *typed == Some(OrOff::On(0)) {
+                    let at = at.join("outlier_detection").join(key);
+                    let mistake = Mistake::at(at, "no failure at all would eject");
+                    self.mistake(mistake.help("write a number from 1, or `off`"));
+                }
+            }
             let default = OutlierConfig::default();
             let first = time(outliers.ejection_time, default.base_ejection);
             let most = time(outliers.max_ejection_time, default.max_ejection);

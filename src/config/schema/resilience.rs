@@ -1,10 +1,11 @@
-//! When endpoints and services are left alone, and when they get their calls again.
+//! What keeps a service whole whose endpoints fail: when they are left alone, and when they get their calls
+//! again.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Mode, OrOff};
-use crate::config::units::{Condition, Duration, Ratio};
+use crate::config::units::{Condition, Duration, Number, Ratio};
 
 /// Stops calling what fails. Of the grades (`consecutive_failures`, `failure_count`, `failure_rate`,
 /// `slow_call_rate`) those that are given count; without any, `failure_rate` does with its default.
@@ -130,8 +131,7 @@ pub struct OutlierDetection {
 pub struct SuccessRate {
     /// How many standard deviations below the mean. Default: 1.9.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0.0))]
-    pub deviations: Option<f64>,
+    pub deviations: Option<Number>,
     /// With fewer endpoints that have enough calls there is nothing to compare. Default: 5.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_endpoints: Option<u32>,
@@ -167,6 +167,5 @@ pub struct SlowStart {
     pub min_weight: Option<Ratio>,
     /// 1: the share grows evenly; above, faster at first. Default: 1.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0.1, max = 10.0))]
-    pub aggression: Option<f64>,
+    pub aggression: Option<Number>,
 }

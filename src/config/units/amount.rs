@@ -234,9 +234,7 @@ impl FromStr for Ratio {
             Some(number) => (number, true),
             None => (text, false),
         };
-        let spelled = number.bytes().all(|b| b.is_ascii_digit() || b == b'.')
-            && number.ends_with(|c: char| c.is_ascii_digit());
-        let Some(value) = number.parse::<f64>().ok().filter(|_| spelled) else {
+        let Some(value) = decimal(number) else {
             return Err(Invalid::new(
                 format!("{} is not a ratio", quote(text)),
                 "write a share from 0% to 100%: `20%` or `0.2`",
@@ -261,6 +259,13 @@ impl fmt::Display for Ratio {
     }
 }
 
+/// A plain decimal number: no sign, no exponent, no `inf`.
+fn decimal(text: &str) -> Option<f64> {
+    let spelled = text.bytes().all(|b| b.is_ascii_digit() || b == b'.')
+        && text.ends_with(|c: char| c.is_ascii_digit());
+    text.parse().ok().filter(|_| spelled)
+}
+
 /// A multiple above 1, up to 10: `125%`, `1.25`.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
 pub struct Factor(pub f64);
@@ -282,9 +287,7 @@ impl FromStr for Factor {
             Some(number) => (number, true),
             None => (text, false),
         };
-        let spelled = number.bytes().all(|b| b.is_ascii_digit() || b == b'.')
-            && number.ends_with(|c: char| c.is_ascii_digit());
-        let Some(value) = number.parse::<f64>().ok().filter(|_| spelled) else {
+        let Some(value) = decimal(number) else {
             return Err(Invalid::new(format!("{} is not a factor", quote(text)), RANGE));
         };
         let factor = if percent { value / 100.0 } else { value };
@@ -304,6 +307,39 @@ impl FromStr for Factor {
 }
 
 impl fmt::Display for Factor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// A number above 0, up to 100: `1.9`.
+#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
+pub struct Number(pub f64);
+unit!(Number);
+
+impl Unit for Number {
+    const FORMAT: &'static str = "pilotfish-number";
+    const NOUN: &'static str = "a number like `1.9` or `2`";
+    const PATTERN: &'static str = r"^[0-9]*\.?[0-9]+$";
+    const OR_TYPE: Option<&'static str> = Some("number");
+}
+
+impl FromStr for Number {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        const RANGE: &str = "write a number above 0, at most 100: `1.9` or `2`";
+        let Some(value) = decimal(text) else {
+            return Err(Invalid::new(format!("{} is not a number", quote(text)), RANGE));
+        };
+        if value <= 0.0 || value > 100.0 {
+            return Err(Invalid::new(format!("{} is out of range", quote(text)), RANGE));
+        }
+        Ok(Self(value))
+    }
+}
+
+impl fmt::Display for Number {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0)
     }

@@ -90,6 +90,16 @@ fn ratios() {
 }
 
 #[test]
+fn numbers() {
+    for (text, number) in [("1.9", 1.9), ("2", 2.0), (".5", 0.5), ("100", 100.0)] {
+        assert_eq!(text.parse::<Number>(), Ok(Number(number)), "{text}");
+    }
+    for text in ["", "0", "101", "-1", "1e1", "nan", "inf", "2%", "1."] {
+        assert!(text.parse::<Number>().is_err(), "{text}");
+    }
+}
+
+#[test]
 fn factors() {
     for (text, factor) in [("125%", 1.25), ("1.5", 1.5), ("10", 10.0), ("1000%", 10.0)] {
         assert_eq!(text.parse::<Factor>(), Ok(Factor(factor)), "{text}");
@@ -264,6 +274,7 @@ fn patterns_take_what_the_parsers_take() {
     holds::<Duration>(&["250ms", "1m30s", "1.5s", "0s", "100us", "1d"]);
     holds::<Size>(&["1", "64KiB", "1kB", "1KB", "1B", "1GiB"]);
     holds::<Ratio>(&["20%", "0.2", ".2", "1", "12.5%"]);
+    holds::<Number>(&["1.9", "2", "100", "0.1"]);
     holds::<Factor>(&["125%", "1.25", "10", "1000%", "100.1%"]);
     holds::<CookieName>(&["session", "__Host-id", "A.b"]);
     holds::<Address>(&["1.2.3.4:5", "[::1]:5", "[::ffff:1.2.3.4]:5", "a_b.c-d:5", "unix:/a"]);

@@ -2,12 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{Debug, Write as _};
+use std::sync::Arc;
 
+use crate::balance::Availability;
 use crate::config::snapshot::{
-    Action, Destination, Forward, ListenerKind, OutboundService, Route, Snapshot,
+    Action, Cluster, Destination, Forward, ListenerKind, OutboundService, Route, Snapshot,
 };
+use crate::endpoint::Endpoint;
+use crate::policy::outlier::OutlierConfig;
 use crate::policy::shed::ShedLimits;
-use crate::policy::{BulkheadLimits, Policy, PriorityOf};
+use crate::policy::{BulkheadLimits, Conditions, Policy, PriorityOf};
 use crate::route::{Condition, FieldMatch, HostPattern, Matcher, PathPattern};
 
 pub fn dump(snapshot: &Snapshot) -> String {
@@ -63,6 +67,7 @@ fn clusters(out: &mut String, snapshot: &Snapshot) {
         if !usual.contains(&cluster.bulkhead_limits) {
             line(out, format!("  {:?}", cluster.bulkhead_limits));
         }
+        guards(out, cluster);
         for group in &cluster.groups {
             let kind = group.balancer.kind();
             line(out, format!("  group {} of {} {kind:?}", group.slot, group.selector));
@@ -81,6 +86,30 @@ fn clusters(out: &mut String, snapshot: &Snapshot) {
                 out.push('\n');
             }
         }
+    }
+}
+
+fn guards(out: &mut String, cluster: &Cluster) {
+    if cluster.availability != Availability::default() {
+        line(out, format!("  {:?}", cluster.availability));
+    }
+    let of_endpoint = |endpoint: &Arc<Endpoint>| endpoint.breaker.clone();
+    let of_endpoint = cluster.endpoints().first().and_then(of_endpoint);
+    for (name, breaker) in [("service", cluster.breaker.clone()), ("endpoint", of_endpoint)] {
+        let Some(breaker) = breaker else { continue };
+        let mut text = format!("{:?}", breaker.config);
+        if let Some(at) = text.find("failures: Conditions") {
+            let usual = breaker.config.failures == Conditions::failures();
+            text.replace_range(at.., if usual { "usual failures }" } else { "own failures }" });
+        }
+        line(out, format!("  breaker of {name} {text}"));
+    }
+    let outliers = cluster.outliers.as_ref().map(|outliers| outliers.config.clone());
+    if outliers.as_ref().is_some_and(|config| *config != OutlierConfig::default()) {
+        line(out, format!("  {outliers:?}"));
+    }
+    if outliers.is_none() && !cluster.endpoints().is_empty() {
+        line(out, "  no outlier detection");
     }
 }
 

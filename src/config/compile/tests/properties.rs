@@ -200,6 +200,7 @@ impl Writer<'_> {
             Some("pilotfish-size") => &["0", "64KiB", "1GiB"],
             Some("pilotfish-ratio") => &["0", "20%", "1"],
             Some("pilotfish-factor") => &["125%", "1.5"],
+            Some("pilotfish-number") => &["1.9", "2"],
             Some("pilotfish-cookie-name") => &["session", "a"],
             Some("pilotfish-cidr") => &["10.0.0.0/8", "::1"],
             Some("pilotfish-log-path") => &["stdout", "/tmp/log"],
