@@ -61,8 +61,8 @@ impl Deref for OfService {
 impl Caller {
     /// # Panics
     /// The settings are none.
-    pub fn new(settings: &Settings, mut random: fastrand::Rng) -> Self {
-        let loaded = Origin::Text(settings.file()).load(None, 1, false);
+    pub fn new(settings: &Settings, endpoints: usize, mut random: fastrand::Rng) -> Self {
+        let loaded = Origin::Text(settings.file(endpoints)).load(None, 1, false);
         let snapshot = loaded.unwrap_or_else(|refused| panic!("{}", refused.pretty)).snapshot;
         snapshot.apply(Nanos(0));
         let service = &snapshot.outbound.hosts[SERVICE];

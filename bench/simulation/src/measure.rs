@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use pilotfish::endpoint::Nanos;
 
-use crate::scenario::{ENDPOINTS, Scenario, Times};
+use crate::scenario::{Scenario, Times};
 
 /// Gathers while it runs.
 pub struct Meter {
     times: Times,
-    ill: usize,
-    callers: usize,
+    ill: Vec<bool>,
     requests: u64,
     good: u64,
+    prompt: u64,
     attempts: u64,
     attempts_at_ill: u64,
     /// Of each call of the time of trouble, however it ended, in microseconds.
@@ -38,7 +38,9 @@ pub struct Second {
 pub struct Figures {
     /// Share of the calls that began in the time of trouble and were answered well.
     pub success: f64,
-    /// The same, of the calls that began after it.
+    /// Share of them that were answered well within a second.
+    pub prompt: f64,
+    /// The share that was answered well of the calls that began after it.
     pub success_after: f64,
     pub p50: Duration,
     pub p99: Duration,
@@ -58,21 +60,24 @@ pub struct Figures {
 }
 
 const SECOND: u64 = 1_000_000_000;
+/// Somebody who waits longer has often gone.
+const PROMPT: Duration = Duration::from_secs(1);
 
 impl Meter {
     pub fn new(scenario: &Scenario) -> Self {
         let ill = scenario.ill();
         Self {
             times: scenario.times,
-            ill,
-            callers: scenario.callers,
             requests: 0,
             good: 0,
+            prompt: 0,
             attempts: 0,
             attempts_at_ill: 0,
             latencies: Vec::new(),
             seconds: vec![Second::default(); (scenario.times.over.0 / SECOND) as usize + 1],
-            ejections: vec![None; ill * scenario.callers],
+            // By caller and endpoint.
+            ejections: vec![None; ill.len() * scenario.callers],
+            ill,
             well_ejected: 0,
             after: (0, 0),
         }
@@ -87,7 +92,7 @@ impl Meter {
     }
 
     pub fn attempt(&mut self, endpoint: usize, now: Nanos) {
-        let at_ill = endpoint < self.ill;
+        let at_ill = self.ill[endpoint];
         let second = self.second(now);
         second.attempts += 1;
         second.attempts_at_ill += u32::from(at_ill);
@@ -104,9 +109,10 @@ impl Meter {
         second.failed += u32::from(!good);
         if self.is_trouble(began) {
             self.requests += 1;
+            let took = now.since(began);
             self.good += u64::from(good);
-            let micros = now.since(began).as_micros();
-            self.latencies.push(u32::try_from(micros).unwrap_or(u32::MAX));
+            self.prompt += u64::from(good && took <= PROMPT);
+            self.latencies.push(u32::try_from(took.as_micros()).unwrap_or(u32::MAX));
         } else if began >= self.times.ends {
             self.after.0 += 1;
             self.after.1 += u64::from(good);
@@ -114,10 +120,10 @@ impl Meter {
     }
 
     pub fn left_alone(&mut self, caller: usize, endpoint: usize, now: Nanos) {
-        if endpoint >= self.ill {
+        if !self.ill[endpoint] {
             self.well_ejected += 1;
         } else if self.is_trouble(now) {
-            let first = &mut self.ejections[caller * self.ill + endpoint];
+            let first = &mut self.ejections[caller * self.ill.len() + endpoint];
             first.get_or_insert(now.since(self.times.begins));
         }
     }
@@ -125,11 +131,12 @@ impl Meter {
     pub fn figures(mut self) -> Figures {
         let mut ejections: Vec<Duration> = self.ejections.iter().flatten().copied().collect();
         ejections.sort_unstable();
-        let is_ill = self.ill > 0;
-        let fair = self.ill as f64 / ENDPOINTS as f64;
-        let pairs = (self.ill * self.callers) as f64;
+        let ill = self.ill.iter().filter(|ill| **ill).count();
+        let (is_ill, fair) = (ill > 0, ill as f64 / self.ill.len() as f64);
+        let pairs = fair * self.ejections.len() as f64;
         Figures {
             success: share(self.good, self.requests),
+            prompt: share(self.prompt, self.requests),
             success_after: share(self.after.1, self.after.0),
             p50: quantile(&mut self.latencies, 0.5),
             p99: quantile(&mut self.latencies, 0.99),

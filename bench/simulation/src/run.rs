@@ -14,7 +14,7 @@ use pilotfish::policy::{End, Policy};
 use crate::caller::{Caller, Flight, Leave, OfService, ServiceSlot};
 use crate::clock::{Attempt, Clock, Event};
 use crate::measure::{Figures, Meter};
-use crate::scenario::{Change, ENDPOINTS, Scenario};
+use crate::scenario::{Change, Scenario};
 use crate::settings::Settings;
 use crate::world::{self, Endpoint, Health, Reception};
 
@@ -61,11 +61,11 @@ struct Call {
 impl Run {
     fn new(scenario: &Scenario, settings: &Settings, seed: u64) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
-        let caller = |_| Caller::new(settings, random.fork());
+        let caller = |_| Caller::new(settings, scenario.endpoints, random.fork());
         let callers: Vec<_> = (0..scenario.callers).map(caller).collect();
         let mut run = Self {
             clock: Clock::default(),
-            endpoints: (0..ENDPOINTS).map(|_| Endpoint::new()).collect(),
+            endpoints: (0..scenario.endpoints).map(|_| Endpoint::new()).collect(),
             queues: callers.iter().map(|_| VecDeque::new()).collect(),
             calls: Vec::new(),
             free: Vec::new(),

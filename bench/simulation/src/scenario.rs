@@ -6,8 +6,6 @@ use pilotfish::endpoint::Nanos;
 
 use crate::world::Health;
 
-pub const ENDPOINTS: usize = 100;
-
 /// How often one that flaps goes or comes.
 const FLAP: Duration = Duration::from_secs(5);
 
@@ -20,7 +18,8 @@ pub struct Scenario {
     pub rate: f64,
     /// Proxies that the clients are spread over; they know nothing of each other.
     pub callers: usize,
-    /// The endpoints that are ill, from the first one on: so many, and how.
+    pub endpoints: usize,
+    /// How many of them are ill, and how.
     pub ill: Vec<(usize, Illness)>,
     pub times: Times,
 }
@@ -57,20 +56,37 @@ impl Times {
 }
 
 impl Scenario {
-    pub fn ill(&self) -> usize {
-        self.ill.iter().map(|(count, _)| count).sum()
+    /// For each endpoint whether it falls ill.
+    pub fn ill(&self) -> Vec<bool> {
+        let mut ill = vec![false; self.endpoints];
+        self.patients().for_each(|(endpoint, _)| ill[endpoint] = true);
+        ill
     }
 
+    /// Everything that changes, not in order.
     pub fn changes(&self) -> Vec<Change> {
         let mut changes = Vec::new();
-        let mut endpoint = 0;
-        for (count, illness) in &self.ill {
-            for _ in 0..*count {
-                self.fall_ill(endpoint, *illness, &mut changes);
-                endpoint += 1;
-            }
+        for (endpoint, illness) in self.patients() {
+            self.fall_ill(endpoint, illness, &mut changes);
         }
         changes
+    }
+
+    /// Who is ill with what, spread over the endpoints: neighbours would be a special case for balancers
+    /// that go round.
+    fn patients(&self) -> impl Iterator<Item = (usize, Illness)> {
+        // A prime that divides no number of endpoints here.
+        const STRIDE: usize = 37;
+        let each = self.ill.iter().flat_map(|(count, illness)| std::iter::repeat_n(*illness, *count));
+        each.enumerate().map(|(nth, illness)| (nth * STRIDE % self.endpoints, illness))
+    }
+
+    /// The same with a share of the endpoints and of the load.
+    pub fn scaled(mut self, divisor: usize) -> Self {
+        self.endpoints /= divisor;
+        self.rate /= divisor as f64;
+        self.ill.iter_mut().for_each(|(count, _)| *count = count.div_ceil(divisor));
+        self
     }
 
     fn fall_ill(&self, endpoint: usize, illness: Illness, changes: &mut Vec<Change>) {
@@ -98,8 +114,9 @@ impl Scenario {
             about,
             rate: 2_000.0,
             callers: 1,
+            endpoints: 100,
             ill: ill.to_vec(),
-            times: Times::seconds(10, 70, 150),
+            times: Times::seconds(10, 70, 130),
         };
         let slow = of("slow", "10 endpoints take ten times as long.", &[(10, Is(Slow(10.0)))]);
         let grey = of(

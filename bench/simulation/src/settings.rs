@@ -1,8 +1,6 @@
 //! What is compared: a balancer and the policies around it. Each row is a configuration of Pilotfish, as
 //! somebody would type it, and is read and compiled by its own code.
 
-use crate::scenario::ENDPOINTS;
-
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub group: &'static str,
@@ -51,8 +49,8 @@ impl Settings {
     }
 
     /// The file that a proxy with these settings would read.
-    pub fn file(&self) -> String {
-        let endpoints: Vec<_> = (1..=ENDPOINTS).map(|host| format!("\"10.0.0.{host}:80\"")).collect();
+    pub fn file(&self, endpoints: usize) -> String {
+        let endpoints: Vec<_> = (1..=endpoints).map(|host| format!("\"10.0.0.{host}:80\"")).collect();
         format!(
             "service: {{ name: client, port: 3000 }}\n\
              services:\n  {SERVICE}:\n    endpoints: [{}]\n{}",
@@ -148,4 +146,4 @@ impl Settings {
 /// Envoy's, which Istio takes over. Written out, so that they stay what they are when ours change.
 const OUTLIERS: &str = "consecutive_5xx: 5, interval: 10s, ejection_time: 30s, \
                         max_ejection_time: 5m, max_ejected: 10%";
-const SUCCESS_RATE: &str = "success_rate: { min_endpoints: 5, min_calls: 100 }";
+const SUCCESS_RATE: &str = "success_rate: { deviations: 1.9, min_endpoints: 5, min_calls: 100 }";
