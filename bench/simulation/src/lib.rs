@@ -11,3 +11,6 @@ pub mod scenario;
 pub mod settings;
 pub mod sweep;
 pub mod world;
+
+#[cfg(test)]
+mod tests;

@@ -139,7 +139,16 @@ impl Settings {
             ("peak EWMA", "peak_ewma"),
         ];
         let ours = balancers.into_iter().flat_map(|(group, name)| Self::ours(group, name));
-        ours.chain(Self::envoy()).chain(Self::istio()).chain(Self::linkerd()).collect()
+        let ewma = || Self::bare("peak EWMA", "peak_ewma");
+        let others = [
+            ewma().named("outlier detection of half").with("outlier_detection", "{ max_ejected: 50% }"),
+            ewma().named("adaptive concurrency").without("bulkhead").with("adaptive_concurrency", "{}"),
+        ];
+        ours.chain(others)
+            .chain(Self::envoy())
+            .chain(Self::istio())
+            .chain(Self::linkerd())
+            .collect()
     }
 }
 
