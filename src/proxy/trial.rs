@@ -17,6 +17,10 @@ pub const WOULD_REFUSE: Would = Would { policy: "circuit_breaker", act: "reject"
 /// Dropped without [`Trial::end`], it has told nothing.
 pub struct Trial {
     began: Nanos,
+    /// What the head of its answer says, and when it came.
+    answered: Option<(End, Nanos)>,
+    /// It is the end of the body that shows how it ended, not what comes first of it.
+    pub is_whole: bool,
     of_service: Option<Admission>,
     of_endpoint: Option<Admission>,
     /// A breaker in shadow mode would have refused it.
@@ -29,8 +33,14 @@ impl Trial {
     /// # Errors
     /// It is open until then.
     pub fn begin(cluster: &Cluster, now: Nanos) -> Result<Self, Nanos> {
-        let mut trial =
-            Self { began: now, of_service: None, of_endpoint: None, would_refuse: false };
+        let mut trial = Self {
+            began: now,
+            answered: None,
+            is_whole: false,
+            of_service: None,
+            of_endpoint: None,
+            would_refuse: false,
+        };
         if let Some(breaker) = &cluster.breaker {
             trial.of_service = trial.admission(breaker)?;
         }
@@ -59,6 +69,21 @@ impl Trial {
         Ok(admission)
     }
 
+    /// Whether nobody wants to know how it ends.
+    pub fn is_idle(&self, cluster: &Cluster) -> bool {
+        self.of_endpoint.is_none() && self.of_service.is_none() && cluster.outliers.is_none()
+    }
+
+    /// A head came that is no failure by itself.
+    pub fn answered(self, end: End, at: Instant, is_whole: bool) -> Self {
+        Self { answered: Some((end, clock::nanos(at))), is_whole, ..self }
+    }
+
+    /// What its head said.
+    pub fn head(&self) -> Option<End> {
+        self.answered.map(|(end, _)| end)
+    }
+
     /// Tells how it ended. What a policy in shadow mode would do about it is returned.
     pub fn end(
         self,
@@ -68,14 +93,15 @@ impl Trial {
         end: End,
         now: Instant,
     ) -> Option<Would> {
-        if self.of_endpoint.is_none() && self.of_service.is_none() && cluster.outliers.is_none() {
+        if self.is_idle(cluster) {
             return None;
         }
         let now = clock::nanos(now);
+        let took = self.answered.map_or(now, |(_, at)| at).since(self.began);
         for (admission, of_endpoint) in [(self.of_endpoint, true), (self.of_service, false)] {
             let Some(admission) = admission else { continue };
             let config = admission.config();
-            let slow = config.slow_call_rate.is_some() && now.since(self.began) > config.slow_call;
+            let slow = config.slow_call_rate.is_some() && took > config.slow_call;
             let seen = Seen { failed: config.failures.contains(end), slow };
             let mode = config.mode;
             let chance = worker.random.borrow_mut().f64();
