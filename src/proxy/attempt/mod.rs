@@ -122,7 +122,7 @@ pub async fn run(call: &mut Call<'_>, report: &mut Report) -> Result<Answer, Fai
         return Err(call.late(Duration::ZERO));
     }
     loop {
-        let (endpoint, trial) = call.pick(&mut tried, report, began)?;
+        let (endpoint, trial) = call.pick(&mut tried, report, clock::nanos(began))?;
         report.attempt(&endpoint);
         call.number(report.attempts(), report.is_grpc(), report.started(), began);
         let (result, stale) = call.once(&endpoint, reuse, began, report.started()).await;
@@ -149,7 +149,7 @@ pub async fn run(call: &mut Call<'_>, report: &mut Report) -> Result<Answer, Fai
             idempotent,
             stale: stale && reuse == Reuse::Allowed,
             replayable: call.upload.as_ref().is_none_or(|upload| upload.can_replay()),
-            has_other: call.has_other(&tried, began),
+            has_other: call.has_other(&tried, clock::nanos(began)),
             retry_after,
             left: call.overdue(report.started()).map(|(at, _)| at.saturating_duration_since(began)),
         };
@@ -223,7 +223,7 @@ impl Call<'_> {
                 None
             }
             Next::Again(wait) => {
-                if self.is_refused(now + wait) {
+                if self.is_refused(clock::nanos(now + wait)) {
                     skipped.inc(["circuit_breaker_open"]);
                     return None;
                 }
