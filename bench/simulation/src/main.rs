@@ -32,9 +32,7 @@ fn main() -> ExitCode {
         eprintln!("{USAGE}");
         return ExitCode::from(2);
     };
-    let only = |scenario: &Scenario| {
-        options.only.as_ref().is_none_or(|only| scenario.name == only)
-    };
+    let only = |scenario: &Scenario| options.only.as_ref().is_none_or(|only| scenario.name == only);
     let scenarios = Scenario::all().into_iter().filter(only).collect();
     let seeds = (options.seed..options.seed + options.seeds).collect();
     let sweep = Sweep::new(scenarios, Settings::all(), seeds);

@@ -16,7 +16,7 @@ const DRAWN: [(&str, &str); 5] = [
 const COLUMNS: usize = 3;
 const PANEL: (f64, f64) = (300.0, 150.0);
 /// Room around a panel: left, top, and the distance to the next one.
-const MARGIN: (f64, f64) = (44.0, 74.0);
+const MARGIN: (f64, f64) = (44.0, 98.0);
 const STEP: (f64, f64) = (352.0, 212.0);
 /// Seconds that one point stands for.
 const BUCKET: usize = 2;
@@ -61,14 +61,16 @@ fn legend(svg: &mut String) {
         "<text x=\"{}\" y=\"20\">Failed calls in %, by the time in s; grey: the time of the trouble</text>",
         MARGIN.0
     );
-    let mut x = MARGIN.0;
     for (class, (group, name)) in DRAWN.iter().enumerate() {
+        let x = MARGIN.0 + STEP.0 * (class % COLUMNS) as f64;
+        let y = 42.0 + 19.0 * (class / COLUMNS) as f64;
         let _ = writeln!(
             svg,
-            "<path class=\"line c{class}\" d=\"M{x} 38h24\"/><text x=\"{}\" y=\"42\">{group}, {name}</text>",
+            "<path class=\"line c{class}\" d=\"M{x} {}h24\"/>\
+             <text x=\"{}\" y=\"{y}\">{group}, {name}</text>",
+            y - 4.0,
             x + 30.0
         );
-        x += 46.0 + 6.4 * (group.len() + name.len() + 2) as f64;
     }
 }
 
@@ -134,5 +136,8 @@ fn failed(sweep: &Sweep, scenario: usize, row: usize) -> Vec<f64> {
 
 /// A round number that is no less.
 fn ceiling(share: f64) -> f64 {
-    [0.002, 0.004, 0.01, 0.02, 0.04, 0.1, 0.2, 0.4].into_iter().find(|top| share <= *top).unwrap_or(1.0)
+    [0.002, 0.004, 0.01, 0.02, 0.04, 0.1, 0.2, 0.4]
+        .into_iter()
+        .find(|top| share <= *top)
+        .unwrap_or(1.0)
 }

@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const LOOK: Duration = Duration::from_secs(1);
 
 pub fn run(scenario: &Scenario, settings: &Settings, seed: u64) -> Figures {
-    Run::new(scenario, settings, seed).to_the_end()
+    Run::new(scenario, settings, seed).play()
 }
 
 struct Run {
@@ -65,7 +65,7 @@ impl Run {
         let callers: Vec<_> = (0..scenario.callers).map(caller).collect();
         let mut run = Self {
             clock: Clock::default(),
-            endpoints: (0..scenario.endpoints).map(|_| Endpoint::new()).collect(),
+            endpoints: (0..scenario.endpoints).map(|_| Endpoint::default()).collect(),
             queues: callers.iter().map(|_| VecDeque::new()).collect(),
             calls: Vec::new(),
             free: Vec::new(),
@@ -99,7 +99,7 @@ impl Run {
         world::exponential(self.rate, &mut self.random)
     }
 
-    fn to_the_end(mut self) -> Figures {
+    fn play(mut self) -> Figures {
         while let Some(event) = self.clock.next(self.end) {
             match event {
                 Event::Arrival { caller } => self.arrival(caller),

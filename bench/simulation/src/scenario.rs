@@ -51,7 +51,11 @@ pub struct Change {
 impl Times {
     pub const fn seconds(begins: u64, ends: u64, over: u64) -> Self {
         const SECOND: u64 = 1_000_000_000;
-        Self { begins: Nanos(begins * SECOND), ends: Nanos(ends * SECOND), over: Nanos(over * SECOND) }
+        Self {
+            begins: Nanos(begins * SECOND),
+            ends: Nanos(ends * SECOND),
+            over: Nanos(over * SECOND),
+        }
     }
 }
 
@@ -77,7 +81,8 @@ impl Scenario {
     fn patients(&self) -> impl Iterator<Item = (usize, Illness)> {
         // A prime that divides no number of endpoints here.
         const STRIDE: usize = 37;
-        let each = self.ill.iter().flat_map(|(count, illness)| std::iter::repeat_n(*illness, *count));
+        let each =
+            self.ill.iter().flat_map(|(count, illness)| std::iter::repeat_n(*illness, *count));
         each.enumerate().map(|(nth, illness)| (nth * STRIDE % self.endpoints, illness))
     }
 

@@ -28,8 +28,13 @@ const RETRY_ANYTHING: &str = "on: [5xx, connect_failure, refused_stream, reset, 
 impl Settings {
     /// A balancer and nothing else.
     fn bare(group: &'static str, load_balancer: &'static str) -> Self {
-        let defaults =
-            Self { group, name: "bare", load_balancer, policy: vec![], foreign: Foreign::default() };
+        let defaults = Self {
+            group,
+            name: "bare",
+            load_balancer,
+            policy: vec![],
+            foreign: Foreign::default(),
+        };
         defaults.with("retry", "off").with("bulkhead", "off").with("outlier_detection", "off")
     }
 
@@ -50,7 +55,8 @@ impl Settings {
 
     /// The file that a proxy with these settings would read.
     pub fn file(&self, endpoints: usize) -> String {
-        let endpoints: Vec<_> = (1..=endpoints).map(|host| format!("\"10.0.0.{host}:80\"")).collect();
+        let endpoints: Vec<_> =
+            (1..=endpoints).map(|host| format!("\"10.0.0.{host}:80\"")).collect();
         format!(
             "service: {{ name: client, port: 3000 }}\n\
              services:\n  {SERVICE}:\n    endpoints: [{}]\n{}",
@@ -92,7 +98,9 @@ impl Settings {
     fn envoy() -> [Self; 2] {
         let row = |balancer| Self::bare("Envoy", balancer).without("bulkhead");
         let defaults = row("round_robin").named("defaults").with("timeout", "{ connect: 5s }");
-        let retry = format!("{{ max_retries: 1, {RETRY_ANYTHING}, budget: {{ min_per_second: 1000000 }} }}");
+        let retry = format!(
+            "{{ max_retries: 1, {RETRY_ANYTHING}, budget: {{ min_per_second: 1000000 }} }}"
+        );
         let mut set = row("least_request")
             .named("outlier detection, retries")
             .with("timeout", "{ connect: 5s }")
@@ -123,11 +131,10 @@ impl Settings {
             "{{ max_retries: 100, {RETRY_ANYTHING}, backoff: {{ base: 0s, max: 0s }}, \
              budget: {{ ratio: 20%, min_per_second: 10 }} }}"
         );
-        let set = defaults
-            .clone()
-            .named("failure accrual, retries")
-            .with("retry", retry)
-            .with("circuit_breaker", "{ consecutive_failures: 7, open_for: 1s, max_open_for: 60s, probes: 1 }");
+        let set = defaults.clone().named("failure accrual, retries").with("retry", retry).with(
+            "circuit_breaker",
+            "{ consecutive_failures: 7, open_for: 1s, max_open_for: 60s, probes: 1 }",
+        );
         [defaults, set]
     }
 
@@ -141,8 +148,13 @@ impl Settings {
         let ours = balancers.into_iter().flat_map(|(group, name)| Self::ours(group, name));
         let ewma = || Self::bare("peak EWMA", "peak_ewma");
         let others = [
-            ewma().named("outlier detection of half").with("outlier_detection", "{ max_ejected: 50% }"),
-            ewma().named("adaptive concurrency").without("bulkhead").with("adaptive_concurrency", "{}"),
+            ewma()
+                .named("outlier detection of half")
+                .with("outlier_detection", "{ max_ejected: 50% }"),
+            ewma()
+                .named("adaptive concurrency")
+                .without("bulkhead")
+                .with("adaptive_concurrency", "{}"),
         ];
         ours.chain(others)
             .chain(Self::envoy())

@@ -57,7 +57,8 @@ fn where_all_is_well_no_policy_does_harm() {
         assert!(seen.success >= at_least, "{settings:?}: {}", seen.success);
         assert!(seen.attempts < 1.002, "{settings:?}: {}", seen.attempts);
         assert!(seen.p99 <= bare.p99.mul_f64(1.1), "{settings:?}: {:?}", seen.p99);
-        if settings.policy.iter().any(|(key, value)| *key == "outlier_detection" && value == "off") {
+        if settings.policy.iter().any(|(key, value)| *key == "outlier_detection" && value == "off")
+        {
             assert_eq!(seen.well_ejected, 0, "{settings:?}");
         }
     }

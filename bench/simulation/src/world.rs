@@ -23,8 +23,9 @@ const BACKGROUND: f64 = 0.001;
 const ERROR: Duration = Duration::from_millis(2);
 const REFUSAL: Duration = Duration::from_micros(500);
 
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub enum Health {
+    #[default]
     Well,
     /// Works so many times as long on each request.
     Slow(f64),
@@ -36,7 +37,7 @@ pub enum Health {
     Gone,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Endpoint {
     pub health: Health,
     serving: Vec<Attempt>,
@@ -62,10 +63,6 @@ pub fn answer(status: StatusCode) -> End {
 }
 
 impl Endpoint {
-    pub fn new() -> Self {
-        Self { health: Health::Well, serving: Vec::new(), waiting: VecDeque::new() }
-    }
-
     pub fn receive(&mut self, attempt: Attempt, random: &mut fastrand::Rng) -> Reception {
         match self.health {
             Health::Refusing => return Reception::Ends(End::ConnectFailure, REFUSAL),
