@@ -35,6 +35,7 @@ use crate::policy::retry::{self, Next, Situation, is_idempotent};
 use crate::upstream::{ConnectErrorKind, Lease, ResponseBody, Reuse, Wire};
 use crate::worker::{View, Worker};
 pub use head::address;
+use head::number;
 pub use outcome::check_response;
 use outcome::{again_after, failed};
 pub use pick::{Choice, dial};
@@ -124,8 +125,16 @@ pub async fn run(call: &mut Call<'_>, report: &mut Report) -> Result<Answer, Fai
     loop {
         let (endpoint, trial) = call.pick(&mut tried, report, began)?;
         report.attempt(&endpoint);
-        call.number(report.attempts(), report.is_grpc(), report.started(), began);
-        let (result, stale) = call.once(&endpoint, reuse, began, report.started()).await;
+        number(
+            &mut call.parts.headers,
+            report.attempts(),
+            call.is_grpc,
+            call.client_timeout,
+            report.started(),
+            began,
+        );
+        let once = call.once(&call.parts, &endpoint, reuse, began, report.started());
+        let (result, stale) = once.await;
         call.tell(trial, &result, stale, report);
         let (end, reason) = match &result {
             // Nearly always: no answer of an upstream is one to try again after.
@@ -237,9 +246,11 @@ impl Call<'_> {
         }
     }
 
-    /// One attempt. With a failure, whether it may be that its connection was dead before.
+    /// One attempt, with `parts` for its head. With a failure, whether it may be that its connection was dead
+    /// before.
     async fn once(
-        &mut self,
+        &self,
+        parts: &Parts,
         endpoint: &Arc<Endpoint>,
         reuse: Reuse,
         began: Instant,
@@ -274,7 +285,7 @@ impl Call<'_> {
         let sent = if lease.reused { began } else { clock::now() };
         let result = tokio::select! {
             biased;
-            result = lease.send(&self.parts, &self.names, body, |status, headers| {
+            result = lease.send(parts, &self.names, body, |status, headers| {
                 hints.pass_on(status, headers);
             }) => result.map_err(Ok),
             failure = self.expired(started, sent) => Err(Err(failure)),
