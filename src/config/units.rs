@@ -10,11 +10,13 @@ use std::str::FromStr;
 
 mod amount;
 mod condition;
+mod delay;
 mod http;
 mod net;
 
 pub use self::amount::{Duration, Factor, Number, Ratio, Size};
 pub use self::condition::Condition;
+pub use self::delay::HedgeDelay;
 pub use self::http::{CookieName, HeaderName, HeaderValue, Host, HostPattern, Method, UrlPath};
 pub use self::net::{Address, Cidr, Listen, LogPath, Name, Port, RedisAddress};
 

@@ -186,6 +186,14 @@ impl State {
         }
     }
 
+    /// A request that was given up after `elapsed`, because another endpoint was quicker, tells that it would
+    /// have taken longer: the average is not to be less. A quicker one than the average tells nothing.
+    pub fn outrun(&self, now: Nanos, elapsed: Duration) {
+        if self.latency(now).is_none_or(|average| average < elapsed) {
+            self.latency.observe(now, elapsed);
+        }
+    }
+
     /// Whether it has all the requests that it may have: another one had better be picked.
     pub fn is_full(&self) -> bool {
         self.bulkhead().is_some_and(|bulkhead| bulkhead.requests.is_full())

@@ -81,6 +81,7 @@ impl<'a> Compiler<'a> {
             self.check_limits(policy, &at);
             self.check_resilience(policy, &at);
             self.check_faults(policy, &at);
+            self.check_timeouts(policy, &at);
         }
     }
 

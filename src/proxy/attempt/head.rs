@@ -9,8 +9,7 @@ use http::{HeaderMap, HeaderValue, Version};
 
 use super::super::upgrade;
 use super::Call;
-use crate::clock::Instant;
-use crate::policy::deadline;
+use crate::policy::Deadline;
 use crate::upstream::Wire;
 
 /// Which attempt at a request this is, from the second one on.
@@ -66,14 +65,13 @@ fn join_cookies(parts: &mut Parts) {
     }
 }
 
-/// Says which attempt this is, and how much is left of the time that the client will wait, if it said so.
+/// Says which attempt this is, and how much time is left for it.
 pub(super) fn number(
     headers: &mut HeaderMap,
     attempt: u32,
     grpc: bool,
-    client_timeout: Option<Duration>,
-    started: Instant,
-    now: Instant,
+    deadline: &Deadline,
+    left: Option<Duration>,
 ) {
     if attempt > 1 {
         headers.insert(ATTEMPT.clone(), HeaderValue::from(attempt));
@@ -82,11 +80,8 @@ pub(super) fn number(
             headers.insert("grpc-previous-rpc-attempts", HeaderValue::from(attempt - 1));
         }
     }
-    if let Some(client) = client_timeout
-        && now > started
-    {
-        let left = (started + client).saturating_duration_since(now);
-        deadline::write(headers, left, grpc);
+    if let Some(left) = left {
+        deadline.write(headers, left, grpc);
     }
 }
 
