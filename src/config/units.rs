@@ -70,6 +70,7 @@ const fn format<T: Unit>() -> Format {
 /// Every unit, by the `format` of its schema.
 pub const FORMATS: &[Format] = &[
     format::<Duration>(),
+    format::<HedgeDelay>(),
     format::<Size>(),
     format::<Ratio>(),
     format::<Factor>(),

@@ -35,8 +35,8 @@ impl FromStr for HedgeDelay {
         match number.parse() {
             Ok(percentile @ LOWEST..=HIGHEST) => Ok(Self::Percentile(percentile)),
             _ => Err(Invalid::new(
-                format!("{} is not a percentile that is known", quote(text)),
-                format!("percentiles go from `p{LOWEST}` to `p{HIGHEST}`"),
+                format!("{} is none of the percentiles", quote(text)),
+                format!("they go from `p{LOWEST}` to `p{HIGHEST}`: `p95`"),
             )),
         }
     }

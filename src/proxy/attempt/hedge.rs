@@ -226,13 +226,7 @@ impl Call<'_> {
 
     /// Counts how long a first attempt took, from which the percentile comes. Errors that come quickly would
     /// make it think that the service is quick.
-    fn learn(
-        &self,
-        hedge: &Hedge,
-        result: &Result<Answer, Failure>,
-        began: Instant,
-        now: Instant,
-    ) {
+    fn learn(&self, hedge: &Hedge, result: &Result<Answer, Failure>, began: Instant, now: Instant) {
         let tells = match result {
             Ok(answer) => !answer.response.status().is_server_error(),
             Err(failure) => matches!(failure, Failure::Timeout { .. }),

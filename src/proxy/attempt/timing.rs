@@ -146,9 +146,8 @@ impl Call<'_> {
                     let finished = upload.as_ref().and_then(|upload| upload.finished());
                     let sent = finished.map_or(sent, |at| at.max(sent));
                     let attempt = per_try.map(|limit| (sent + limit, Late::Attempt(limit)));
-                    let request = request.and_then(|limit| {
-                        Some((self.due(limit, started)?, Late::Request(limit)))
-                    });
+                    let request = request
+                        .and_then(|limit| Some((self.due(limit, started)?, Late::Request(limit))));
                     let first = request.into_iter().chain(attempt).min_by_key(|(at, _)| *at);
                     match first {
                         Some((at, late)) if at <= now => return late,
