@@ -3,7 +3,7 @@
 mod support;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use http::{Request, Response};
@@ -259,16 +259,76 @@ async fn a_body_that_is_kept_whole_goes_along() {
     assert!(slow.seen().iter().all(|seen| seen.body.len() == 6000));
 
     // More than is kept is sent once.
-    let text = "a".repeat(100 * 1024);
-    let hung = slow;
-    let proxy = before(&[&hung, &hung_too().await], "timeout: 300ms, hedge: { after: 20ms }").await;
-    let put = Request::put("/").header("host", "s").body(body(text)).unwrap();
+    let (hung, other) = (slow, self::slow(LONG, status(200, "slow")).await);
+    let proxy = before(&[&hung, &other], "timeout: 300ms, hedge: { after: 20ms }").await;
+    let put = Request::put("/").header("host", "s").body(body("a".repeat(100 * 1024))).unwrap();
     assert_eq!(client::send(proxy.outbound(), put).await.status, 504);
     assert_eq!(skipped(&proxy, "body_too_large").await, 1.0);
+    assert_eq!(proxy.log(1).await[0]["attempts"], 1);
 }
 
-async fn hung_too() -> Upstream {
-    slow(LONG, status(200, "slow")).await
+#[tokio::test]
+async fn a_grpc_call_whose_request_is_whole() {
+    let hung = slow(LONG, status(200, "slow")).await;
+    let good = Upstream::http(|seen| async move {
+        let response = Response::builder().header("content-type", "application/grpc");
+        let trailers = [("grpc-status".parse().unwrap(), "0".parse().unwrap())];
+        let frames = [Frame::data(seen.body), Frame::trailers(trailers.into_iter().collect())];
+        response.body(support::upstream::frames(frames)).expect("a response")
+    })
+    .await;
+    let proxy = before(&[&hung, &good], "hedge: { after: 20ms, methods: all }").await;
+    let mut answers = 0;
+    for _ in 0..4 {
+        let call = Request::post("http://s/a.B/C").header("content-type", "application/grpc");
+        let call = call.header("te", "trailers").header("grpc-timeout", "9S");
+        let call = call.body(body("message")).expect("a request");
+        let answer = client::send2(proxy.outbound(), call).await.expect("an answer");
+        let trailers = answer.trailers.expect("trailers");
+        assert_eq!(
+            (&*answer.body, trailers["grpc-status"].as_bytes()),
+            (&b"message"[..], &b"0"[..])
+        );
+        answers += 1;
+    }
+    let seen = good.seen();
+    assert_eq!(seen.len(), answers);
+    let hedge = seen.iter().find(|seen| seen.header("x-pilotfish-attempt") == "2").expect("one");
+    assert_eq!(hedge.header("grpc-previous-rpc-attempts"), "1");
+    let left = hedge.header("grpc-timeout").strip_suffix('u').expect("microseconds");
+    assert!(left.parse::<u64>().expect("a number") <= 8_980_000, "less what has passed: {left}");
+    // `expect` of its status by the winner's trailers.
+    assert!(proxy.log(4).await.iter().all(|line| line["grpc_status"] == 0));
+}
+
+#[tokio::test]
+async fn a_client_that_sticks_to_an_endpoint_goes_on_doing_so() {
+    let upstream = |name| {
+        let hangs = Arc::new(AtomicBool::new(false));
+        let told = hangs.clone();
+        let upstream = Upstream::http(move |_| {
+            let hangs = told.load(SeqCst);
+            async move {
+                if hangs {
+                    tokio::time::sleep(LONG).await;
+                }
+                Response::new(body(name))
+            }
+        });
+        async { (upstream.await, hangs) }
+    };
+    let all = [upstream("a").await, upstream("b").await];
+    let yaml = yaml(&[&all[0].0, &all[1].0], "hedge: { after: 20ms }");
+    let proxy = Proxy::start(&yaml.replace("round_robin", "sticky_cookie")).await;
+    let first = send(&proxy, "GET", &[]).await;
+    let cookie = first.header("set-cookie").split(';').next().expect("a cookie").to_owned();
+    let own = usize::from(first.text() == "b");
+    all[own].1.store(true, SeqCst);
+    let hedged = send(&proxy, "GET", &[("cookie", &cookie)]).await;
+    assert_ne!(hedged.text(), first.text());
+    assert_eq!(hedged.header("set-cookie"), "", "it is not moved");
+    all[own].1.store(false, SeqCst);
+    assert_eq!(send(&proxy, "GET", &[("cookie", &cookie)]).await.text(), first.text());
 }
 
 #[tokio::test]
@@ -405,7 +465,7 @@ async fn in_shadow_mode_it_is_only_told() {
 async fn after_a_percentile() {
     let count = Arc::new(AtomicUsize::new(0));
     // Quick, until it is told to hang.
-    let hangs = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let hangs = Arc::new(AtomicBool::new(false));
     let upstream = || {
         let (count, hangs) = (count.clone(), hangs.clone());
         Upstream::http(move |_| {
