@@ -4,10 +4,11 @@ mod support;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Frame;
+use pilotfish::clock;
 use support::client::{self, Answer};
 use support::upstream::{Body, Seen, Upstream, body, frames, read_head};
 use support::{Proxy, eventually, within};
@@ -144,7 +145,7 @@ async fn one_that_hangs_among_three_keeps_nobody_waiting() {
     let proxy = before(&[&hung.upstream, &a, &b], "hedge: { after: 30ms }").await;
     let mut took = Vec::new();
     for _ in 0..30 {
-        let began = Instant::now();
+        let began = clock::now();
         let answer = send(&proxy, "GET", &[]).await;
         assert_eq!((answer.status.as_u16(), answer.text()), (200, "good"));
         took.push(began.elapsed());

@@ -5,6 +5,7 @@ mod support;
 use std::time::Duration;
 
 use http::{Request, Response};
+use pilotfish::clock;
 use support::client::{self, Answer};
 use support::upstream::{Seen, Upstream, body, endless, read_head};
 use support::{Proxy, eventually, within};
@@ -121,7 +122,7 @@ async fn the_time_of_a_body_without_a_length_does_not_begin_anew_with_a_retry() 
       retry: { on: [timeout], per_try_timeout: 150ms, max_retries: 9, backoff: { base: 1ms, max: 1ms } }";
     let proxy = before(&hung, policy).await;
     let mut client = client::Raw::connect(proxy.outbound()).await;
-    let began = std::time::Instant::now();
+    let began = clock::now();
     client
         .send(
             b"PUT / HTTP/1.1\r\nhost: s\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",

@@ -45,6 +45,7 @@ pub(super) struct First<'a> {
     pub began: Instant,
 }
 
+#[expect(clippy::large_enum_variant, reason = "it is looked at and gone")]
 enum Event {
     /// The attempt at this place.
     Ended(usize, Ended),
