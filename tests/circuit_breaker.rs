@@ -3,36 +3,13 @@
 mod support;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use http::{HeaderMap, HeaderValue, Request, Response};
 use support::client::{self, Answer};
-use support::upstream::{Body, Upstream, body, with_trailers};
+use support::upstream::{Body, Switch, Upstream, body, with_trailers};
 use support::{Proxy, eventually, within};
 use tokio::sync::Semaphore;
-
-/// Answers with the status that it is told to, which can be changed.
-struct Switch {
-    upstream: Upstream,
-    status: Arc<AtomicU16>,
-}
-
-impl Switch {
-    async fn on(status: u16) -> Self {
-        let status = Arc::new(AtomicU16::new(status));
-        let told = status.clone();
-        let upstream = Upstream::http(move |_| {
-            let status = told.load(SeqCst);
-            async move { Response::builder().status(status).body(body("upstream")).unwrap() }
-        })
-        .await;
-        Self { upstream, status }
-    }
-
-    fn set(&self, status: u16) {
-        self.status.store(status, SeqCst);
-    }
-}
 
 async fn before(endpoints: &[&Upstream], policy: &str) -> Proxy {
     Proxy::start(&yaml(endpoints, policy)).await
@@ -83,12 +60,12 @@ async fn an_endpoint_that_fails_is_left_alone_and_asked_again_later() {
     let failed = statuses(&proxy, 40).await.iter().filter(|status| **status == 500).count();
     assert_eq!(changes(&proxy, "endpoint", "open").await, 1.0);
     assert!((3..10).contains(&failed), "{failed}");
-    let seen = bad.upstream.seen().len();
+    let seen = bad.seen();
     bad.set(200);
     // A probe finds out, and then it gets its share.
     eventually(|| async {
         get(&proxy).await;
-        (bad.upstream.seen().len() > seen + 2).then_some(())
+        (bad.seen() > seen + 2).then_some(())
     })
     .await;
     assert_eq!(changes(&proxy, "endpoint", "closed").await, 1.0);
@@ -109,7 +86,7 @@ async fn while_it_is_open_nobody_is_asked() {
         assert!((3590..=5400).contains(&after), "{after}");
         assert!(answer.text().contains("service s fails too often"), "{}", answer.text());
     }
-    assert_eq!(bad.upstream.seen().len(), 2);
+    assert_eq!(bad.seen(), 2);
     let line = &proxy.log(7).await[6];
     assert_eq!(line["response_flags"], "UO");
     assert_eq!(line["response_code_details"], "circuit_breaker_open");
@@ -147,7 +124,7 @@ async fn of_a_service_it_opens_for_all_and_a_fallback_answers() {
     assert_eq!(answer.header("x-pilotfish-fallback"), "breaker_open");
     assert_eq!(breakers(&proxy, "service", "open").await, 1.0);
     assert_eq!(changes(&proxy, "service", "open").await, 1.0);
-    assert_eq!(bad.upstream.seen().len() + worse.upstream.seen().len(), 4);
+    assert_eq!(bad.seen() + worse.seen(), 4);
 }
 
 #[tokio::test]
@@ -217,7 +194,7 @@ async fn what_is_a_failure_is_configured() {
         let app = Switch::on(status).await;
         let proxy = before(&[&app.upstream], &policy(failures)).await;
         statuses(&proxy, 3).await;
-        assert_eq!(app.upstream.seen().len(), if opens { 2 } else { 3 }, "{failures} {status}");
+        assert_eq!(app.seen(), if opens { 2 } else { 3 }, "{failures} {status}");
     }
     // Connect failures, timeouts and resets.
     let hangs = Upstream::http(|_| std::future::pending()).await;
@@ -313,7 +290,7 @@ async fn an_open_breaker_ends_the_retries_with_the_last_answer() {
     let proxy = before(&[&bad.upstream], policy).await;
     let answer = get(&proxy).await;
     assert_eq!((answer.status.as_u16(), answer.text()), (503, "upstream"));
-    assert_eq!(bad.upstream.seen().len(), 2);
+    assert_eq!(bad.seen(), 2);
     let skipped = "pilotfish_retry_skipped_total{reason=\"circuit_breaker_open\"}";
     assert_eq!(proxy.metric(skipped).await, 1.0);
 }

@@ -4,35 +4,12 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use http::Response;
 use support::client::{self, Answer};
-use support::upstream::{Upstream, body};
+use support::upstream::{Switch, Upstream, body};
 use support::{Proxy, eventually};
-
-/// Answers with the status that it is told to.
-struct Switch {
-    upstream: Upstream,
-    status: Arc<AtomicU16>,
-}
-
-impl Switch {
-    async fn on(status: u16) -> Self {
-        let status = Arc::new(AtomicU16::new(status));
-        let told = status.clone();
-        let upstream = Upstream::http(move |_| {
-            let status = told.load(SeqCst);
-            async move { Response::builder().status(status).body(body("")).unwrap() }
-        })
-        .await;
-        Self { upstream, status }
-    }
-
-    fn seen(&self) -> usize {
-        self.upstream.seen().len()
-    }
-}
 
 fn yaml(endpoints: &[String], policy: &str) -> String {
     let endpoints: Vec<_> = endpoints.iter().map(|address| format!("\"{address}\"")).collect();
@@ -85,7 +62,7 @@ async fn failures_in_a_row_eject_by_default_and_it_comes_back() {
     let statuses = statuses(&proxy, 60).await;
     assert!((5..15).contains(&statuses[&500]), "{statuses:?}");
     assert!(ejections(&proxy, "consecutive_5xx", "ejected").await >= 1.0);
-    bad.status.store(200, SeqCst);
+    bad.set(200);
     let seen = bad.seen();
     eventually(|| async {
         get(&proxy).await;

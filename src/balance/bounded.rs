@@ -65,7 +65,8 @@ pub(super) fn choose(
         }
         let endpoint = &endpoints[index];
         let load = f64::from(endpoint.state.in_flight());
-        if load + 1.0 <= (share * weight(endpoint)).ceil() {
+        // Of a share of three, rounding may make a little more, which is not to become four.
+        if load + 1.0 <= (share * weight(endpoint) - 1e-9).ceil() {
             return Some(index);
         }
         let load = load / weight(endpoint);

@@ -33,12 +33,15 @@ pub struct OutlierConfig {
     pub max_ejected: f64,
 }
 
-/// Ejects whose share of successes is so many standard deviations below the mean of the others.
+/// Ejects whose share of successes is so many standard deviations below the mean, and by so much.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SuccessRate {
     pub min_endpoints: u32,
     pub min_calls: u32,
     pub deviations: f64,
+    /// With less below the mean, 0 to 1, nobody is an outlier: where nearly all is well, two errors are already
+    /// many deviations.
+    pub min_gap: f64,
 }
 
 /// Ejects whose share of failures is at least this, 0 to 1.
@@ -60,14 +63,16 @@ impl Default for OutlierConfig {
             interval: Duration::from_secs(10),
             base_ejection: Duration::from_secs(30),
             max_ejection: Duration::from_secs(300),
-            max_ejected: 0.1,
+            // Envoy's is a tenth. A rollout that is bad for a fifth of the endpoints is then left in the
+            // traffic by half, see docs/simulation.md; the panic threshold is the other bound.
+            max_ejected: 0.5,
         }
     }
 }
 
 impl Default for SuccessRate {
     fn default() -> Self {
-        Self { min_endpoints: 5, min_calls: 100, deviations: 1.9 }
+        Self { min_endpoints: 5, min_calls: 100, deviations: 1.9, min_gap: 0.05 }
     }
 }
 
@@ -227,7 +232,7 @@ pub fn outliers(intervals: &[Interval], config: &OutlierConfig) -> Vec<(usize, C
             let rates = || counted.iter().map(|(_, interval)| interval.success());
             let mean = rates().sum::<f64>() / count;
             let variance = rates().map(|rate| (rate - mean).powi(2)).sum::<f64>() / count;
-            let least = mean - rate.deviations * variance.sqrt();
+            let least = mean - (rate.deviations * variance.sqrt()).max(rate.min_gap);
             let below = counted.iter().filter(|(_, interval)| interval.success() < least);
             found.extend(below.map(|(index, _)| (*index, Cause::SuccessRate)));
         }
@@ -304,6 +309,10 @@ mod tests {
         let mut intervals = vec![interval(100, 99); 9];
         intervals.push(interval(100, 80));
         assert_eq!(outliers(&intervals, &config), [(9, Cause::SuccessRate)]);
+        // Further below than 1.9 deviations, and not far.
+        let mut nearly = vec![interval(1000, 1000); 9];
+        nearly.push(interval(1000, 960));
+        assert_eq!(outliers(&nearly, &config), []);
         // All alike, however bad.
         assert_eq!(outliers(&[interval(100, 50); 10], &config), []);
         // Too few calls, or too few endpoints that have enough of them.
@@ -329,9 +338,12 @@ mod tests {
         assert!(!may_eject(1, 0, 0, &config));
         assert!(may_eject(2, 0, 1, &config));
         assert!(!may_eject(2, 1, 0, &config));
-        assert!(!may_eject(10, 1, 8, &config));
-        assert!(may_eject(30, 2, 27, &config));
-        assert!(!may_eject(30, 3, 26, &config));
+        assert!(may_eject(10, 4, 5, &config));
+        assert!(!may_eject(10, 5, 4, &config));
+        let tenth = OutlierConfig { max_ejected: 0.1, ..config };
+        assert!(!may_eject(10, 1, 8, &tenth));
+        assert!(may_eject(30, 2, 27, &tenth));
+        assert!(!may_eject(30, 3, 26, &tenth));
     }
 
     proptest! {

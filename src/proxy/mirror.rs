@@ -133,9 +133,10 @@ impl Copying {
         let _slot = Slot::try_take(slots)?;
         let to = Destination { cluster: self.cluster, group: 0 };
         let now = clock::now();
-        let picked = self.view.pick(to, &[], None, &mut worker.random.borrow_mut(), now).ok()?;
+        let nanos = clock::nanos(now);
+        let picked = self.view.pick(to, &[], None, &mut worker.random.borrow_mut(), nanos).ok()?;
         let endpoint = &self.view.snapshot.group(to).endpoints[picked.index];
-        let in_flight = endpoint.begin(clock::nanos(now));
+        let in_flight = endpoint.begin(nanos);
         let admit = async || admission::connection(worker, cluster, endpoint, Some(now)).await;
         let checkout = worker.pool.checkout(endpoint, wire, connect, Reuse::Allowed, now, admit);
         let mut lease = checkout.await.ok()?;

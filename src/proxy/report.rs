@@ -84,7 +84,7 @@ pub struct Report {
     /// For what another answer stands in.
     fallback: Option<Cause>,
     quota: Option<Quota>,
-    /// Of a gRPC call, which tells by its body how it ends.
+    /// Of the last attempt, whose body shows how it ends.
     trial: Option<Trial>,
     sent: u64,
     ended: bool,
@@ -259,6 +259,7 @@ impl Report {
 
     /// Of several attempts that are under way it is the one to this endpoint that is talked of from now on.
     pub fn turn_to(&mut self, endpoint: &Arc<Endpoint>) {
+        self.trial = None;
         self.endpoint = Some(endpoint.clone());
     }
 
@@ -309,16 +310,22 @@ impl Report {
         }
     }
 
-    /// How the last attempt, a gRPC call, ends is known by what comes next of its body: a message is an
-    /// answer, and trailers have the status.
+    /// The head of the last attempt's answer was good; its body shows how it ends. The end of a body of
+    /// known length has to come. Of others, which may be streams without an end, what comes first is
+    /// enough: a message or, of gRPC, the trailers with the status.
     pub fn expect(&mut self, trial: Trial) {
         self.trial = Some(trial);
     }
 
-    fn tell_expected(&mut self, grpc: Option<u16>) {
-        if let Some(trial) = self.trial.take() {
-            let end = End::Answered { status: StatusCode::OK, grpc };
-            self.tell(trial, end, clock::now());
+    fn tell_expected(
+        &mut self,
+        end: impl FnOnce(End) -> Option<End>,
+        now: impl FnOnce() -> Instant,
+    ) {
+        if let Some(trial) = self.trial.take()
+            && let Some(end) = trial.head().and_then(end)
+        {
+            self.tell(trial, end, now());
         }
     }
 
@@ -348,14 +355,16 @@ impl Report {
             && let Some(value) = trailers.get("grpc-status")
         {
             self.grpc_status = value.to_str().ok().and_then(|text| text.parse().ok());
-            self.tell_expected(self.grpc_status);
+            let grpc = self.grpc_status;
+            let end = End::Answered { status: StatusCode::OK, grpc };
+            self.tell_expected(|_| Some(end), clock::now);
         }
     }
 
     pub fn sent(&mut self, bytes: usize) {
         self.sent += bytes as u64;
-        if self.trial.is_some() {
-            self.tell_expected(Some(0));
+        if self.trial.as_ref().is_some_and(|trial| !trial.is_whole) {
+            self.tell_expected(Some, clock::now);
         }
     }
 
@@ -382,12 +391,19 @@ impl Report {
             self.flag = Some(flag);
             self.reason = reason;
         }
-        if ending == Ending::UpstreamBroken
-            && let Some(trial) = self.trial.take()
-        {
-            self.tell(trial, End::Reset, now);
-        }
         self.shadow.extend(self.overrun.as_ref().and_then(|overrun| overrun.would()));
+        let grpc = self.grpc;
+        let end = |head| match ending {
+            // A gRPC call without a status: `unknown`.
+            Ending::Complete if grpc => {
+                Some(End::Answered { status: StatusCode::OK, grpc: Some(2) })
+            }
+            Ending::Complete => Some(head),
+            Ending::ClientGone => Some(head).filter(|_| !grpc),
+            Ending::UpstreamBroken => Some(End::Reset),
+            Ending::IdleTimeout | Ending::Tunnel(_) => None,
+        };
+        self.tell_expected(end, || now);
         self.connection.request_ends(now);
         self.count(now - self.started);
         self.log(now - self.started, received);

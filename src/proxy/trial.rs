@@ -16,7 +16,11 @@ pub const WOULD_REFUSE: Would = Would { policy: "circuit_breaker", act: "reject"
 
 /// Dropped without [`Trial::end`], it has told nothing.
 pub struct Trial {
-    began: Instant,
+    began: Nanos,
+    /// What the head of its answer says, and when it came.
+    answered: Option<(End, Nanos)>,
+    /// It is the end of the body that shows how it ended, not what comes first of it.
+    pub is_whole: bool,
     of_service: Option<Admission>,
     of_endpoint: Option<Admission>,
     /// A breaker in shadow mode would have refused it.
@@ -28,9 +32,15 @@ impl Trial {
     ///
     /// # Errors
     /// It is open until then.
-    pub fn begin(cluster: &Cluster, now: Instant) -> Result<Self, Nanos> {
-        let mut trial =
-            Self { began: now, of_service: None, of_endpoint: None, would_refuse: false };
+    pub fn begin(cluster: &Cluster, now: Nanos) -> Result<Self, Nanos> {
+        let mut trial = Self {
+            began: now,
+            answered: None,
+            is_whole: false,
+            of_service: None,
+            of_endpoint: None,
+            would_refuse: false,
+        };
         if let Some(breaker) = &cluster.breaker {
             trial.of_service = trial.admission(breaker)?;
         }
@@ -49,15 +59,29 @@ impl Trial {
     }
 
     fn admission(&mut self, breaker: &Arc<SharedBreaker>) -> Result<Option<Admission>, Nanos> {
-        let now = clock::nanos(self.began);
-        let admission = breaker.admit(now);
+        let admission = breaker.admit(self.began);
         if admission.is_none() {
-            if let Some(until) = breaker.refuses(now) {
+            if let Some(until) = breaker.refuses(self.began) {
                 return Err(until);
             }
             self.would_refuse = true;
         }
         Ok(admission)
+    }
+
+    /// Whether nobody wants to know how it ends.
+    pub fn is_idle(&self, cluster: &Cluster) -> bool {
+        self.of_endpoint.is_none() && self.of_service.is_none() && cluster.outliers.is_none()
+    }
+
+    /// A head came that is no failure by itself.
+    pub fn answered(self, end: End, at: Instant, is_whole: bool) -> Self {
+        Self { answered: Some((end, clock::nanos(at))), is_whole, ..self }
+    }
+
+    /// What its head said.
+    pub fn head(&self) -> Option<End> {
+        self.answered.map(|(end, _)| end)
     }
 
     /// Tells how it ended. What a policy in shadow mode would do about it is returned.
@@ -69,8 +93,11 @@ impl Trial {
         end: End,
         now: Instant,
     ) -> Option<Would> {
-        let took = now.saturating_duration_since(self.began);
-        let nanos = clock::nanos(now);
+        if self.is_idle(cluster) {
+            return None;
+        }
+        let now = clock::nanos(now);
+        let took = self.answered.map_or(now, |(_, at)| at).since(self.began);
         for (admission, of_endpoint) in [(self.of_endpoint, true), (self.of_service, false)] {
             let Some(admission) = admission else { continue };
             let config = admission.config();
@@ -78,19 +105,19 @@ impl Trial {
             let seen = Seen { failed: config.failures.contains(end), slow };
             let mode = config.mode;
             let chance = worker.random.borrow_mut().f64();
-            if let Some(state) = admission.record(seen, nanos, chance) {
+            if let Some(state) = admission.record(seen, now, chance) {
                 let endpoint = of_endpoint.then_some(endpoint);
                 changed(worker, cluster, endpoint, state, mode);
                 if let (Some(endpoint), BreakerState::Closed, Mode::Enforce) =
                     (endpoint, state, mode)
                 {
-                    endpoint.state.come_back(nanos);
+                    endpoint.state.come_back(now);
                 }
             }
         }
         let outliers = cluster.outliers.as_ref()?;
         let verdict = Verdict::of(end);
-        let (cause, ruling) = outliers.note(endpoint, cluster.endpoints(), verdict, nanos)?;
+        let (cause, ruling) = outliers.note(endpoint, cluster.endpoints(), verdict, now)?;
         worker.recorder.ruled(&cluster.name, endpoint, cause, ruling);
         matches!(ruling, Ruling::WouldEject(_)).then_some(Ruling::WOULD_EJECT)
     }

@@ -206,6 +206,35 @@ impl Upstream {
     }
 }
 
+/// An HTTP upstream that answers with the status that it is told to, and `upstream`.
+pub struct Switch {
+    pub upstream: Upstream,
+    status: Arc<std::sync::atomic::AtomicU16>,
+}
+
+impl Switch {
+    pub async fn on(status: u16) -> Self {
+        let status = Arc::new(std::sync::atomic::AtomicU16::new(status));
+        let told = status.clone();
+        let upstream = Upstream::http(move |_| {
+            let status = told.load(std::sync::atomic::Ordering::SeqCst);
+            let response = Response::builder().status(status).body(body("upstream"));
+            async move { response.expect("a status") }
+        })
+        .await;
+        Self { upstream, status }
+    }
+
+    pub fn set(&self, status: u16) {
+        self.status.store(status, std::sync::atomic::Ordering::SeqCst);
+    }
+
+    /// Requests that it got.
+    pub fn seen(&self) -> usize {
+        self.upstream.seen().len()
+    }
+}
+
 /// Reads up to the empty line that ends a head; what came after it too.
 pub async fn read_head(stream: &mut TcpStream) -> Vec<u8> {
     let mut head = Vec::new();

@@ -108,6 +108,7 @@ fn outlier(layers: &[Option<&schema::Policy>]) -> Option<OutlierConfig> {
                 min_endpoints: typed.min_endpoints.unwrap_or(default.min_endpoints),
                 min_calls: typed.min_calls.unwrap_or(default.min_calls),
                 deviations: typed.deviations.map_or(default.deviations, |number| number.0),
+                min_gap: typed.min_gap.map_or(default.min_gap, |ratio| ratio.0),
             }
         });
     }

@@ -120,7 +120,7 @@ pub struct OutlierDetection {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_ejection_time: Option<Duration>,
     /// How many of the endpoints may be ejected at a time. One of two or more always may, the last one
-    /// never. Default: `10%`.
+    /// never. Default: `50%`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_ejected: Option<Ratio>,
 }
@@ -132,6 +132,9 @@ pub struct SuccessRate {
     /// How many standard deviations below the mean. Default: 1.9.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deviations: Option<Number>,
+    /// How far below the mean at least. Default: `5%`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_gap: Option<Ratio>,
     /// With fewer endpoints that have enough calls there is nothing to compare. Default: 5.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_endpoints: Option<u32>,

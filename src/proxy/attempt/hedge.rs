@@ -178,10 +178,10 @@ impl Call<'_> {
         report: &mut Report,
         now: Instant,
     ) -> Result<Option<Rival<'_>>, &'static str> {
-        let started = report.started();
+        let (started, nanos) = (report.started(), clock::nanos(now));
         let situation = Situation {
-            has_other: self.has_other(tried, now),
-            refused: self.is_refused(now),
+            has_other: self.has_other(tried, nanos),
+            refused: self.is_refused(nanos),
             replayable: self.upload.as_ref().is_none_or(|upload| upload.can_replay()),
             left: self.overdue(started).map(|at| at.saturating_duration_since(now)),
         };
@@ -198,7 +198,7 @@ impl Call<'_> {
         if !report.enforced(hedge.mode, WOULD_HEDGE) {
             return Ok(None);
         }
-        let picked = self.pick(tried, report, now);
+        let picked = self.pick(tried, report, nanos);
         let (endpoint, trial) = picked.map_err(|_| "circuit_breaker_open")?;
         if endpoint.state.is_full() {
             return Err("bulkhead");

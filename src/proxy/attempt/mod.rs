@@ -131,7 +131,7 @@ pub async fn run(call: &mut Call<'_>, report: &mut Report) -> Result<Answer, Fai
         return Err(call.late(Duration::ZERO));
     }
     loop {
-        let (endpoint, picked) = call.pick(&mut tried, report, began)?;
+        let (endpoint, picked) = call.pick(&mut tried, report, clock::nanos(began))?;
         report.attempt(&endpoint);
         let left = call.left(report.started(), began);
         number(
@@ -179,7 +179,7 @@ pub async fn run(call: &mut Call<'_>, report: &mut Report) -> Result<Answer, Fai
             idempotent,
             stale: stale && reuse == Reuse::Allowed,
             replayable: call.upload.as_ref().is_none_or(|upload| upload.can_replay()),
-            has_other: call.has_other(&tried, began),
+            has_other: call.has_other(&tried, clock::nanos(began)),
             retry_after,
             left: call.overdue(report.started()).map(|at| at.saturating_duration_since(began)),
         };
@@ -253,7 +253,7 @@ impl Call<'_> {
                 None
             }
             Next::Again(wait) => {
-                if self.is_refused(now + wait) {
+                if self.is_refused(clock::nanos(now + wait)) {
                     skipped.inc(["circuit_breaker_open"]);
                     return None;
                 }

@@ -3,6 +3,7 @@
 use http::{Response, StatusCode};
 
 use super::super::error::{Failure, Fault};
+use super::super::fields::Fields;
 use super::super::report::Report;
 use super::super::trial::Trial;
 use super::super::upload::UploadFault;
@@ -58,11 +59,17 @@ impl Call<'_> {
         stale: bool,
         report: &mut Report,
     ) {
+        if trial.is_idle(self.cluster) {
+            return;
+        }
         let (end, now) = match result {
             Ok(answer) => match answered(answer, report.is_grpc()) {
-                // The status of a gRPC call comes with its trailers.
-                End::Answered { status: StatusCode::OK, grpc: None } if report.is_grpc() => {
-                    return report.expect(trial);
+                // So far it went well.
+                end @ End::Answered { status, grpc: None }
+                    if !status.is_server_error() && status != StatusCode::SWITCHING_PROTOCOLS =>
+                {
+                    let whole = !report.is_grpc() && answer.fields.has(Fields::CONTENT_LENGTH);
+                    return report.expect(trial.answered(end, answer.at, whole));
                 }
                 end => (end, answer.at),
             },

@@ -14,7 +14,7 @@ use super::super::trial::{Trial, WOULD_REFUSE};
 use super::Call;
 use super::outcome::{connect_failure, failed};
 use crate::balance::NonePicked;
-use crate::clock::{self, Instant};
+use crate::clock;
 use crate::config::snapshot::{Cluster, Destination};
 use crate::endpoint::{Endpoint, InFlight, Nanos};
 use crate::policy::{End, Mode};
@@ -46,8 +46,7 @@ pub async fn dial(
     let wish = group.balancer.wish_of_peer(peer);
     let mut tried = SmallVec::<[u32; 4]>::new();
     loop {
-        let began = clock::now();
-        let (index, trial) = ask(worker, view, to, &tried, wish, began)?;
+        let (index, trial) = ask(worker, view, to, &tried, wish, clock::nanos(clock::now()))?;
         tried.push(index as u32);
         let endpoint = &group.endpoints[index];
         let held = admission::connection(worker, cluster, endpoint, None).await;
@@ -82,9 +81,8 @@ pub async fn dial(
     }
 }
 
-fn refused(cluster: &Cluster, until: Nanos, now: Instant) -> Failure {
-    let after = until.since(clock::nanos(now));
-    Failure::BreakerOpen { service: cluster.name.to_string(), after }
+fn refused(cluster: &Cluster, until: Nanos, now: Nanos) -> Failure {
+    Failure::BreakerOpen { service: cluster.name.to_string(), after: until.since(now) }
 }
 
 /// An endpoint that may be asked now, another one than those `tried` where there is one.
@@ -94,7 +92,7 @@ fn ask(
     to: Destination,
     tried: &[u32],
     wish: Option<u64>,
-    now: Instant,
+    now: Nanos,
 ) -> Result<(usize, Trial), Failure> {
     let cluster = view.snapshot.cluster(to);
     let mut trial = Trial::begin(cluster, now).map_err(|until| refused(cluster, until, now))?;
@@ -120,7 +118,7 @@ impl Call<'_> {
         &self,
         tried: &mut SmallVec<[u32; 4]>,
         report: &mut Report,
-        now: Instant,
+        now: Nanos,
     ) -> Result<(Arc<Endpoint>, Trial), Failure> {
         let (endpoint, trial) = match &self.to {
             Choice::Host(endpoint) => {
@@ -142,7 +140,7 @@ impl Call<'_> {
 
     /// Whether an endpoint is left that was not tried and does well. What cannot be reached now cannot be
     /// reached in the next microsecond either.
-    pub(super) fn has_other(&self, tried: &[u32], now: Instant) -> bool {
+    pub(super) fn has_other(&self, tried: &[u32], now: Nanos) -> bool {
         match &self.to {
             Choice::Host(_) => false,
             Choice::Group(to) => self.view.has_other(*to, tried, now),
@@ -150,16 +148,15 @@ impl Call<'_> {
     }
 
     /// Whether breakers let nobody through to the service.
-    pub(super) fn is_refused(&self, now: Instant) -> bool {
-        let nanos = clock::nanos(now);
-        if self.cluster.breaker.as_ref().is_some_and(|breaker| breaker.refuses(nanos).is_some()) {
+    pub(super) fn is_refused(&self, now: Nanos) -> bool {
+        if self.cluster.breaker.as_ref().is_some_and(|breaker| breaker.refuses(now).is_some()) {
             return true;
         }
         match &self.to {
             Choice::Host(_) => false,
             Choice::Group(to) => {
                 let endpoints = &self.view.snapshot.group(*to).endpoints;
-                endpoints.iter().all(|endpoint| endpoint.refuses(nanos).is_some())
+                endpoints.iter().all(|endpoint| endpoint.refuses(now).is_some())
             }
         }
     }

@@ -13,21 +13,51 @@ use crate::ports::Values;
 use crate::proxies::{Port, Proxy};
 use crate::record::Figures;
 
-/// How much there is in a configuration of Pilotfish.
+/// How much there is in a configuration of Pilotfish, and which policies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Size {
     /// 0: the usual three.
     pub endpoints: usize,
     /// 0: the usual one.
     pub routes: usize,
+    pub policies: Policies,
+}
+
+/// Which policies hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Policies {
+    Usual,
+    /// None at all, not even what is on by default.
+    Off,
+    /// All that there are.
+    On,
+}
+
+impl Policies {
+    const USUAL: &str = "      timeout: { request: 15s, connect: 1s, stream_idle: 5m }
+      retry: { max_retries: 2, budget: { ratio: 20%, min_per_second: 10 } }
+      # Counted as by default, for as many as the connections of the largest load.
+      bulkhead: { max_requests: 10000, max_connections: 10000 }
+";
+
+    fn text(self) -> &'static str {
+        match self {
+            Policies::Usual => Self::USUAL,
+            Policies::Off => include_str!("../../config/policies-off.yaml"),
+            Policies::On => include_str!("../../config/policies-on.yaml"),
+        }
+    }
 }
 
 impl Size {
-    pub const USUAL: Size = Size { endpoints: 0, routes: 0 };
+    pub const USUAL: Size = Size { endpoints: 0, routes: 0, policies: Policies::Usual };
 
     /// The usual configuration, with as many endpoints and routes. `first` is the number of the first endpoint.
     pub fn grow(self, template: &str, values: &Values, first: usize) -> Result<String, String> {
         let mut text = template.to_owned();
+        if self.policies != Policies::Usual {
+            text = replace(&text, Policies::USUAL, self.policies.text())?;
+        }
         if self.endpoints > 0 {
             let port = values.get("ANY").ok_or("no upstream listens on all of 127.0.0.0/8")?;
             let list: Vec<String> = (first..first + self.endpoints)
@@ -83,7 +113,7 @@ const AFTER: Duration = Duration::from_secs(1);
 
 /// A tenth of 10,000 endpoints is exchanged under load.
 pub fn reload(bench: &mut Bench, proxy: &Proxy, rate: f64) -> Result<Figures, String> {
-    let size = Size { endpoints: ENDPOINTS, routes: 0 };
+    let size = Size { endpoints: ENDPOINTS, ..Size::USUAL };
     let answering = bench.start_grown(proxy, 1, size)?;
     let port = answering.running.port(Port::Http1).to_string();
     let samples = bench.file("samples");
@@ -184,7 +214,7 @@ mod tests {
     #[test]
     fn the_usual_configuration_can_grow() {
         let values = Values::from([("ANY".into(), "80".into())]);
-        let size = Size { endpoints: 3, routes: 2 };
+        let size = Size { endpoints: 3, routes: 2, policies: Policies::Off };
         let text = size.grow(TEMPLATE, &values, 250).unwrap();
         assert!(text.contains(r#"["127.1.1.1:80", "127.1.1.2:80", "127.1.1.3:80"]"#), "{text}");
         assert!(text.contains("/r1 }, to: app }\n") && !text.contains("/r2"));

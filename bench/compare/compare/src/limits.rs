@@ -20,6 +20,8 @@ enum To {
     Proxy(&'static str),
     /// The same of itself in another scenario.
     Scenario(&'static str),
+    /// The same, subtracted from it.
+    Above(&'static str),
 }
 
 #[derive(Clone, Copy)]
@@ -61,6 +63,7 @@ const LIMITS: &[Limit] = &[
     limit("ms from start to first answer", ("start", "start_ms"), To::Unit(1.0), AtMost(20.0)),
     limit("CPU, 10,000 endpoints", ("endpoints-10000", "cpu_us"), To::Scenario("endpoints-10"), AtMost(1.1)),
     limit("CPU, 10,000 routes", ("routes-10000", "cpu_us"), To::Scenario("routes-10"), AtMost(1.1)),
+    limit("CPU µs a request, every policy on", ("policies-on", "cpu_us"), To::Above("policies-off"), AtMost(1.0)),
     limit("requests/s, two workers", ("h1-workers", "rate"), To::Scenario("h1"), AtLeastWithCores(1.8, 4)),
     // Eight connections, four to four.
     limit("two workers, the second one's share", ("h2-workers", "split"), To::Unit(1.0), AtLeastWithCores(0.4, 4)),
@@ -76,6 +79,9 @@ impl Limit {
             To::Scenario(other) => {
                 records.ratio((self.scenario, label), (other, label), self.figure)
             }
+            To::Above(other) => {
+                records.difference((self.scenario, label), (other, label), self.figure)
+            }
         }
     }
 
@@ -87,6 +93,7 @@ impl Limit {
         match self.to {
             To::Unit(_) => format!("{than} {value}"),
             To::Proxy(name) | To::Scenario(name) => format!("{than} {value} × {name}"),
+            To::Above(name) => format!("{than} {name} + {value}"),
         }
     }
 }
@@ -143,7 +150,7 @@ mod tests {
         let exists = |name: &str| scenario::all().iter().any(|scenario| scenario.name == name);
         for limit in LIMITS {
             assert!(exists(limit.scenario), "{}", limit.scenario);
-            if let To::Scenario(other) = limit.to {
+            if let To::Scenario(other) | To::Above(other) = limit.to {
                 assert!(exists(other), "{other}");
             }
         }

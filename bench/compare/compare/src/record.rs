@@ -59,10 +59,25 @@ impl Records {
 
     /// The median of the ratios of each round: what changed from one round to the next changed for both.
     pub fn ratio(&self, one: (&str, &str), other: (&str, &str), figure: &str) -> Option<f64> {
+        self.compared(one, other, figure, |a, b| a / b)
+    }
+
+    /// The same of what one has more than the other.
+    pub fn difference(&self, one: (&str, &str), other: (&str, &str), figure: &str) -> Option<f64> {
+        self.compared(one, other, figure, |a, b| a - b)
+    }
+
+    fn compared(
+        &self,
+        one: (&str, &str),
+        other: (&str, &str),
+        figure: &str,
+        compare: fn(f64, f64) -> f64,
+    ) -> Option<f64> {
         let of_round = |record: &Record| {
             let value = record.figures.figures.get(figure)?;
             let mut others = self.of(other.0, other.1).filter(|there| there.round == record.round);
-            Some(value / others.find_map(|there| there.figures.figures.get(figure))?)
+            Some(compare(*value, *others.find_map(|there| there.figures.figures.get(figure))?))
         };
         median(self.of(one.0, one.1).filter_map(of_round).collect())
     }
@@ -115,6 +130,7 @@ mod tests {
         assert_eq!(records.median("s", "a", "x"), Some(2.0));
         assert_eq!(records.wrong("s", "a"), Some("3"));
         assert_eq!(records.ratio(("s", "b"), ("s", "a"), "x"), Some(7.0));
+        assert_eq!(records.difference(("s", "b"), ("s", "a"), "x"), Some(6.0));
         assert_eq!(records.values("t", "a", "x"), Vec::<f64>::new());
     }
 }

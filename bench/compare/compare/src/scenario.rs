@@ -1,6 +1,6 @@
 //! What is measured. To add a load, add a line to `all`.
 
-use crate::growth::Size;
+use crate::growth::{Policies, Size};
 use crate::proxies::{Kind, Port, Proxy};
 
 #[derive(Debug, Clone, Copy)]
@@ -178,12 +178,16 @@ fn growth() -> Vec<Scenario> {
     };
     let wrk = |connections| Tool::Wrk { connections, path: "/", script: None };
     let endpoints =
-        |name, title, endpoints| grown(name, title, wrk(64), Size { endpoints, routes: 0 });
+        |name, title, endpoints| grown(name, title, wrk(64), Size { endpoints, ..Size::USUAL });
     let routes = |name, title, routes| {
-        grown(name, title, Tool::Paths { number: routes }, Size { endpoints: 0, routes })
+        grown(name, title, Tool::Paths { number: routes }, Size { routes, ..Size::USUAL })
     };
     let connections = |name, title, number| grown(name, title, wrk(number), Size::USUAL);
+    let policies =
+        |name, title, policies| grown(name, title, wrk(64), Size { policies, ..Size::USUAL });
     vec![
+        policies("policies-off", "as h1, without any policy", Policies::Off),
+        policies("policies-on", "as h1, every policy there is", Policies::On),
         endpoints("endpoints-10", "as h1, 10 endpoints", 10),
         endpoints("endpoints-1000", "as h1, 1,000 endpoints", 1000),
         endpoints("endpoints-10000", "as h1, 10,000 endpoints", 10_000),

@@ -1,0 +1,201 @@
+//! A proxy, as far as it decides: which endpoint, whether again, what it makes of an answer. Everything is
+//! decided by `pilotfish`, under a snapshot that it compiled; here the decisions stand in the order in which
+//! `proxy::attempt` has them, without the sockets.
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pilotfish::balance::{Cursor, Panic, Pick};
+use pilotfish::config::load::Origin;
+use pilotfish::config::snapshot::{Cluster, Snapshot};
+use pilotfish::endpoint::{InFlight, Nanos, Outcome};
+use pilotfish::policy::breaker::{Admission, BreakerState, Seen};
+use pilotfish::policy::bulkhead::Bulkhead;
+use pilotfish::policy::outlier::{Ruling, Verdict};
+use pilotfish::policy::retry::{self, Next, Situation};
+use pilotfish::policy::slots::{Asked, Slot, Slots};
+use pilotfish::policy::{BulkheadLimits, End, Policy};
+
+use crate::settings::{Foreign, SERVICE, Settings};
+
+pub struct Caller {
+    snapshot: Snapshot,
+    cluster: usize,
+    pub policy: Arc<Policy>,
+    foreign: Foreign,
+    /// Retries at the same time.
+    retries: Option<OfService>,
+    cursor: Cursor,
+    panic: Panic,
+    random: fastrand::Rng,
+}
+
+/// An attempt under way. Dropped, it tells nothing: the client has gone.
+pub struct Flight {
+    pub endpoint: usize,
+    began: Nanos,
+    in_flight: InFlight,
+    of_endpoint: Option<Admission>,
+    of_service: Option<Admission>,
+    _leave: Option<Leave>,
+}
+
+/// A call may be sent again. To be held until that attempt has ended.
+pub type Leave = Option<ServiceSlot>;
+
+/// The slots of a service.
+#[derive(Clone)]
+pub struct OfService(Arc<Bulkhead>);
+
+pub type ServiceSlot = Slot<OfService>;
+
+impl Deref for OfService {
+    type Target = Slots;
+
+    fn deref(&self) -> &Slots {
+        &self.0.requests
+    }
+}
+
+impl Caller {
+    /// # Panics
+    /// The settings are none.
+    pub fn new(settings: &Settings, endpoints: usize, mut random: fastrand::Rng) -> Self {
+        let loaded = Origin::Text(settings.file(endpoints)).load(None, 1, false);
+        let snapshot = loaded.unwrap_or_else(|refused| panic!("{}", refused.pretty)).snapshot;
+        snapshot.apply(Nanos(0));
+        let service = &snapshot.outbound.hosts[SERVICE];
+        let parallel = |max| {
+            let limits =
+                BulkheadLimits { max_requests: max, max_pending: 0, ..BulkheadLimits::UNLIMITED };
+            OfService(Arc::new(Bulkhead::new(&limits, Nanos(0))))
+        };
+        Self {
+            cluster: service.cluster as usize,
+            policy: service.fallback.policy.clone(),
+            foreign: settings.foreign,
+            retries: settings.foreign.parallel_retries.map(parallel),
+            cursor: Cursor::starting_at(&mut random),
+            panic: Panic::default(),
+            random,
+            snapshot,
+        }
+    }
+
+    fn cluster(&self) -> &Cluster {
+        &self.snapshot.clusters[self.cluster]
+    }
+
+    /// A call begins: it has a slot of the service, waits for one, or is refused.
+    pub fn begin(&mut self, now: Nanos) -> Asked<OfService> {
+        Slot::ask(OfService(self.cluster().bulkhead.clone()), || now)
+    }
+
+    /// Sends an attempt of a call that has tried these endpoints; nowhere, where breakers refuse it.
+    pub fn send(&mut self, tried: &[u32], leave: Option<Leave>, now: Nanos) -> Option<Flight> {
+        let cluster = &self.snapshot.clusters[self.cluster];
+        if tried.is_empty() {
+            cluster.budget.deposit(Duration::from_nanos(now.0));
+        }
+        let of_service = match &cluster.breaker {
+            Some(breaker) => Some(breaker.admit(now)?),
+            None => None,
+        };
+        let group = &cluster.groups[0];
+        let pick = Pick {
+            endpoints: &group.endpoints,
+            balancer: &group.balancer,
+            availability: &cluster.availability,
+            tried,
+            wish: None,
+            now,
+        };
+        let picked = pick.choose(&mut self.cursor, &mut self.panic, &mut self.random).ok()?;
+        let endpoint = &group.endpoints[picked.index];
+        Some(Flight {
+            endpoint: picked.index,
+            began: now,
+            of_endpoint: endpoint.breaker.as_ref().and_then(|breaker| breaker.admit(now)),
+            of_service,
+            in_flight: endpoint.begin(now),
+            _leave: leave,
+        })
+    }
+
+    /// Takes in how an attempt ended. Whether its endpoint is left alone from now on.
+    pub fn ended(&mut self, flight: Flight, end: End, now: Nanos) -> bool {
+        let cluster = &self.snapshot.clusters[self.cluster];
+        let endpoint = &cluster.endpoints()[flight.endpoint];
+        let took = now.since(flight.began);
+        let answered = matches!(end, End::Answered { .. }) || self.foreign.failures_count_as_fast;
+        let outcome = if answered { Outcome::Answered } else { Outcome::Failed };
+        flight.in_flight.observe(now, took, outcome);
+
+        let mut is_left_alone = false;
+        for (admission, of_endpoint) in [(flight.of_endpoint, true), (flight.of_service, false)] {
+            let Some(admission) = admission else { continue };
+            let config = admission.config();
+            let slow = config.slow_call_rate.is_some() && took > config.slow_call;
+            let seen = Seen { failed: config.failures.contains(end), slow };
+            match admission.record(seen, now, self.random.f64()) {
+                Some(BreakerState::Closed) if of_endpoint => endpoint.state.come_back(now),
+                Some(BreakerState::Open) => is_left_alone |= of_endpoint,
+                _ => {}
+            }
+        }
+        if let Some(outliers) = &cluster.outliers {
+            let noted = outliers.note(endpoint, cluster.endpoints(), Verdict::of(end), now);
+            is_left_alone |= matches!(noted, Some((_, Ruling::Ejected(_))));
+        }
+        is_left_alone
+    }
+
+    /// What control does once a second; the endpoints that it ejects.
+    pub fn look(&mut self, now: Nanos) -> Vec<usize> {
+        let cluster = self.cluster();
+        let Some(outliers) = cluster.outliers.as_ref().filter(|it| it.is_due(now)) else {
+            return Vec::new();
+        };
+        let ruled = outliers.look(cluster.endpoints(), now).into_iter();
+        let ejected = ruled.filter(|(.., ruling)| matches!(ruling, Ruling::Ejected(_)));
+        ejected.map(|(index, ..)| index).collect()
+    }
+
+    /// Whether another endpoint is left than those that a call has tried.
+    pub fn has_other(&self, tried: &[u32], now: Nanos) -> bool {
+        let cluster = self.cluster();
+        let group = &cluster.groups[0];
+        let (balancer, availability) = (&group.balancer, &cluster.availability);
+        let endpoints = &group.endpoints;
+        Pick { endpoints, balancer, availability, tried, wish: None, now }.has_other()
+    }
+
+    /// Whether a call is sent again after such an attempt, and after which pause.
+    pub fn again(&mut self, situation: &Situation, now: Nanos) -> Option<(Duration, Leave)> {
+        let chance = self.random.f64();
+        let Next::Again(wait) = retry::next(&self.policy.retry, situation, chance) else {
+            return None;
+        };
+        let (cluster, then) = (self.cluster(), now.after(wait));
+        let of_service = cluster.breaker.as_ref().and_then(|breaker| breaker.refuses(then));
+        if of_service.is_some() || cluster.endpoints().iter().all(|it| it.refuses(then).is_some()) {
+            return None;
+        }
+        let leave = match &self.retries {
+            Some(retries) => Some(Slot::try_take(retries.clone())?),
+            None => None,
+        };
+        let since_start = Duration::from_nanos(now.0);
+        cluster.budget.withdraw(since_start, cluster.budget_limits).then_some((wait, leave))
+    }
+
+    /// A call that took so long has been answered well, or was late. It tells how much the service bears.
+    pub fn took(&mut self, rtt: Duration, now: Nanos) {
+        let chance = self.random.f64();
+        let cluster = self.cluster();
+        if let Some(limits) = &cluster.bulkhead_limits.adaptive {
+            cluster.bulkhead.observe(limits, now, chance, rtt);
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! One run: clients call through their proxies, endpoints answer, time goes on from event to event.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use http::StatusCode;
+use pilotfish::endpoint::Nanos;
+use pilotfish::policy::retry::Situation;
+use pilotfish::policy::slots::{Asked, Turn};
+use pilotfish::policy::{End, Policy};
+
+use crate::caller::{Caller, Flight, Leave, OfService, ServiceSlot};
+use crate::clock::{Attempt, Clock, Event};
+use crate::measure::{Figures, Meter};
+use crate::scenario::{Change, Scenario};
+use crate::settings::Settings;
+use crate::world::{self, Endpoint, Health, Reception};
+
+/// A client waits so long for an answer, whatever its proxy does.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// How often control looks whether an interval has passed.
+const LOOK: Duration = Duration::from_secs(1);
+
+pub fn run(scenario: &Scenario, settings: &Settings, seed: u64) -> Figures {
+    Run::new(scenario, settings, seed).play()
+}
+
+struct Run {
+    clock: Clock,
+    /// Of what happens in the world: the same for all settings, for as long as they do the same.
+    random: fastrand::Rng,
+    endpoints: Vec<Endpoint>,
+    callers: Vec<Caller>,
+    /// Those who wait for their caller's bulkhead, in order.
+    queues: Vec<VecDeque<(Attempt, Turn<OfService>)>>,
+    calls: Vec<Call>,
+    free: Vec<u32>,
+    changes: Vec<Change>,
+    rate: f64,
+    end: Nanos,
+    meter: Meter,
+}
+
+/// A call of a client; its place is used again.
+#[derive(Default)]
+struct Call {
+    serial: u32,
+    caller: usize,
+    began: Nanos,
+    /// When its attempt is.
+    overdue: Nanos,
+    tried: Vec<u32>,
+    flight: Option<Flight>,
+    leave: Option<Leave>,
+    slot: Option<ServiceSlot>,
+}
+
+impl Run {
+    fn new(scenario: &Scenario, settings: &Settings, seed: u64) -> Self {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let caller = |_| Caller::new(settings, scenario.endpoints, random.fork());
+        let callers: Vec<_> = (0..scenario.callers).map(caller).collect();
+        let mut run = Self {
+            clock: Clock::default(),
+            endpoints: (0..scenario.endpoints).map(|_| Endpoint::default()).collect(),
+            queues: callers.iter().map(|_| VecDeque::new()).collect(),
+            calls: Vec::new(),
+            free: Vec::new(),
+            changes: scenario.changes(),
+            rate: scenario.rate / scenario.callers as f64,
+            end: scenario.times.over,
+            meter: Meter::new(scenario),
+            callers,
+            random,
+        };
+        run.prepare();
+        run
+    }
+
+    fn prepare(&mut self) {
+        for (index, change) in self.changes.iter().enumerate() {
+            self.clock.at(change.at, Event::Change { index: index as u16 });
+        }
+        for caller in 0..self.callers.len() as u16 {
+            let pause = self.pause();
+            self.clock.after(pause, Event::Arrival { caller });
+            // Proxies do not start at the same moment, and so their intervals do not either.
+            let first = Duration::from_secs(10).mul_f64(self.random.f64());
+            self.clock.after(first, Event::Look { caller });
+        }
+    }
+
+    /// Until the next client of a caller calls. Many clients that do not know of each other are a Poisson
+    /// process, and one that does not wait for answers: a slow service does not keep them from calling.
+    fn pause(&mut self) -> Duration {
+        world::exponential(self.rate, &mut self.random)
+    }
+
+    fn play(mut self) -> Figures {
+        while let Some(event) = self.clock.next(self.end) {
+            match event {
+                Event::Arrival { caller } => self.arrival(caller),
+                Event::Served { endpoint, attempt } => self.served(endpoint, attempt),
+                Event::Ended { attempt, end } => self.ended(attempt, end),
+                Event::Overdue { attempt } => self.overdue(attempt),
+                Event::Again { attempt } if self.is_current(attempt) => self.send(attempt.call),
+                Event::Again { .. } => {}
+                Event::Impatient { attempt } => self.impatient(attempt),
+                Event::Look { caller } => self.look(caller),
+                Event::Change { index } => self.change(index),
+            }
+        }
+        self.meter.figures()
+    }
+
+    fn arrival(&mut self, index: u16) {
+        let pause = self.pause();
+        self.clock.after(pause, Event::Arrival { caller: index });
+        let (now, caller) = (self.clock.now(), usize::from(index));
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.calls.push(Call::default());
+            self.calls.len() as u32 - 1
+        });
+        let call = &mut self.calls[place as usize];
+        (call.caller, call.began) = (caller, now);
+        match self.callers[caller].begin(now) {
+            Asked::Taken(slot) => {
+                call.slot = Some(slot);
+                self.send(place);
+            }
+            Asked::Wait(turn, patience) => {
+                let attempt = Attempt { call: place, serial: call.serial };
+                self.queues[caller].push_back((attempt, turn));
+                self.clock.after(patience, Event::Impatient { attempt });
+            }
+            Asked::Refused(_) => self.over(place, false),
+        }
+    }
+
+    fn is_current(&self, attempt: Attempt) -> bool {
+        self.calls[attempt.call as usize].serial == attempt.serial
+    }
+
+    /// Sends an attempt of a call.
+    fn send(&mut self, place: u32) {
+        let now = self.clock.now();
+        let call = &mut self.calls[place as usize];
+        call.serial = call.serial.wrapping_add(1);
+        let attempt = Attempt { call: place, serial: call.serial };
+        let caller = &mut self.callers[call.caller];
+        let Some(flight) = caller.send(&call.tried, call.leave.take(), now) else {
+            return self.over(place, false);
+        };
+        let endpoint = flight.endpoint;
+        call.tried.push(endpoint as u32);
+        call.flight = Some(flight);
+        let connect_timeout = caller.policy.timeouts.connect;
+        call.overdue = call.deadline(&caller.policy, now);
+        let overdue = call.overdue;
+        self.meter.attempt(endpoint, now);
+        let (event, wait) = match self.endpoints[endpoint].receive(attempt, &mut self.random) {
+            Reception::Ends(end, wait) => (Event::Ended { attempt, end }, wait),
+            Reception::Begun(work) => (Event::Served { endpoint: endpoint as u16, attempt }, work),
+            Reception::Silence => {
+                (Event::Ended { attempt, end: End::ConnectFailure }, connect_timeout)
+            }
+            Reception::Waits => return self.clock.at(overdue, Event::Overdue { attempt }),
+        };
+        let at = now.after(wait);
+        self.clock.at(at, event);
+        // What ends in time needs no timer.
+        if at > overdue {
+            self.clock.at(overdue, Event::Overdue { attempt });
+        }
+    }
+
+    fn served(&mut self, endpoint: u16, attempt: Attempt) {
+        let served = self.endpoints[usize::from(endpoint)].served(attempt, &mut self.random);
+        let (true, next) = served else { return };
+        if let Some((next, work)) = next {
+            self.clock.after(work, Event::Served { endpoint, attempt: next });
+        }
+        self.ended(attempt, world::answer(StatusCode::OK));
+    }
+
+    /// The caller learns how an attempt ended, if it still waits for it.
+    fn ended(&mut self, attempt: Attempt, end: End) {
+        let now = self.clock.now();
+        let call = &mut self.calls[attempt.call as usize];
+        let Some(flight) = call.flight.take_if(|_| call.serial == attempt.serial) else { return };
+        let (index, endpoint) = (call.caller, flight.endpoint);
+        let caller = &mut self.callers[index];
+        if caller.ended(flight, end, now) {
+            self.meter.left_alone(index, endpoint, now);
+        }
+        let good = end == world::answer(StatusCode::OK);
+        if good || end == End::Timeout {
+            caller.took(now.since(call.began), now);
+        }
+        if good {
+            return self.over(attempt.call, true);
+        }
+        let left = caller.policy.timeouts.request.map(|limit| call.began.after(limit));
+        let situation = Situation {
+            end,
+            retries: call.tried.len() as u32 - 1,
+            // Clients ask with GET.
+            idempotent: true,
+            stale: false,
+            replayable: true,
+            has_other: caller.has_other(&call.tried, now),
+            retry_after: None,
+            left: left.map(|until| until.since(now)),
+        };
+        match caller.again(&situation, now) {
+            Some((wait, leave)) => {
+                call.leave = Some(leave);
+                match wait {
+                    Duration::ZERO => self.send(attempt.call),
+                    wait => self.clock.after(wait, Event::Again { attempt }),
+                }
+            }
+            None => self.over(attempt.call, false),
+        }
+    }
+
+    fn overdue(&mut self, attempt: Attempt) {
+        if !self.is_current(attempt) {
+            return;
+        }
+        let call = &self.calls[attempt.call as usize];
+        let timeouts = &self.callers[call.caller].policy.timeouts;
+        let client_goes = self.clock.now() >= call.began.after(PATIENCE);
+        if timeouts.request.is_none() && client_goes {
+            // Nobody knows whether an answer would have come: it says nothing about the endpoint.
+            self.over(attempt.call, false);
+        } else if call.flight.is_some() {
+            self.ended(attempt, End::Timeout);
+        }
+    }
+
+    /// A call has come to its end.
+    fn over(&mut self, place: u32, good: bool) {
+        let call = &mut self.calls[place as usize];
+        let (caller, began) = (call.caller, call.began);
+        let serial = call.serial.wrapping_add(1);
+        let mut tried = std::mem::take(&mut call.tried);
+        tried.clear();
+        *call = Call { serial, tried, ..Call::default() };
+        self.free.push(place);
+        self.meter.call(began, self.clock.now(), good);
+        self.admit(caller);
+    }
+
+    /// A slot may have become free for who waits for it.
+    fn admit(&mut self, caller: usize) {
+        let context = &mut Context::from_waker(Waker::noop());
+        while let Some((attempt, turn)) = self.queues[caller].front_mut() {
+            let Poll::Ready(slot) = Pin::new(turn).poll(context) else { return };
+            let attempt = *attempt;
+            self.queues[caller].pop_front();
+            match slot {
+                Ok(slot) => {
+                    self.calls[attempt.call as usize].slot = Some(slot);
+                    self.send(attempt.call);
+                }
+                Err(_) => self.over(attempt.call, false),
+            }
+        }
+    }
+
+    fn impatient(&mut self, attempt: Attempt) {
+        let caller = self.calls[attempt.call as usize].caller;
+        // Who waits longest is first, and all wait equally long.
+        if self.queues[caller].front().is_some_and(|(first, _)| *first == attempt) {
+            self.queues[caller].pop_front();
+            self.over(attempt.call, false);
+        }
+    }
+
+    fn look(&mut self, index: u16) {
+        let now = self.clock.now();
+        let caller = &mut self.callers[usize::from(index)];
+        for endpoint in caller.look(now) {
+            self.meter.left_alone(usize::from(index), endpoint, now);
+        }
+        self.clock.after(LOOK, Event::Look { caller: index });
+    }
+
+    fn change(&mut self, index: u16) {
+        let Change { endpoint, to, .. } = self.changes[usize::from(index)];
+        for attempt in self.endpoints[endpoint].turn(to) {
+            match to {
+                // Nobody tells the caller.
+                Health::Gone => {
+                    let overdue = self.calls[attempt.call as usize].overdue;
+                    self.clock.at(overdue, Event::Overdue { attempt });
+                }
+                _ => self.ended(attempt, End::Reset),
+            }
+        }
+    }
+}
+
+impl Call {
+    /// When an attempt that begins now is overdue.
+    fn deadline(&self, policy: &Policy, now: Nanos) -> Nanos {
+        let whole = policy.timeouts.request.unwrap_or(PATIENCE).min(PATIENCE);
+        let whole = self.began.after(whole);
+        policy.retry.per_try.map_or(whole, |limit| now.after(limit).min(whole))
+    }
+}
