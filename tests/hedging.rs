@@ -173,6 +173,18 @@ async fn one_that_hangs_among_three_keeps_nobody_waiting() {
 }
 
 #[tokio::test]
+async fn one_that_hangs_looks_slow_and_is_asked_no_more() {
+    let hung = Hung::start().await;
+    let (a, b) = (Upstream::named("good").await, Upstream::named("good").await);
+    let yaml = yaml(&[&hung.upstream, &a, &b], "hedge: { after: 30ms }");
+    let proxy = Proxy::start(&yaml.replace("round_robin", "peak_ewma")).await;
+    for _ in 0..60 {
+        assert_eq!(send(&proxy, "GET", &[]).await.text(), "good");
+    }
+    assert!((1..=3).contains(&hung.requests()), "{} of 60", hung.requests());
+}
+
+#[tokio::test]
 async fn without_hedging_it_waits() {
     let hung = Hung::start().await;
     let good = Upstream::named("good").await;
@@ -443,6 +455,49 @@ async fn a_client_that_leaves_ends_both() {
         eventually(|| async { (hung.closed.load(SeqCst) == 1).then_some(()) }).await;
     }
     none_in_flight(&proxy).await;
+}
+
+/// Many at once, of which some are quick, some slow, some fail, and some clients leave.
+#[tokio::test]
+async fn nothing_is_left_behind_by_any_mix() {
+    let count = Arc::new(AtomicUsize::new(0));
+    let upstream = || {
+        let count = count.clone();
+        Upstream::http(move |_| {
+            let number = count.fetch_add(1, SeqCst);
+            async move {
+                tokio::time::sleep(Duration::from_millis([0, 5, 40, 15, 60][number % 5])).await;
+                let code = if number % 7 == 0 { 503 } else { 200 };
+                status(code, "any")()
+            }
+        })
+    };
+    let apps = [upstream().await, upstream().await, upstream().await];
+    for protocol in ["http1", "http2"] {
+        let policy = "hedge: { after: 10ms, max: 2 }, retry: { on: [503] }";
+        let yaml = yaml(&[&apps[0], &apps[1], &apps[2]], policy);
+        let protocol = format!("    protocol: {protocol}\n    load_balancer");
+        let proxy = Proxy::start(&yaml.replace("    load_balancer", &protocol)).await;
+        let clients = (0..150_u64).map(|number| {
+            let outbound = proxy.outbound();
+            tokio::spawn(async move {
+                let request = client::get_from(outbound, "s", "/");
+                let patience =
+                    Duration::from_millis(if number % 3 == 0 { number % 40 } else { 20_000 });
+                tokio::time::timeout(patience, request).await.is_ok()
+            })
+        });
+        let mut answered = 0;
+        for client in clients.collect::<Vec<_>>() {
+            answered += usize::from(within(client).await.expect("no panic"));
+        }
+        assert!(answered >= 100, "{answered}");
+        none_in_flight(&proxy).await;
+        let labels = "direction=\"outbound\",service=\"s\",kind=\"requests\"";
+        let in_use = format!("pilotfish_bulkhead_in_use{{{labels}}}");
+        eventually(|| async { (proxy.metric(&in_use).await == 0.0).then_some(()) }).await;
+        assert!(hedges(&proxy, "sent").await > 0.0);
+    }
 }
 
 #[tokio::test]

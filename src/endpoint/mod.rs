@@ -365,6 +365,25 @@ mod tests {
         assert_eq!(slow.latency(now), Some(Duration::from_secs(4)));
     }
 
+    #[test]
+    fn one_that_was_outrun_never_looks_quicker_for_it() {
+        const MS: Duration = Duration::from_millis(1);
+        let now = Nanos::from(Duration::from_secs(3600));
+        let millis = |state: &State| state.latency(now).map(|latency| latency.as_millis());
+        let hung = State::default();
+        hung.outrun(now, 100 * MS);
+        assert_eq!(millis(&hung), Some(100), "of what is not known yet, this much is");
+
+        let state = Arc::new(State::default());
+        let begin = state.begin(now);
+        begin.observe(now, 10 * MS, Outcome::Answered);
+        state.outrun(now, 100 * MS);
+        assert_eq!(millis(&state), Some(100));
+        let later = now.after(100 * MS);
+        state.outrun(later, 20 * MS);
+        assert!(state.latency(later).is_some_and(|latency| latency > 98 * MS));
+    }
+
     proptest! {
         #[test]
         fn in_flight_returns_to_zero_after_any_mix_of_drops(
