@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::super::error::Failure;
+use super::super::overrun::Overrun;
 use super::Call;
 use crate::clock::{self, Instant};
 use crate::policy::Mode;
@@ -24,6 +25,13 @@ enum Late {
         after: Duration,
         starved: bool,
     },
+}
+
+/// Whether something is overdue, and if not, when to look again.
+enum Look {
+    Late(Late),
+    Again(Instant),
+    Never,
 }
 
 impl Call<'_> {
@@ -65,8 +73,12 @@ impl Call<'_> {
     /// What is said to the service of the time that is left, if anything: what the client said, less what has
     /// passed, or our own where that is to travel.
     pub(super) fn left(&self, started: Instant, now: Instant) -> Option<Duration> {
+        let propagate = self.policy.deadline.propagate && !self.is_grpc;
+        if !propagate && self.client_timeout.is_none() {
+            return None;
+        }
         let passed = now.saturating_duration_since(started);
-        if !self.policy.deadline.propagate || self.is_grpc {
+        if !propagate {
             // As it stands there already.
             let client = self.client_timeout.filter(|_| !passed.is_zero());
             return client.map(|limit| limit.saturating_sub(passed));
@@ -80,38 +92,43 @@ impl Call<'_> {
     /// timeouts in shadow mode is noted, and waited for.
     pub(super) async fn expired(&self, started: Instant, sent: Instant) -> Failure {
         let timeouts = &self.policy.timeouts;
-        let own = Limits {
-            request: timeouts.request,
+        let mut limits = Limits {
+            request: least(timeouts.request, self.client_timeout),
             per_try: self.policy.retry.per_try,
             stream_idle: timeouts.stream_idle,
         };
-        let client = Limits { request: self.client_timeout, per_try: None, stream_idle: None };
-        let late = match &self.overrun {
-            Some(overrun) if timeouts.mode == Mode::Shadow => {
-                // Boxed: it is twice as much as usual, and rare.
-                Box::pin(async {
-                    let enforced = self.late_by(client, started, sent);
-                    tokio::pin!(enforced);
-                    let would = tokio::select! {
-                        biased;
-                        late = &mut enforced => return late,
-                        would = self.late_by(own, started, sent) => would,
-                    };
-                    overrun.note(match would {
+        // Not the present, but nothing is overdue before the first look at the clock.
+        let mut now = started;
+        loop {
+            match self.look(limits, started, sent, now) {
+                Look::Late(late) => {
+                    let Some(overrun) = self.shadowed(&late) else { return self.cut(&late) };
+                    overrun.note(match late {
                         Late::Request(_) => "request_timeout",
                         Late::Attempt(_) => "per_try_timeout",
                         Late::Body { .. } => "stream_idle_timeout",
                     });
-                    enforced.await
-                })
-                .await
+                    let request = self.client_timeout;
+                    limits = Limits { request, per_try: None, stream_idle: None };
+                }
+                Look::Again(at) => {
+                    tokio::time::sleep_until(at).await;
+                    now = clock::now();
+                }
+                Look::Never => std::future::pending().await,
             }
-            _ => {
-                let limits = Limits { request: self.time_limit(), ..own };
-                self.late_by(limits, started, sent).await
-            }
-        };
-        match late {
+        }
+    }
+
+    /// Where it is noted, if it is nothing to be cut: the client's own limit always is.
+    fn shadowed(&self, late: &Late) -> Option<&Overrun> {
+        let by_client = matches!(late, Late::Request(after) if Some(*after) == self.client_timeout);
+        let shadow = self.policy.timeouts.mode == Mode::Shadow;
+        self.overrun.as_deref().filter(|_| shadow && !by_client)
+    }
+
+    fn cut(&self, late: &Late) -> Failure {
+        match *late {
             // An upstream that takes no more is as late as one that does not answer.
             Late::Body { after, starved: true } => Failure::BodyTimeout { after },
             Late::Request(after) | Late::Attempt(after) | Late::Body { after, .. } => {
@@ -120,46 +137,38 @@ impl Call<'_> {
         }
     }
 
-    /// Waits until the head of the response is overdue. The clock of the request timeout starts when the
-    /// request has been sent to its end, so that a long upload or a gRPC stream is not cut; until then only
+    /// Whether the head of the response is overdue. The clock of the request timeout starts when the request
+    /// has been sent to its end, so that a long upload or a gRPC stream is not cut; until then only
     /// silence counts. That of an attempt, which is `sent` here, starts then too.
-    async fn late_by(&self, limits: Limits, started: Instant, sent: Instant) -> Late {
+    fn look(&self, limits: Limits, started: Instant, sent: Instant, now: Instant) -> Look {
         let Limits { request, per_try, stream_idle } = limits;
         // While the body goes out, look again at least this often: its end starts the clock.
         const LOOK: Duration = Duration::from_millis(250);
-        // Not the present, but nothing is overdue before the first look at the clock.
-        let mut now = started;
-        loop {
-            let wake = match &self.upload {
-                Some(upload) if upload.finished().is_none() => {
-                    let silent = stream_idle.map(|idle| upload.last_progress() + idle);
-                    if let (Some(at), Some(after)) = (silent, stream_idle)
-                        && at <= now
-                    {
-                        return Late::Body { after, starved: upload.is_starved() };
-                    }
-                    let look = [request, per_try].into_iter().flatten().fold(LOOK, Duration::min);
-                    let look = now + look;
-                    Some(silent.map_or(look, |at| at.min(look)))
+        match &self.upload {
+            Some(upload) if upload.finished().is_none() => {
+                let silent = stream_idle.map(|idle| upload.last_progress() + idle);
+                if let (Some(at), Some(after)) = (silent, stream_idle)
+                    && at <= now
+                {
+                    return Look::Late(Late::Body { after, starved: upload.is_starved() });
                 }
-                upload => {
-                    let finished = upload.as_ref().and_then(|upload| upload.finished());
-                    let sent = finished.map_or(sent, |at| at.max(sent));
-                    let attempt = per_try.map(|limit| (sent + limit, Late::Attempt(limit)));
-                    let request = request
-                        .and_then(|limit| Some((self.due(limit, started)?, Late::Request(limit))));
-                    let first = request.into_iter().chain(attempt).min_by_key(|(at, _)| *at);
-                    match first {
-                        Some((at, late)) if at <= now => return late,
-                        first => first.map(|(at, _)| at),
-                    }
-                }
-            };
-            match wake {
-                Some(at) => tokio::time::sleep_until(at).await,
-                None => std::future::pending().await,
+                let look = [request, per_try].into_iter().flatten().fold(LOOK, Duration::min);
+                let look = now + look;
+                Look::Again(silent.map_or(look, |at| at.min(look)))
             }
-            now = clock::now();
+            upload => {
+                let finished = upload.as_ref().and_then(|upload| upload.finished());
+                let attempt = per_try.map(|limit| {
+                    (finished.map_or(sent, |at| at.max(sent)) + limit, Late::Attempt(limit))
+                });
+                let request = request
+                    .and_then(|limit| Some((self.due(limit, started)?, Late::Request(limit))));
+                match request.into_iter().chain(attempt).min_by_key(|(at, _)| *at) {
+                    Some((at, late)) if at <= now => Look::Late(late),
+                    Some((at, _)) => Look::Again(at),
+                    None => Look::Never,
+                }
+            }
         }
     }
 }
