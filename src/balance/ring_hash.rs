@@ -12,7 +12,8 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use super::bounded::fingerprint;
 use crate::endpoint::Endpoint;
 
-/// Points of an endpoint whose weight is a power of two and the highest: shares are off by some 10 %.
+/// Points of an endpoint whose weight is a power of two and the highest: shares are off by some 10 %, those of
+/// an endpoint with a fourth of its weight by 20 %.
 const POINTS: u64 = 100;
 
 #[derive(Debug)]

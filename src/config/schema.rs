@@ -10,6 +10,7 @@ use super::units::{Address, Cidr, Duration, Listen, LogPath, Name, Port, Ratio, 
 
 mod balancer;
 mod fault;
+mod health;
 mod overload;
 mod policy;
 mod rate_limit;
@@ -22,6 +23,7 @@ pub use balancer::{
     SameSite, StickyCookie, ZoneAware,
 };
 pub use fault::{Fallback, FallbackCause, FallbackOn, Fault, FaultAbort, FaultDelay, Mirror};
+pub use health::HealthCheck;
 pub use overload::{
     AdaptiveConcurrency, Bulkhead, Codel, EndpointBulkhead, LagThresholds, MemoryThresholds,
     MinRtt, Overload, Priority, PriorityName, ShareThresholds,
@@ -98,6 +100,9 @@ pub struct OwnService {
     /// What it speaks. Default: `auto`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub protocol: Option<Protocol>,
+    /// How it is asked whether it is well, or `off`. We are ready when it is. Default: `off`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<OrOff<HealthCheck>>,
     /// Its version.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,

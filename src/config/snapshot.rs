@@ -15,6 +15,7 @@ use ipnet::IpNet;
 use crate::balance::{Availability, Balancer, Key, Split};
 use crate::endpoint::{Endpoint, Load, Nanos};
 use crate::policy::breaker::SharedBreaker;
+use crate::policy::health::{CheckKind, HealthCheck};
 use crate::policy::outlier::Detector;
 use crate::policy::percentile::Latencies;
 use crate::policy::rate_limit::Scope;
@@ -143,6 +144,8 @@ pub struct Cluster {
     pub breaker: Option<Arc<SharedBreaker>>,
     pub outliers: Option<Arc<Detector>>,
     pub availability: Availability,
+    /// How its endpoints are asked whether they are well.
+    pub health: Option<Arc<HealthCheck>>,
     pub groups: Vec<Group>,
 }
 
@@ -361,7 +364,18 @@ impl Snapshot {
                 if !ejects {
                     endpoint.state.recall();
                 }
+                if cluster.health.is_none() {
+                    endpoint.state.set_healthy(true, now);
+                }
             }
+        }
+    }
+
+    /// The path by which the app is asked whether it is well.
+    pub fn health_path(&self) -> Option<&str> {
+        match &self.cluster(self.inbound.app?).health.as_ref()?.kind {
+            CheckKind::Http { path, .. } => Some(path.path()),
+            CheckKind::Tcp | CheckKind::Grpc { .. } => None,
         }
     }
 

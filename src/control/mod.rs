@@ -2,6 +2,7 @@
 //! runs the admin server. Nothing here is on the path of a request.
 
 mod bulkheads;
+mod health;
 mod outliers;
 mod pressure;
 mod reload;
@@ -34,6 +35,7 @@ use crate::telemetry::Direction;
 use crate::telemetry::log_writer::{LogSink, LogStats, LogWriter};
 use crate::telemetry::metrics::{Metrics, Recorder};
 use crate::worker::{self, Command, Loads, Start};
+use health::Checks;
 use signals::Signals;
 use sockets::{bind_all, bind_one, cannot_bind, without_ipv6};
 
@@ -62,6 +64,7 @@ pub struct Control {
     asked: RefCell<Option<mpsc::UnboundedReceiver<Ask>>>,
     level: Option<LogLevel>,
     signals: bool,
+    checks: Checks,
 }
 
 /// The access log's thread, and what it was told to be.
@@ -87,11 +90,14 @@ impl Control {
         let (phase, _) = watch::channel(Phase::Running);
         let (asks, asked) = mpsc::unbounded_channel();
         let mut channels: Vec<_> = (0..count).map(|_| mpsc::unbounded_channel()).collect();
+        let metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
+        let recorder = Recorder::new(metrics.worker());
         let control = Rc::new(Self {
+            checks: Checks::new(recorder.clone(), snapshot.limits.pool),
             origin: options.origin,
             live,
             generation: Cell::new(snapshot.generation),
-            metrics: Metrics::new(env!("CARGO_PKG_VERSION")),
+            metrics,
             workers: channels.iter().map(|(sender, _)| sender.clone()).collect(),
             threads: RefCell::default(),
             loads: Loads::new(count),
@@ -109,7 +115,6 @@ impl Control {
         snapshot.apply(clock::nanos(clock::now()));
         let pressure = Arc::<Pressure>::default();
         tokio::task::spawn_local(pressure::measure(control.live.clone(), pressure.clone()));
-        let recorder = Recorder::new(control.metrics.worker());
         tokio::task::spawn_local(outliers::look(control.live.clone(), recorder));
         let admin = bind_one(snapshot.admin, "admin.listen")?;
         let metrics = bind_one(snapshot.metrics, "admin.metrics")?;
@@ -156,6 +161,13 @@ impl Control {
 
     fn watch_metrics(&self) {
         let [endpoints, breakers] = outliers::watch(&self.metrics, &self.live);
+        let app = self.checks.app.clone();
+        let app_healthy = self.metrics.gauges(
+            "pilotfish_app_healthy",
+            "1 if the app passes its health check.",
+            &[],
+            move |emit| app.is_healthy().into_iter().for_each(|well| emit(&[], well.into())),
+        );
         let log = self.metrics.watch_access_log(self.log.borrow().stats.clone());
         let bulkheads = bulkheads::watch(&self.metrics, &self.live);
         let live = self.live.clone();
@@ -194,7 +206,9 @@ impl Control {
                 }
             },
         );
-        for result in [endpoints, breakers, log, keys, evicted, redis].into_iter().chain(bulkheads)
+        for result in [endpoints, breakers, app_healthy, log, keys, evicted, redis]
+            .into_iter()
+            .chain(bulkheads)
         {
             // Only a name that is there twice is refused, and these are registered once.
             if let Err(error) = result {

@@ -50,6 +50,8 @@ fn each(snapshot: &Snapshot, mut visit: impl FnMut(&Cluster)) {
 pub fn state(endpoint: &Endpoint, now: Nanos) -> &'static str {
     if endpoint.refuses(now).is_some() {
         "breaker_open"
+    } else if endpoint.state.is_unhealthy() {
+        "unhealthy"
     } else if endpoint.state.is_away(now) {
         "ejected"
     } else {
@@ -66,7 +68,7 @@ pub fn watch(metrics: &Metrics, live: &Live) -> [prometheus::Result<()>; 2] {
             each(&of_endpoints.current(), |cluster| {
                 let endpoints = cluster.endpoints();
                 emit(&[&cluster.name, "known"], endpoints.len() as f64);
-                for of in ["available", "ejected", "breaker_open"] {
+                for of in ["available", "unhealthy", "ejected", "breaker_open"] {
                     let count = endpoints.iter().filter(|endpoint| state(endpoint, now) == of);
                     emit(&[&cluster.name, of], count.count() as f64);
                 }

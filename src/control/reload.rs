@@ -115,6 +115,7 @@ impl Control {
             live.routes.insert(route.pattern.as_ref().into());
         });
         self.metrics.retain(live);
+        self.checks.follow(snapshot);
         for worker in &self.workers {
             let _ = worker.send(Command::Refresh);
         }

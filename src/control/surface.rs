@@ -39,6 +39,7 @@ impl Control {
         if *self.phase.borrow() != Phase::Running {
             return Err("draining".to_owned());
         }
+        self.checks.app.ready()?;
         Ok(match &*self.refused.borrow() {
             None => "ready\n".to_owned(),
             Some(why) => {

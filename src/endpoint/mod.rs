@@ -103,6 +103,8 @@ pub struct State {
     // What is looked at to pick an endpoint is in the first line.
     in_flight: AtomicU32,
     retired: AtomicBool,
+    /// Its active health check fails.
+    unhealthy: AtomicBool,
     latency: PeakEwma,
     /// Until when it is ejected.
     away_until: AtomicU64,
@@ -147,6 +149,7 @@ impl State {
         Self {
             in_flight: AtomicU32::new(0),
             retired: AtomicBool::new(false),
+            unhealthy: AtomicBool::new(false),
             latency: PeakEwma::new(decay),
             away_until: AtomicU64::new(0),
             fresh_since: AtomicU64::new(0),
@@ -227,9 +230,20 @@ impl State {
         Nanos(self.fresh_since.load(Relaxed))
     }
 
-    /// Whether another one had better be asked, because this one does badly.
+    /// What its active health check says of it. One that was not checked yet, or is not, counts as well.
+    pub fn set_healthy(&self, healthy: bool, now: Nanos) {
+        if self.unhealthy.swap(!healthy, Relaxed) && healthy {
+            self.come_back(now);
+        }
+    }
+
+    pub fn is_unhealthy(&self) -> bool {
+        self.unhealthy.load(Relaxed)
+    }
+
+    /// Whether another one had better be asked: this one is ejected, or its health check fails.
     pub fn is_away(&self, now: Nanos) -> bool {
-        now.0 < self.away_until.load(Relaxed)
+        now.0 < self.away_until.load(Relaxed) || self.is_unhealthy()
     }
 
     /// No configuration has this endpoint any more; its idle connections can be closed.

@@ -114,6 +114,12 @@ impl Conditions {
         self.grpc != 0 || self.statuses != [0; 8]
     }
 
+    /// Whether it has statuses, and nothing else.
+    pub fn is_statuses(&self) -> bool {
+        let statuses_alone = Self { statuses: self.statuses, ..Self::default() };
+        self.statuses != [0; 8] && *self == statuses_alone
+    }
+
     pub fn contains(&self, end: End) -> bool {
         match end {
             End::Answered { status, grpc } => {

@@ -17,6 +17,7 @@ pub mod deadline;
 pub mod fallback;
 pub mod fault;
 mod header_ops;
+pub mod health;
 pub mod hedge;
 pub mod mirror;
 mod mode;

@@ -20,7 +20,7 @@ pub fn check(worker: &Worker, view: &View, policy: &Policy, parts: &Parts) -> Re
     }
     let levels =
         [(Signal::EventLoopLag, lag), (Signal::Memory, memory), (Signal::Descriptors, descriptors)];
-    let priority = match is_health_check(parts.uri.path()) {
+    let priority = match is_health_check(parts.uri.path(), view) {
         true => Priority::Critical,
         false => policy.priority.of(&parts.headers),
     };
@@ -35,6 +35,6 @@ pub fn check(worker: &Worker, view: &View, policy: &Policy, parts: &Parts) -> Re
 
 /// Who asks whether the app is well must not hear that it is not because the proxy has much to do: an
 /// orchestrator would start it anew.
-fn is_health_check(path: &str) -> bool {
-    path.starts_with("/grpc.health.v1.Health/")
+fn is_health_check(path: &str, view: &View) -> bool {
+    path.starts_with("/grpc.health.v1.Health/") || view.snapshot.health_path() == Some(path)
 }

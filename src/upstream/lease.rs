@@ -63,9 +63,11 @@ pub enum ResponseBody<B> {
 }
 
 /// Why a request got no response.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum SendError {
+    #[error(transparent)]
     Http1(http1::Error),
+    #[error(transparent)]
     Http2(http2::Error),
 }
 

@@ -79,7 +79,7 @@ fn settings(sweep: &Sweep) -> String {
     let mut text = String::new();
     let ours = |settings: &&Settings| !["round robin", "least request"].contains(&settings.group);
     for settings in sweep.settings.iter().filter(ours) {
-        let _ = write!(text, "{}:\n\n```yaml\n{}```\n\n", title(settings), settings.yaml());
+        let _ = write!(text, "{}:\n\n```yaml\n{}```\n\n", title(settings), settings.defaults());
     }
     text.truncate(text.trim_end().len());
     text

@@ -65,8 +65,14 @@ impl Settings {
         )
     }
 
+    /// The same for all services, as it could stand in any configuration.
+    pub fn defaults(&self) -> String {
+        let settings: String = self.yaml().lines().map(|line| format!("    {line}\n")).collect();
+        format!("services:\n  defaults:\n{settings}")
+    }
+
     /// What of it these settings are.
-    pub fn yaml(&self) -> String {
+    fn yaml(&self) -> String {
         let mut text = format!("load_balancer: {}\n", self.load_balancer);
         if !self.policy.is_empty() {
             text.push_str("policy:\n");

@@ -185,13 +185,18 @@ proptest! {
         let all = endpoints(&fleet);
         let sum: u32 = fleet.iter().map(|(_, weight)| weight).sum();
         const KEYS: u64 = 20_000;
-        for (kind, slack) in [(Kind::RingHash, 0.6), (Kind::Maglev, 0.05)] {
+        let highest = fleet.iter().map(|(_, weight)| *weight).max().unwrap_or(1);
+        // An endpoint with so many points has a share of the ring that deviates by one in their root: how
+        // far the next point is from each is left to chance. Seven deviations, and of the keys as many.
+        let points = |weight: u32| f64::from(weight * 100 / (1 << highest.ilog2()));
+        for kind in HASHES {
             let balancer = balancer(kind, &all);
             let mut counts = vec![0_u32; all.len()];
             (0..KEYS).for_each(|user| counts[pick(&balancer, &all, key(user))] += 1);
             for ((_, weight), count) in fleet.iter().zip(counts) {
                 let due = KEYS as f64 * f64::from(*weight) / f64::from(sum);
-                let slack = slack * due + 6.0 * due.sqrt();
+                let off = if kind == Kind::RingHash { 7.0 / points(*weight).sqrt() } else { 0.05 };
+                let slack = off * due + 7.0 * due.sqrt();
                 prop_assert!((f64::from(count) - due).abs() <= slack, "{kind:?} {count} for {due}");
             }
         }

@@ -6,6 +6,7 @@
 
 mod balancer;
 mod fault;
+mod health;
 mod listeners;
 mod matcher;
 mod overload;
@@ -312,8 +313,14 @@ impl<'a> Compiler<'a> {
     ) -> Destination {
         let kept = self.kept.get(&owner);
         // The limits of one that is kept change when the snapshot is published. A new one has no past.
-        let Governance { budget, bulkhead: bulkhead_limits, breaker, outliers, availability } =
-            governance;
+        let Governance {
+            budget,
+            bulkhead: bulkhead_limits,
+            breaker,
+            outliers,
+            availability,
+            health,
+        } = governance;
         let bulkhead = || Arc::new(Bulkhead::new(&bulkhead_limits, Nanos(0)));
         let breaker = breaker.filter(|config| config.scope.has_service()).map(|config| {
             SharedBreaker::kept(kept.and_then(|kept| kept.breaker.as_ref()), &config)
@@ -334,6 +341,7 @@ impl<'a> Compiler<'a> {
             breaker,
             outliers,
             availability,
+            health,
             groups,
         });
         self.policies.push(Arc::new(policy));

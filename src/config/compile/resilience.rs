@@ -11,6 +11,7 @@ use super::policy::{budget, mode};
 use super::{Compiler, Mistake, Path};
 use crate::balance::Availability;
 use crate::policy::breaker::{BreakerConfig, BreakerScope, WindowKind};
+use crate::policy::health::HealthCheck;
 use crate::policy::outlier::{FailurePercentage, OutlierConfig, SuccessRate};
 use crate::policy::{BudgetLimits, BulkheadLimits, Conditions, SlowStart};
 
@@ -21,6 +22,7 @@ pub(super) struct Governance {
     pub breaker: Option<Arc<BreakerConfig>>,
     pub outliers: Option<OutlierConfig>,
     pub availability: Availability,
+    pub health: Option<Arc<HealthCheck>>,
 }
 
 impl Governance {
@@ -33,6 +35,7 @@ impl Governance {
             breaker: breaker(layers).map(Arc::new),
             outliers: outlier(layers),
             availability: availability(layers),
+            health: None,
         }
     }
 
@@ -44,6 +47,7 @@ impl Governance {
             breaker: None,
             outliers: None,
             availability: Availability::default(),
+            health: None,
         }
     }
 }

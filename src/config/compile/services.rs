@@ -8,6 +8,7 @@ use super::super::schema::{self, Service};
 use super::super::snapshot::{Destination, Detect, Group, OutboundService, PortTarget, Selector};
 use super::super::units;
 use super::balancer::{self, selectors};
+use super::health::health;
 use super::policy::overlay;
 use super::resilience::Governance;
 use super::routes::{Scope, path_sensitive};
@@ -55,7 +56,11 @@ impl<'a> Compiler<'a> {
             let protocol =
                 self::protocol(service.protocol.or_else(|| defaults.and_then(|d| d.protocol)));
             let plan = self.plan(name.as_str(), service, defaults, protocol, &at);
-            let governance = Governance::of_service(&layers);
+            let checks =
+                [defaults.and_then(|d| d.health_check.as_ref()), service.health_check.as_ref()];
+            self.check_health(service.health_check.as_ref(), &at.join("health_check"));
+            let governance =
+                Governance { health: health(&checks), ..Governance::of_service(&layers) };
             let breaker = governance.breaker.as_ref().filter(|it| it.scope.has_endpoint());
             let endpoints = self.endpoints(&owner, service, breaker, &at);
             let selectors = selectors.remove(name.as_str()).unwrap_or_default();
@@ -87,6 +92,8 @@ impl<'a> Compiler<'a> {
 
     fn check_defaults(&mut self, defaults: Option<&schema::ServiceDefaults>) {
         let at = path_to!["services", "defaults"];
+        let health = defaults.and_then(|defaults| defaults.health_check.as_ref());
+        self.check_health(health, &at.join("health_check"));
         if let Some(typed) = defaults.and_then(|defaults| defaults.load_balancer.as_ref()) {
             self.check_balancer(typed, false, &at.join("load_balancer"));
         }
@@ -245,6 +252,7 @@ impl<'a> Compiler<'a> {
             return;
         };
         let at = path_to!["service"];
+        self.check_health(own.health_check.as_ref(), &at.join("health_check"));
         let typed = match (&own.port, &own.address) {
             (Some(port), None) => units::Address::Socket((Ipv4Addr::LOCALHOST, *port).into()),
             (None, Some(typed)) => typed.clone(),
@@ -283,7 +291,10 @@ impl<'a> Compiler<'a> {
             Policy::default(),
             // What the app bears is limited only where that is said: `limits` are its limits too, and its
             // clients may well keep more than a thousand WebSockets.
-            Governance::of_one(inbound),
+            Governance {
+                health: health(&[own.health_check.as_ref()]),
+                ..Governance::of_one(inbound)
+            },
             groups,
         ));
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{LoadBalancer, Map, OrOff, Policy, Protocol, Route, ZoneAware, shorthand};
+use super::{HealthCheck, LoadBalancer, Map, OrOff, Policy, Protocol, Route, ZoneAware, shorthand};
 use crate::config::units::{Address, Host, Name};
 
 /// The services that we call, by name, and what holds for all of them. In YAML `defaults` is a key
@@ -80,6 +80,9 @@ pub struct ServiceDefaults {
     /// Endpoints of our own zone (`service.zone`) first, or `off`. Default: `off`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub zone_aware: Option<OrOff<ZoneAware>>,
+    /// How its endpoints are asked whether they are well, or `off`. Default: `off`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<OrOff<HealthCheck>>,
     /// What they speak. Default: `auto`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub protocol: Option<Protocol>,
@@ -104,6 +107,9 @@ pub struct Service {
     /// Endpoints of our own zone (`service.zone`) first, or `off`. Default: `off`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub zone_aware: Option<OrOff<ZoneAware>>,
+    /// How its endpoints are asked whether they are well, or `off`. Default: `off`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<OrOff<HealthCheck>>,
     /// The policy of its requests.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub policy: Option<Policy>,

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::{Cause, OutlierConfig, Verdict, may_eject, outliers};
-use crate::endpoint::{Endpoint, Nanos};
+use crate::endpoint::{Endpoint, Nanos, State};
 use crate::policy::{Mode, Would};
 
 #[derive(Debug)]
@@ -77,7 +77,8 @@ impl Detector {
         }
         let ejected = all.iter().filter(|other| other.state.record.is_ejected(now)).count();
         let others = all.iter().filter(|other| !std::ptr::eq(&***other, endpoint));
-        let others = others.filter(|other| !other.state.record.is_ejected(now)).count();
+        let could_answer = |state: &State| !state.record.is_ejected(now) && !state.is_unhealthy();
+        let others = others.filter(|other| could_answer(&other.state)).count();
         if !may_eject(all.len(), ejected, others, &self.config) {
             // So that they are not all counted again at its next failure.
             record.forgive();

@@ -205,6 +205,12 @@ fn labelled_families(shards: &[Arc<Shard>]) -> Vec<MetricFamily> {
             |shard| &shard.panic_picks,
         ),
         sum(
+            "pilotfish_health_checks_total",
+            "Active health checks, by what came of them.",
+            shards,
+            |shard| &shard.health_checks,
+        ),
+        sum(
             "pilotfish_shed_total",
             "Requests refused because the proxy had too little of something.",
             shards,

@@ -47,6 +47,8 @@ pub struct Shard {
     pub ejections: Family<3>,
     /// `[service]`: picked though it is ejected, because so many are.
     pub panic_picks: Family<1>,
+    /// `[service, result]`: `success`, or how the check failed.
+    pub health_checks: Family<2>,
     /// `[priority, signal]`: requests that were refused because the proxy had too little.
     pub shed: Family<2>,
     /// `[service, fault]`: `delay`, `abort`.
@@ -94,6 +96,7 @@ impl Shard {
             breaker_changes: Family::new(["service", "scope", "to"]),
             ejections: Family::new(["service", "cause", "result"]),
             panic_picks: Family::new(["service"]),
+            health_checks: Family::new(["service", "result"]),
             shed: Family::new(["priority", "signal"]),
             faults: Family::new(["service", "fault"]),
             fallbacks: Family::new(["service", "reason"]),
@@ -119,6 +122,7 @@ impl Shard {
         self.breaker_changes.retain(live);
         self.ejections.retain(live);
         self.panic_picks.retain(live);
+        self.health_checks.retain(live);
         self.faults.retain(live);
         self.fallbacks.retain(live);
         self.mirrored.retain(live);

@@ -104,6 +104,13 @@ fn guards(out: &mut String, cluster: &Cluster) {
         }
         line(out, format!("  breaker of {name} {text}"));
     }
+    if let Some(health) = &cluster.health {
+        let mut text = format!("{health:?}");
+        if let (Some(from), Some(to)) = (text.find("statuses: "), text.find(" }, port")) {
+            text.replace_range(from..to, "statuses");
+        }
+        line(out, format!("  {text}"));
+    }
     let outliers = cluster.outliers.as_ref().map(|outliers| outliers.config.clone());
     if outliers.as_ref().is_some_and(|config| *config != OutlierConfig::default()) {
         line(out, format!("  {outliers:?}"));
