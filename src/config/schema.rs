@@ -28,7 +28,9 @@ pub use overload::{
     AdaptiveConcurrency, Bulkhead, Codel, EndpointBulkhead, LagThresholds, MemoryThresholds,
     MinRtt, Overload, Priority, PriorityName, ShareThresholds,
 };
-pub use policy::{Mode, Policy, Retry, RetryBackoff, RetryBudget, RetryMethods, Timeout, Timeouts};
+pub use policy::{
+    Hedge, Mode, Policy, Retry, RetryBackoff, RetryBudget, RetryMethods, Timeout, Timeouts,
+};
 pub use rate_limit::{
     RateLimit, RateLimitClient, RateLimitHeader, RateLimitKey, RateLimitScope, RateLimits, Redis,
 };

@@ -17,6 +17,7 @@ use crate::endpoint::{Endpoint, Load, Nanos};
 use crate::policy::breaker::SharedBreaker;
 use crate::policy::health::{CheckKind, HealthCheck};
 use crate::policy::outlier::Detector;
+use crate::policy::percentile::Latencies;
 use crate::policy::rate_limit::Scope;
 use crate::policy::shed::ShedLimits;
 use crate::policy::{
@@ -135,6 +136,8 @@ pub struct Cluster {
     pub protocol: Protocol,
     pub budget: Arc<Budget>,
     pub budget_limits: BudgetLimits,
+    /// Of the requests that may be hedged.
+    pub latencies: Arc<Latencies>,
     pub bulkhead: Arc<Bulkhead>,
     pub bulkhead_limits: BulkheadLimits,
     /// Of the service as a whole; its endpoints have their own.

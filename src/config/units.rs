@@ -10,11 +10,13 @@ use std::str::FromStr;
 
 mod amount;
 mod condition;
+mod delay;
 mod http;
 mod net;
 
 pub use self::amount::{Duration, Factor, Number, Ratio, Size};
 pub use self::condition::Condition;
+pub use self::delay::HedgeDelay;
 pub use self::http::{CookieName, HeaderName, HeaderValue, Host, HostPattern, Method, UrlPath};
 pub use self::net::{Address, Cidr, Listen, LogPath, Name, Port, RedisAddress};
 
@@ -68,6 +70,7 @@ const fn format<T: Unit>() -> Format {
 /// Every unit, by the `format` of its schema.
 pub const FORMATS: &[Format] = &[
     format::<Duration>(),
+    format::<HedgeDelay>(),
     format::<Size>(),
     format::<Ratio>(),
     format::<Factor>(),

@@ -189,6 +189,14 @@ impl State {
         }
     }
 
+    /// A request that was given up after `elapsed`, because another endpoint was quicker, tells that it would
+    /// have taken longer: the average is not to be less. A quicker one than the average tells nothing.
+    pub fn outrun(&self, now: Nanos, elapsed: Duration) {
+        if self.latency(now).is_none_or(|average| average < elapsed) {
+            self.latency.observe(now, elapsed);
+        }
+    }
+
     /// Whether it has all the requests that it may have: another one had better be picked.
     pub fn is_full(&self) -> bool {
         self.bulkhead().is_some_and(|bulkhead| bulkhead.requests.is_full())
@@ -369,6 +377,25 @@ mod tests {
         let slow = Arc::new(State::default());
         slow.begin(now).observe(now, Duration::from_secs(4), Outcome::Failed);
         assert_eq!(slow.latency(now), Some(Duration::from_secs(4)));
+    }
+
+    #[test]
+    fn one_that_was_outrun_never_looks_quicker_for_it() {
+        const MS: Duration = Duration::from_millis(1);
+        let now = Nanos::from(Duration::from_secs(3600));
+        let millis = |state: &State| state.latency(now).map(|latency| latency.as_millis());
+        let hung = State::default();
+        hung.outrun(now, 100 * MS);
+        assert_eq!(millis(&hung), Some(100), "of what is not known yet, this much is");
+
+        let state = Arc::new(State::default());
+        let begin = state.begin(now);
+        begin.observe(now, 10 * MS, Outcome::Answered);
+        state.outrun(now, 100 * MS);
+        assert_eq!(millis(&state), Some(100));
+        let later = now.after(100 * MS);
+        state.outrun(later, 20 * MS);
+        assert!(state.latency(later).is_some_and(|latency| latency > 98 * MS));
     }
 
     proptest! {

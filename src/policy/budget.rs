@@ -38,14 +38,19 @@ impl Budget {
     ///
     /// Workers that ask at the same instant may exceed the budget by one each.
     pub fn withdraw(&self, now: Duration, limits: BudgetLimits) -> bool {
+        let granted = self.has_room(now, limits);
+        if granted {
+            add(&self.resends, now.as_secs());
+        }
+        granted
+    }
+
+    /// Whether [`Budget::withdraw`] would be granted.
+    pub fn has_room(&self, now: Duration, limits: BudgetLimits) -> bool {
         let second = now.as_secs();
         let allowed = limits.ratio * sum(&self.requests, second) as f64
             + (u64::from(limits.min_per_second) * WINDOW_SECONDS) as f64;
-        let granted = ((sum(&self.resends, second) + 1) as f64) <= allowed;
-        if granted {
-            add(&self.resends, second);
-        }
-        granted
+        ((sum(&self.resends, second) + 1) as f64) <= allowed
     }
 }
 

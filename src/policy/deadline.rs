@@ -1,7 +1,8 @@
 //! How long a client will wait, as it says so, and as it is said to the next hop: less what has passed since.
 //!
-//! gRPC has `grpc-timeout` for it. All else says it in `x-request-deadline`: `250ms`, `2s`, or a number of
-//! milliseconds. It is a time that is left, not a time of day, which two clocks would have to agree on.
+//! gRPC has `grpc-timeout` for it. All else says it in `x-request-deadline`, or in the field that is configured: `250ms`,
+//! `2s`, or a number of milliseconds. It is a time that is left, not a time of day, which two clocks would have
+//! to agree on.
 
 use std::time::Duration;
 
@@ -10,26 +11,65 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 pub static REQUEST_DEADLINE: HeaderName = HeaderName::from_static("x-request-deadline");
 static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
-/// What a request says; nothing where it says nothing that can be read.
-pub fn read(headers: &HeaderMap, grpc: bool) -> Option<Duration> {
-    match grpc {
-        true => grpc_timeout(headers.get(&GRPC_TIMEOUT)?.to_str().ok()?),
-        false => request_deadline(headers.get(&REQUEST_DEADLINE)?.to_str().ok()?),
+/// How a route speaks of deadlines.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Deadline {
+    pub field: DeadlineField,
+    /// Whether the timeout of the policy is told where the client has said nothing. Never by gRPC: its deadline
+    /// is that of a whole call, however long its streams, and the timeout ends with the head of the answer.
+    pub propagate: bool,
+}
+
+/// By which field of plain HTTP.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum DeadlineField {
+    /// `x-request-deadline`, which is looked for anyway.
+    #[default]
+    Usual,
+    Named(HeaderName),
+    Off,
+}
+
+impl DeadlineField {
+    pub fn of(name: &HeaderName) -> Self {
+        if *name == REQUEST_DEADLINE { Self::Usual } else { Self::Named(name.clone()) }
     }
 }
 
-/// Says that so much is left.
-pub fn write(headers: &mut HeaderMap, left: Duration, grpc: bool) {
-    // Rounded down: who is after us shall not wait for longer than who is before us.
-    let text = match grpc {
-        // At most eight digits.
-        true if left < Duration::from_secs(10) => format!("{}u", left.as_micros()),
-        true => format!("{}m", left.as_millis().min(99_999_999)),
-        false => format!("{}ms", left.as_millis()),
-    };
-    let name = if grpc { &GRPC_TIMEOUT } else { &REQUEST_DEADLINE };
-    if let Ok(value) = HeaderValue::try_from(text) {
-        headers.insert(name, value);
+impl Deadline {
+    /// Whether it may stand in a field that nobody else looks for.
+    pub fn is_named(&self) -> bool {
+        matches!(self.field, DeadlineField::Named(_))
+    }
+
+    fn name(&self, grpc: bool) -> Option<&HeaderName> {
+        match &self.field {
+            _ if grpc => Some(&GRPC_TIMEOUT),
+            DeadlineField::Usual => Some(&REQUEST_DEADLINE),
+            DeadlineField::Named(name) => Some(name),
+            DeadlineField::Off => None,
+        }
+    }
+
+    /// What a request says; nothing where it says nothing that can be read.
+    pub fn read(&self, headers: &HeaderMap, grpc: bool) -> Option<Duration> {
+        let text = headers.get(self.name(grpc)?)?.to_str().ok()?;
+        if grpc { grpc_timeout(text) } else { request_deadline(text) }
+    }
+
+    /// Says that so much is left.
+    pub fn write(&self, headers: &mut HeaderMap, left: Duration, grpc: bool) {
+        let Some(name) = self.name(grpc) else { return };
+        // Rounded down: who is after us shall not wait for longer than who is before us.
+        let text = match grpc {
+            // At most eight digits.
+            true if left < Duration::from_secs(10) => format!("{}u", left.as_micros()),
+            true => format!("{}m", left.as_millis().min(99_999_999)),
+            false => format!("{}ms", left.as_millis()),
+        };
+        if let Ok(value) = HeaderValue::try_from(text) {
+            headers.insert(name, value);
+        }
     }
 }
 
@@ -91,7 +131,8 @@ mod tests {
             ("5x", None),
             ("5é", None),
         ] {
-            assert_eq!(read(&of(&GRPC_TIMEOUT, value), true), expected, "{value}");
+            let read = Deadline::default().read(&of(&GRPC_TIMEOUT, value), true);
+            assert_eq!(read, expected, "{value}");
         }
     }
 
@@ -109,8 +150,27 @@ mod tests {
             ("ms", None),
             ("5é", None),
         ] {
-            assert_eq!(read(&of(&REQUEST_DEADLINE, value), false), expected, "{value}");
+            let read = Deadline::default().read(&of(&REQUEST_DEADLINE, value), false);
+            assert_eq!(read, expected, "{value}");
         }
+    }
+
+    #[test]
+    fn by_another_name_or_not_at_all() {
+        let name = HeaderName::from_static("x-timeout-ms");
+        let named = Deadline { field: DeadlineField::of(&name), propagate: false };
+        let both = |headers: &HeaderMap| {
+            let off = Deadline { field: DeadlineField::Off, ..named.clone() };
+            [named.read(headers, false), off.read(headers, false)]
+        };
+        assert_eq!(both(&of(&name, "250")), [Some(Duration::from_millis(250)), None]);
+        assert_eq!(both(&of(&REQUEST_DEADLINE, "250")), [None, None]);
+        assert_eq!(named.read(&of(&GRPC_TIMEOUT, "1S"), true), Some(Duration::from_secs(1)));
+
+        let mut headers = HeaderMap::new();
+        named.write(&mut headers, Duration::from_millis(7), false);
+        assert_eq!(headers[&name], "7ms");
+        assert_eq!(DeadlineField::of(&REQUEST_DEADLINE), DeadlineField::Usual);
     }
 
     proptest! {
@@ -118,8 +178,8 @@ mod tests {
         fn what_is_said_is_what_is_left_and_never_more(micros in 0_u64..100_000_000_000, grpc: bool) {
             let left = Duration::from_micros(micros);
             let mut headers = HeaderMap::new();
-            write(&mut headers, left, grpc);
-            let said = read(&headers, grpc).expect("readable");
+            Deadline::default().write(&mut headers, left, grpc);
+            let said = Deadline::default().read(&headers, grpc).expect("readable");
             prop_assert!(said <= left);
             prop_assert!(left - said < Duration::from_millis(1) || said.as_millis() == 99_999_999);
         }

@@ -4,8 +4,8 @@
 //! the rate limits, before anything is spent on it; the limit of the body; whether the proxy itself has enough for it (`shed`), before anything is done for it;
 //! the headers on the way in; faults on purpose, which stand for the service and so come before what guards
 //! the service; the bulkhead of the service, so that what waits there waits once for all attempts; the
-//! timeouts around each attempt and the bulkhead of its endpoint; the budget of what is sent again; the
-//! fallback, which sees all that went wrong before; the headers on the way out.
+//! timeouts around each attempt and the bulkhead of its endpoint; the budget of what is sent again, by a
+//! retry or a hedge; the fallback, which sees all that went wrong before; the headers on the way out.
 
 pub mod adaptive;
 pub mod breaker;
@@ -18,9 +18,11 @@ pub mod fallback;
 pub mod fault;
 mod header_ops;
 pub mod health;
+pub mod hedge;
 pub mod mirror;
 mod mode;
 pub mod outlier;
+pub mod percentile;
 mod priority;
 mod queue;
 pub mod rate_limit;
@@ -35,9 +37,11 @@ use std::time::Duration;
 pub use budget::{Budget, BudgetLimits};
 pub use bulkhead::{Bulkhead, BulkheadLimits};
 pub use condition::{Conditions, End, GRPC_NAMES};
+pub use deadline::Deadline;
 pub use fallback::Fallback;
 pub use fault::Fault;
 pub use header_ops::HeaderOps;
+pub use hedge::Hedge;
 pub use mirror::Mirror;
 pub use mode::{Mode, Would};
 pub use priority::PriorityOf;
@@ -49,7 +53,10 @@ pub use slow_start::SlowStart;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Policy {
     pub timeouts: Timeouts,
+    pub deadline: Deadline,
     pub retry: Retry,
+    /// Not waiting for a slow answer alone.
+    pub hedge: Option<Arc<Hedge>>,
     /// Longest request body in bytes.
     pub max_body: Option<u64>,
     pub priority: PriorityOf,
@@ -62,6 +69,8 @@ pub struct Policy {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {
+    /// Of `request`, `stream_idle` and the timeout of an attempt. To connect is always bounded.
+    pub mode: Mode,
     /// From the end of the request to the head of the response.
     pub request: Option<Duration>,
     pub connect: Duration,
@@ -73,11 +82,14 @@ impl Default for Policy {
     fn default() -> Self {
         Self {
             timeouts: Timeouts {
+                mode: Mode::Enforce,
                 request: Some(Duration::from_secs(15)),
                 connect: Duration::from_secs(1),
                 stream_idle: Some(Duration::from_secs(300)),
             },
+            deadline: Deadline::default(),
             retry: Retry::default(),
+            hedge: None,
             max_body: None,
             priority: PriorityOf::default(),
             fault: None,

@@ -11,6 +11,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::{Sleep, sleep_until};
 
 use super::headers::retain_trailers;
+use super::overrun::Overrun;
 use super::report::{Ending, Report};
 use super::upload::{RequestBody, Upload};
 use crate::clock::{self, Instant};
@@ -225,11 +226,13 @@ pub struct IdleTimer {
     /// Something came since `last`. The clock is asked when it matters: once nothing more comes.
     moved: bool,
     sleep: Option<Pin<Box<Sleep>>>,
+    /// In shadow mode: there it is noted, once.
+    overrun: Option<Rc<Overrun>>,
 }
 
 impl IdleTimer {
-    pub fn new(limit: Option<Duration>, now: Instant) -> Self {
-        Self { limit, last: now, moved: false, sleep: None }
+    pub fn new(limit: Option<Duration>, now: Instant, overrun: Option<Rc<Overrun>>) -> Self {
+        Self { limit, last: now, moved: false, sleep: None, overrun }
     }
 
     fn progress(&mut self) {
@@ -247,7 +250,10 @@ impl IdleTimer {
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
         while sleep.as_mut().poll(cx).is_ready() {
             if deadline <= clock::now() {
-                return Poll::Ready(());
+                let Some(overrun) = &self.overrun else { return Poll::Ready(()) };
+                overrun.note("stream_idle_timeout");
+                self.limit = None;
+                return Poll::Pending;
             }
             sleep.as_mut().reset(deadline);
         }

@@ -165,6 +165,7 @@ pub async fn run(
         gate: call.gate.clone(),
         stream: call.stream.clone(),
         wire,
+        overrun: report.overrun(other.fallback.policy.timeouts.mode),
         keeps_body: false,
         began: clock::now(),
         ..*call

@@ -12,6 +12,7 @@
 //! | `fallback` | another answer where there is none |
 //! | `send`: `fault`, `admission`, `mirror` | what stands between a request and its service |
 //! | `attempt`, `trial` | sending it, and sending it again; what that tells of endpoints |
+//! | `overrun` | what timeouts in shadow mode would have cut |
 //! | `incoming`, `body`, `gate`, `opening`, `tunnel` | the bytes, and how a request becomes a tunnel |
 //! | `limits` | how many of its kind may pass |
 //! | `error`, `isolate` | what can go wrong, and the answer to it |
@@ -38,6 +39,7 @@ mod isolate;
 mod limits;
 mod mirror;
 mod opening;
+mod overrun;
 mod report;
 mod send;
 mod shed;
@@ -60,7 +62,6 @@ use crate::balance::key;
 use crate::clock;
 use crate::config::snapshot::{Action, Destination, Forward, Group, Route};
 use crate::listen::http1::Refused;
-use crate::policy::deadline;
 use crate::telemetry::Direction;
 use crate::telemetry::trace::{self, Origin};
 use crate::upstream::Wire;
@@ -75,6 +76,7 @@ use gate::Gate;
 use incoming::Incoming;
 use isolate::{Isolated, Panicked};
 use opening::Opening;
+use overrun::Overrun;
 use report::Report;
 use target::Target;
 use upgrade::Asked;
@@ -244,8 +246,9 @@ async fn answer(
     let wire = attempt::wire(cluster.protocol, report.is_grpc())
         .ok_or_else(|| Failure::NotHttp { service: cluster.name.to_string() })?;
 
-    let client_timeout = match fields.has(Fields::DEADLINE) {
-        true => deadline::read(&parts.headers, report.is_grpc()),
+    let deadline = &route.policy.deadline;
+    let client_timeout = match fields.has(Fields::DEADLINE) || deadline.is_named() {
+        true => deadline.read(&parts.headers, report.is_grpc()),
         false => None,
     };
     let client_version = parts.version;
@@ -287,6 +290,7 @@ async fn answer(
         wire,
         client_version,
         client_timeout,
+        overrun: report.overrun(route.policy.timeouts.mode),
         is_grpc: report.is_grpc(),
         keeps_body: false,
         began: report.started(),
@@ -330,7 +334,8 @@ async fn answer(
         return Ok(Answered::Response(response));
     }
     connection.name_answer(names);
-    let mut response = passed_on(answer, &route, upload);
+    let overrun = call.overrun.take();
+    let mut response = passed_on(answer, &route, upload, overrun);
     fallback::mark(&mut response, report);
     Ok(Answered::Response(response))
 }
@@ -365,7 +370,8 @@ fn stick(group: &Group, wish: Option<u64>, report: &Report, headers: &mut Header
         return;
     };
     let wished = group.balancer.wished(wish).and_then(|index| group.endpoints.get(index));
-    if wished.is_none_or(|wished| !Arc::ptr_eq(wished, endpoint))
+    // One slow answer is no reason to leave an endpoint for good.
+    if wished.is_none_or(|wished| !Arc::ptr_eq(wished, endpoint) && !report.is_hedges())
         && let Some(value) = cookie.set(endpoint)
     {
         headers.append(SET_COOKIE, value);
@@ -468,7 +474,12 @@ fn rewritten(
 }
 
 /// The upstream's answer, as it goes to the client.
-fn passed_on(answer: Answer, route: &Route, upload: Option<Rc<Upload>>) -> Response<Body> {
+fn passed_on(
+    answer: Answer,
+    route: &Route,
+    upload: Option<Rc<Upload>>,
+    overrun: Option<Rc<Overrun>>,
+) -> Response<Body> {
     let (mut head, incoming) = answer.response.into_parts();
     headers::strip_hop_by_hop(&mut head.headers, answer.fields);
     head.version = Version::HTTP_11;
@@ -479,7 +490,7 @@ fn passed_on(answer: Answer, route: &Route, upload: Option<Rc<Upload>>) -> Respo
     if let Some(ops) = &route.response_headers {
         ops.apply(&mut head.headers);
     }
-    let idle = IdleTimer::new(route.policy.timeouts.stream_idle, answer.at);
+    let idle = IdleTimer::new(route.policy.timeouts.stream_idle, answer.at, overrun);
     let body = Body::upstream(Download {
         incoming,
         lease: Some(answer.lease),

@@ -16,6 +16,7 @@ use super::connection::Connection;
 use super::error::Failure;
 use super::fields::Fields;
 use super::forwarded;
+use super::overrun::Overrun;
 use super::trial::Trial;
 use super::tunnel::{Tally, TunnelEnd};
 use super::upload::Upload;
@@ -74,8 +75,12 @@ pub struct Report {
     grpc_status: Option<u16>,
     /// What policies in shadow mode would have done.
     shadow: Vec<Would>,
+    /// What timeouts in shadow mode would have cut.
+    overrun: Option<Rc<Overrun>>,
     /// It was delayed on purpose.
     delayed: bool,
+    /// Whether a hedge was quicker, where one was sent.
+    hedge: Option<&'static str>,
     /// For what another answer stands in.
     fallback: Option<Cause>,
     quota: Option<Quota>,
@@ -135,7 +140,9 @@ impl Report {
             grpc: super::headers::is_grpc(&parts.headers, fields),
             grpc_status: None,
             shadow: Vec::new(),
+            overrun: None,
             delayed: false,
+            hedge: None,
             fallback: None,
             quota: None,
             trial: None,
@@ -235,6 +242,27 @@ impl Report {
         self.endpoint = Some(endpoint.clone());
     }
 
+    /// One more attempt, while another one is under way.
+    pub fn hedged(&mut self, endpoint: &Arc<Endpoint>) {
+        self.attempt(endpoint);
+        self.hedge = Some("lost");
+    }
+
+    pub fn hedge_won(&mut self) {
+        self.hedge = Some("won");
+    }
+
+    /// Whether it was a hedge that was answered.
+    pub fn is_hedges(&self) -> bool {
+        self.hedge == Some("won")
+    }
+
+    /// Of several attempts that are under way it is the one to this endpoint that is talked of from now on.
+    pub fn turn_to(&mut self, endpoint: &Arc<Endpoint>) {
+        self.trial = None;
+        self.endpoint = Some(endpoint.clone());
+    }
+
     /// The one that was asked last.
     pub fn endpoint(&self) -> Option<&Arc<Endpoint>> {
         self.endpoint.as_ref()
@@ -263,6 +291,14 @@ impl Report {
             self.shadow.push(would);
         }
         mode == Mode::Enforce
+    }
+
+    /// Where timeouts in this mode note what they would cut, if they are not to cut it.
+    pub fn overrun(&mut self, mode: Mode) -> Option<Rc<Overrun>> {
+        if self.overrun.is_none() {
+            self.overrun = Overrun::of(mode, &self.worker);
+        }
+        self.overrun.clone()
     }
 
     /// Tells how the last attempt ended.
@@ -355,6 +391,7 @@ impl Report {
             self.flag = Some(flag);
             self.reason = reason;
         }
+        self.shadow.extend(self.overrun.as_ref().and_then(|overrun| overrun.would()));
         let grpc = self.grpc;
         let end = |head| match ending {
             // A gRPC call without a status: `unknown`.
@@ -431,6 +468,7 @@ impl Report {
             attempts: self.attempts,
             grpc_status: self.grpc_status,
             shadow: &self.shadow,
+            hedge: self.hedge,
             fallback: fallback.as_deref(),
         };
         self.worker.write_log(&record);
@@ -552,6 +590,7 @@ impl<'a> TcpReport<'a> {
             attempts: u32::from(endpoint.is_some()),
             grpc_status: None,
             shadow: &[],
+            hedge: None,
             fallback: None,
         };
         self.worker.write_log(&record);

@@ -47,8 +47,10 @@ enum BodyError {
 pub struct Upload {
     incoming: RefCell<Incoming>,
     replay: RefCell<Replay>,
-    /// Number of the attempt that may read; earlier ones get an error.
-    attempt: Cell<u32>,
+    /// Attempts so far.
+    attempts: Cell<u32>,
+    /// Number of the first attempt that may read; earlier ones get an error.
+    first: Cell<u32>,
     limit: Option<u64>,
     received: Cell<u64>,
     last_progress: Cell<Instant>,
@@ -89,7 +91,8 @@ impl Upload {
         Rc::new(Self {
             incoming: RefCell::new(incoming),
             replay: RefCell::default(),
-            attempt: Cell::new(0),
+            attempts: Cell::new(0),
+            first: Cell::new(0),
             limit,
             received: Cell::new(0),
             last_progress: Cell::new(now),
@@ -122,7 +125,10 @@ impl Upload {
     }
 
     fn finish(&self, now: Instant) {
-        self.finished.set(Some(now));
+        // A later attempt comes to the end once more.
+        if self.finished.get().is_none() {
+            self.finished.set(Some(now));
+        }
         if let Some(copying) = self.copying.take() {
             copying.complete();
         }
@@ -171,7 +177,7 @@ impl Upload {
     pub fn forget_replay(&self) {
         let mut replay = self.replay.borrow_mut();
         // A later attempt may still be passing on what the first one left.
-        if self.attempt.get() == 1 {
+        if self.attempts.get() == 1 {
             replay.give_up();
         } else {
             replay.last = true;
@@ -188,7 +194,7 @@ impl Upload {
                 sleep_until(clock::now() + PATIENCE).await;
             }
             if self.finished.get().is_none() {
-                self.attempt.set(u32::MAX);
+                self.first.set(u32::MAX);
                 if let Some(waker) = self.waker.take() {
                     waker.wake();
                 }
@@ -310,10 +316,14 @@ pub struct RequestBody {
 }
 
 impl RequestBody {
-    /// Takes over from the attempt before, from the first byte on.
+    /// From the first byte on. It takes over from the attempts before, unless all of the body is here: then
+    /// each sends what is kept.
     pub fn of(upload: &Rc<Upload>) -> Self {
-        let attempt = upload.attempt.get() + 1;
-        upload.attempt.set(attempt);
+        let attempt = upload.attempts.get() + 1;
+        upload.attempts.set(attempt);
+        if upload.finished.get().is_none() {
+            upload.first.set(attempt);
+        }
         Self { upload: upload.clone(), attempt, replayed: 0, trailers_sent: false }
     }
 }
@@ -328,7 +338,7 @@ impl HttpBody for RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
         let upload = &this.upload;
-        if upload.attempt.get() != this.attempt {
+        if this.attempt < upload.first.get() {
             return Poll::Ready(Some(Err(BodyError::Superseded.into())));
         }
         if let Some(gate) = &upload.gate

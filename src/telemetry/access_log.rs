@@ -9,7 +9,8 @@
 //!   missing is `null`, numbers are numbers, durations are whole milliseconds.
 //!
 //! Where a policy in shadow mode would have acted, that is one more field, `shadow`:
-//! `rate_limit:reject`, several separated by commas. Where a fallback was answered, `fallback` says for what.
+//! `rate_limit:reject`, several separated by commas. Where a request was hedged, `hedge` is `won` if the second
+//! endpoint was the quicker one, or else `lost`. Where a fallback was answered, `fallback` says for what.
 //!
 //! What a client sent cannot begin a line, end a field or move a terminal's cursor: control
 //! characters, quotes and backslashes are escaped, in text also all that is not ASCII (`\xHH`).
@@ -67,6 +68,8 @@ pub struct Record<'a> {
     pub grpc_status: Option<u16>,
     /// What policies in shadow mode would have done.
     pub shadow: &'a [Would],
+    /// Whether a hedge was quicker, where there was one.
+    pub hedge: Option<&'static str>,
     /// For what another answer stands in.
     pub fallback: Option<&'a str>,
 }
@@ -120,6 +123,10 @@ fn write_text(record: &Record<'_>, stamp: &mut Stamp, out: &mut Vec<u8>) {
         out.extend_from_slice(b" shadow=");
         shadow(record.shadow, out);
     }
+    if let Some(result) = record.hedge {
+        out.extend_from_slice(b" hedge=");
+        out.extend_from_slice(result.as_bytes());
+    }
     if let Some(cause) = record.fallback {
         out.extend_from_slice(b" fallback=");
         out.extend_from_slice(cause.as_bytes());
@@ -160,6 +167,9 @@ fn write_json(record: &Record<'_>, stamp: &mut Stamp, out: &mut Vec<u8>) {
         out.extend_from_slice(b",\"shadow\":\"");
         shadow(record.shadow, out);
         out.push(b'"');
+    }
+    if record.hedge.is_some() {
+        json_text(b",\"hedge\":", record.hedge.map(str::as_bytes), out);
     }
     if record.fallback.is_some() {
         json_text(b",\"fallback\":", record.fallback.map(str::as_bytes), out);
@@ -426,6 +436,7 @@ mod tests {
             attempts: 1,
             grpc_status: None,
             shadow: &[],
+            hedge: None,
             fallback: None,
         }
     }
@@ -479,6 +490,15 @@ mod tests {
         let json = line(&record, Format::Json);
         let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
         assert_eq!(json["shadow"], "rate_limit:reject,circuit_breaker:open");
+    }
+
+    #[test]
+    fn a_hedge_is_told() {
+        let record = Record { hedge: Some("won"), ..record() };
+        assert!(line(&record, Format::Text).ends_with(" hedge=won\n"));
+        let json: serde_json::Value =
+            serde_json::from_str(&line(&record, Format::Json)).expect("JSON");
+        assert_eq!(json["hedge"], "won");
     }
 
     #[test]

@@ -134,6 +134,7 @@ mod tests {
             attempts: 1,
             grpc_status: None,
             shadow: &[],
+            hedge: None,
             fallback: None,
         }
     }

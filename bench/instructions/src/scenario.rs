@@ -262,6 +262,12 @@ pub const SCENARIOS: &[Scenario] = &[
         config: Config { users: "\n    policy: { retry: off }", ..SHIPPED },
         ..OUTBOUND
     },
+    // Of which no request is slow enough.
+    Scenario {
+        name: "hedge",
+        config: Config { users: "\n    policy: { hedge: { after: 1s } }", ..SHIPPED },
+        ..OUTBOUND
+    },
     Scenario {
         name: "bulkheads",
         config: Config {

@@ -33,6 +33,7 @@ use crate::balance::{Balancer, Plan, Table};
 use crate::endpoint::{Endpoint, Load, Nanos};
 use crate::policy::breaker::SharedBreaker;
 use crate::policy::outlier::Detector;
+use crate::policy::percentile::Latencies;
 use crate::policy::{Budget, Bulkhead, Policy};
 use crate::route::Router;
 use policy::overlay;
@@ -128,6 +129,7 @@ enum Owner {
 /// What of a cluster lives on.
 struct Kept {
     budget: Arc<Budget>,
+    latencies: Arc<Latencies>,
     bulkhead: Arc<Bulkhead>,
     breaker: Option<Arc<SharedBreaker>>,
     outliers: Option<Arc<Detector>>,
@@ -142,6 +144,7 @@ impl Kept {
     fn of(cluster: &Cluster) -> Self {
         Self {
             budget: cluster.budget.clone(),
+            latencies: cluster.latencies.clone(),
             bulkhead: cluster.bulkhead.clone(),
             breaker: cluster.breaker.clone(),
             outliers: cluster.outliers.clone(),
@@ -332,6 +335,7 @@ impl<'a> Compiler<'a> {
             protocol,
             budget: kept.map_or_else(Arc::default, |kept| kept.budget.clone()),
             budget_limits: budget,
+            latencies: kept.map_or_else(Arc::default, |kept| kept.latencies.clone()),
             bulkhead: kept.map_or_else(bulkhead, |kept| kept.bulkhead.clone()),
             bulkhead_limits,
             breaker,

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use super::super::schema::{self, HeaderEdits, OrOff};
-use super::super::units::HeaderName;
+use super::super::units::{HeaderName, HedgeDelay};
 use super::{Compiler, Mistake, Path, fault, overload};
-use crate::policy::{BudgetLimits, Conditions, HeaderOps, Mode, Policy, Retry};
+use crate::policy::deadline::DeadlineField;
+use crate::policy::hedge::After;
+use crate::policy::{BudgetLimits, Conditions, HeaderOps, Hedge, Mode, Policy, Retry};
 
 /// The same for a policy that is shared: it stays so where nothing is laid over it.
 pub(super) fn overlay_shared(outer: Arc<Policy>, inner: Option<&schema::Policy>) -> Arc<Policy> {
@@ -24,23 +26,15 @@ pub(super) fn overlay(mut outer: Policy, inner: Option<&schema::Policy>) -> Poli
             outer.timeouts.request = None;
             outer.timeouts.stream_idle = None;
         }
-        Some(OrOff::On(timeout)) => {
-            let each = timeout.each();
-            if let Some(request) = each.request {
-                outer.timeouts.request = request.on().map(|duration| duration.0);
-            }
-            if let Some(connect) = each.connect {
-                outer.timeouts.connect = connect.0;
-            }
-            if let Some(idle) = each.stream_idle {
-                outer.timeouts.stream_idle = idle.on().map(|duration| duration.0);
-            }
-        }
+        Some(OrOff::On(timeout)) => overlay_timeouts(&mut outer, &timeout.each()),
     }
     match &inner.retry {
         None => {}
         Some(OrOff::Off) => outer.retry.max = 0,
         Some(OrOff::On(retry)) => outer.retry = overlay_retry(outer.retry, retry),
+    }
+    if let Some(hedge) = &inner.hedge {
+        outer.hedge = hedge.on().and_then(|typed| overlay_hedge(outer.hedge.as_deref(), typed));
     }
     if let Some(max_body) = &inner.max_body {
         outer.max_body = max_body.on().map(|size| size.0);
@@ -58,6 +52,51 @@ pub(super) fn overlay(mut outer: Policy, inner: Option<&schema::Policy>) -> Poli
         outer.mirror = mirror.on().map(|mirror| Arc::new(fault::mirror(mirror)));
     }
     outer
+}
+
+fn overlay_timeouts(outer: &mut Policy, inner: &schema::Timeouts) {
+    let Policy { timeouts, deadline, .. } = outer;
+    if let Some(request) = &inner.request {
+        timeouts.request = request.on().map(|duration| duration.0);
+    }
+    if let Some(connect) = inner.connect {
+        timeouts.connect = connect.0;
+    }
+    if let Some(idle) = &inner.stream_idle {
+        timeouts.stream_idle = idle.on().map(|duration| duration.0);
+    }
+    match mode(inner.mode.as_ref()) {
+        // What is over another mode and does not say otherwise has that mode.
+        Some(mode) if inner.mode.is_some() => timeouts.mode = mode,
+        Some(_) => {}
+        None => {
+            timeouts.request = None;
+            timeouts.stream_idle = None;
+        }
+    }
+    match &inner.deadline_header {
+        None => {}
+        Some(OrOff::Off) => deadline.field = DeadlineField::Off,
+        Some(OrOff::On(name)) => deadline.field = DeadlineField::of(&name.0),
+    }
+    deadline.propagate = inner.propagate.unwrap_or(deadline.propagate);
+}
+
+fn overlay_hedge(outer: Option<&Hedge>, inner: &schema::Hedge) -> Option<Arc<Hedge>> {
+    let mut hedge = outer.cloned().unwrap_or_default();
+    if inner.mode.is_some() {
+        hedge.mode = mode(inner.mode.as_ref())?;
+    }
+    match inner.after {
+        None => {}
+        Some(HedgeDelay::Time(time)) => hedge.after = After::Delay(time.0),
+        Some(HedgeDelay::Percentile(percentile)) => hedge.after = After::Percentile(percentile),
+    }
+    hedge.max = inner.max.unwrap_or(hedge.max);
+    if let Some(methods) = inner.methods {
+        hedge.any_method = methods == schema::RetryMethods::All;
+    }
+    Some(Arc::new(hedge))
 }
 
 fn overlay_retry(mut outer: Retry, inner: &schema::Retry) -> Retry {
@@ -95,6 +134,7 @@ impl Compiler<'_> {
             self.check_limits(typed, at);
             self.check_resilience(typed, at);
             self.check_faults(typed, at);
+            self.check_timeouts(typed, at);
         }
         self.check_rate_limits(typed, at);
         if let Some(schema::Policy { retry: Some(OrOff::On(retry)), .. }) = typed
@@ -107,6 +147,42 @@ impl Compiler<'_> {
             self.mistake(mistake.help(
                 "move it to `services.<name>.policy.retry`, or for all to `services.defaults`",
             ));
+        }
+    }
+
+    /// Tells what is wrong in timeouts and hedges wherever they stand.
+    pub(super) fn check_timeouts(&mut self, typed: &schema::Policy, at: &Path) {
+        if let Some(OrOff::On(schema::Timeout::Each(each))) = &typed.timeout {
+            let at = at.join("timeout");
+            match &each.deadline_header {
+                Some(OrOff::On(name)) => {
+                    self.framing_field(name, at.join("deadline_header"));
+                    if name.0.as_str() == "grpc-timeout" {
+                        let message = "`grpc-timeout` is for gRPC, which has it anyway";
+                        let mistake = Mistake::at(at.join("deadline_header"), message);
+                        self.mistake(mistake.help("name the header of plain HTTP"));
+                    }
+                }
+                Some(OrOff::Off) if each.propagate == Some(true) => {
+                    let message = "there is no header to propagate the timeout by";
+                    let mistake = Mistake::at(at.join("propagate"), message);
+                    self.mistake(mistake.help("give `deadline_header` a name, or leave it out"));
+                }
+                _ => {}
+            }
+        }
+        let typed_hedge = typed.hedge.as_ref().and_then(|hedge| hedge.on());
+        let timeout = match &typed.timeout {
+            Some(OrOff::On(timeout)) => timeout.each().request,
+            _ => None,
+        };
+        if let (Some(hedge), Some(OrOff::On(request))) = (typed_hedge, timeout)
+            && let Some(HedgeDelay::Time(after)) = hedge.after
+            && after.0 >= request.0
+        {
+            let message = "the request times out before it would be hedged";
+            let mistake = Mistake::at(at.join("hedge").join("after"), message);
+            self.mistake(mistake.help(format!("let it be less than `timeout`, {request}")));
         }
     }
 

@@ -86,6 +86,7 @@ impl<'a> Compiler<'a> {
             self.check_limits(policy, &at);
             self.check_resilience(policy, &at);
             self.check_faults(policy, &at);
+            self.check_timeouts(policy, &at);
         }
     }
 

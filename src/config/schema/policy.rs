@@ -7,7 +7,7 @@ use super::{
     AdaptiveConcurrency, Bulkhead, CircuitBreaker, Fallback, Fault, Mirror, OrOff,
     OutlierDetection, Priority, RateLimits, SlowStart,
 };
-use crate::config::units::{Condition, Duration, Ratio, Size};
+use crate::config::units::{Condition, Duration, HeaderName, HedgeDelay, Ratio, Size};
 
 /// How requests are governed. It has the same shape everywhere; what is not given comes from the
 /// policy around it.
@@ -20,6 +20,9 @@ pub struct Policy {
     /// Sending again what did not do, or `off`. Default: what was provably never processed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry: Option<OrOff<Retry>>,
+    /// Asking a second endpoint where the first one is slow, or `off`. Default: `off`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hedge: Option<OrOff<Hedge>>,
     /// The longest request body, or `off`. Default: `off`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_body: Option<OrOff<Size>>,
@@ -86,6 +89,10 @@ impl Timeout {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Timeouts {
+    /// Whether `request`, `stream_idle` and `retry.per_try_timeout` cut what is late, or only tell what they
+    /// would have cut; or `off`. Default: `enforce`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode: Option<OrOff<Mode>>,
     /// From the end of the request to the head of the response, all attempts together,
     /// or `off`. Default: `15s`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -97,6 +104,14 @@ pub struct Timeouts {
     /// `limits.idle_timeout`. Default: `5m`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stream_idle: Option<OrOff<Duration>>,
+    /// The header by which clients say how long they will wait, and we how much of it is left; or `off`. gRPC
+    /// has `grpc-timeout`. Default: `x-request-deadline`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deadline_header: Option<OrOff<HeaderName>>,
+    /// Whether the service is told what is left of `request` where the client has said nothing.
+    /// Default: `false`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub propagate: Option<bool>,
 }
 
 /// Whether a policy acts.
@@ -141,7 +156,7 @@ pub struct Retry {
     pub budget: Option<RetryBudget>,
 }
 
-/// Which requests are sent again that may have been processed.
+/// Which requests are sent twice that may have been processed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RetryMethods {
@@ -161,6 +176,27 @@ pub struct RetryBackoff {
     /// The bound of all of them. Default: `250ms`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max: Option<Duration>,
+}
+
+/// Asking a second endpoint where the first one is slow; the first good answer counts. What that adds is part
+/// of `retry.budget`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Hedge {
+    /// Whether it acts, or only tells what it would have done; or `off`. Default: `enforce`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode: Option<OrOff<Mode>>,
+    /// How long an answer is waited for: a duration, or `p50` to `p99`, as long as so many percent of the
+    /// requests of the service take. Default: `p95`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<HedgeDelay>,
+    /// How many more endpoints one request may be sent to, each after waiting anew. Default: 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 4))]
+    pub max: Option<u32>,
+    /// Which requests: idempotent ones and those with an `Idempotency-Key`, or all. Default: `idempotent`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub methods: Option<RetryMethods>,
 }
 
 /// How much traffic retries may add.

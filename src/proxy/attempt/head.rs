@@ -1,14 +1,15 @@
 //! The head of a request in the form of its wire.
 
+use std::time::Duration;
+
 use http::header::{COOKIE, EXPECT, HOST, HeaderName, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::{PathAndQuery, Scheme, Uri};
-use http::{HeaderValue, Version};
+use http::{HeaderMap, HeaderValue, Version};
 
 use super::super::upgrade;
 use super::Call;
-use crate::clock::Instant;
-use crate::policy::deadline;
+use crate::policy::Deadline;
 use crate::upstream::Wire;
 
 /// Which attempt at a request this is, from the second one on.
@@ -64,25 +65,27 @@ fn join_cookies(parts: &mut Parts) {
     }
 }
 
-impl Call<'_> {
-    /// Says which attempt this is, and how much time is left for it.
-    pub(super) fn number(&mut self, attempt: u32, grpc: bool, started: Instant, now: Instant) {
-        let headers = &mut self.parts.headers;
-        if attempt > 1 {
-            headers.insert(ATTEMPT.clone(), HeaderValue::from(attempt));
-            if grpc {
-                // As gRPC's own retries do (gRFC A6).
-                headers.insert("grpc-previous-rpc-attempts", HeaderValue::from(attempt - 1));
-            }
-        }
-        if let Some(client) = self.client_timeout
-            && now > started
-        {
-            let left = (started + client).saturating_duration_since(now);
-            deadline::write(headers, left, grpc);
+/// Says which attempt this is, and how much time is left for it.
+pub(super) fn number(
+    headers: &mut HeaderMap,
+    attempt: u32,
+    grpc: bool,
+    deadline: &Deadline,
+    left: Option<Duration>,
+) {
+    if attempt > 1 {
+        headers.insert(ATTEMPT.clone(), HeaderValue::from(attempt));
+        if grpc {
+            // As gRPC's own retries do (gRFC A6).
+            headers.insert("grpc-previous-rpc-attempts", HeaderValue::from(attempt - 1));
         }
     }
+    if let Some(left) = left {
+        deadline.write(headers, left, grpc);
+    }
+}
 
+impl Call<'_> {
     /// Gives the request the form of its wire. Returns the WebSocket key that it made, if any.
     pub(super) fn write_head(&mut self) -> Option<HeaderValue> {
         let parts = &mut self.parts;

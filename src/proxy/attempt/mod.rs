@@ -3,6 +3,7 @@
 //! stream above the last one that a GOAWAY names (RFC 9113 6.8, 8.7). Then any method is safe.
 
 mod head;
+mod hedge;
 mod outcome;
 mod pick;
 mod timing;
@@ -24,6 +25,7 @@ use super::fields::Fields;
 use super::gate::Gate;
 use super::hints::Hints;
 use super::http2::ClientStream;
+use super::overrun::Overrun;
 use super::report::Report;
 use super::upload::{RequestBody, Upload};
 use crate::clock::{self, Instant};
@@ -35,6 +37,8 @@ use crate::policy::retry::{self, Next, Situation, is_idempotent};
 use crate::upstream::{ConnectErrorKind, Lease, ResponseBody, Reuse, Wire};
 use crate::worker::{View, Worker};
 pub use head::address;
+use head::number;
+use hedge::First;
 pub use outcome::check_response;
 use outcome::{again_after, failed};
 pub use pick::{Choice, dial};
@@ -71,6 +75,8 @@ pub struct Call<'a> {
     pub client_version: Version,
     /// What the client said it will wait, if that is less than the policy.
     pub client_timeout: Option<Duration>,
+    /// Where timeouts are in shadow mode.
+    pub overrun: Option<Rc<Overrun>>,
     pub is_grpc: bool,
     /// The body may be wanted again after the answer.
     pub keeps_body: bool,
@@ -113,8 +119,11 @@ pub async fn run(call: &mut Call<'_>, report: &mut Report) -> Result<Answer, Fai
     // Later attempts ask the clock.
     let mut began = call.began;
     call.cluster.budget.deposit(clock::since_start(began));
+    let hedge = call.policy.hedge.as_deref();
     let idempotent = is_idempotent(&call.parts.method)
-        || retry.max > 0 && call.parts.headers.contains_key(&IDEMPOTENCY_KEY);
+        || (retry.max > 0 || hedge.is_some()) && call.parts.headers.contains_key(&IDEMPOTENCY_KEY);
+    let hedge = hedge.filter(|hedge| hedge.takes(idempotent, call.upgrade.is_some()));
+    let mut hedges = 0;
     let sent_key = call.write_head();
     let mut tried = SmallVec::<[u32; 4]>::new();
     let mut reuse = Reuse::Allowed;
@@ -122,10 +131,31 @@ pub async fn run(call: &mut Call<'_>, report: &mut Report) -> Result<Answer, Fai
         return Err(call.late(Duration::ZERO));
     }
     loop {
-        let (endpoint, trial) = call.pick(&mut tried, report, clock::nanos(began))?;
+        let (endpoint, picked) = call.pick(&mut tried, report, clock::nanos(began))?;
         report.attempt(&endpoint);
-        call.number(report.attempts(), report.is_grpc(), report.started(), began);
-        let (result, stale) = call.once(&endpoint, reuse, began, report.started()).await;
+        let left = call.left(report.started(), began);
+        number(
+            &mut call.parts.headers,
+            report.attempts(),
+            call.is_grpc,
+            &call.policy.deadline,
+            left,
+        );
+        let trial;
+        let (result, stale) = match hedge {
+            None => {
+                trial = picked;
+                call.once(&call.parts, &endpoint, reuse, began, report.started()).await
+            }
+            Some(hedge) => {
+                let first = First { endpoint: &endpoint, trial: picked, reuse, began };
+                // Boxed: most requests are not hedged, and should not have room for it.
+                let race = hedge::race(call, hedge, first, &mut tried, &mut hedges, report);
+                let (decided, result, stale) = Box::pin(race).await;
+                trial = decided;
+                (result, stale)
+            }
+        };
         call.tell(trial, &result, stale, report);
         let (end, reason) = match &result {
             // Nearly always: no answer of an upstream is one to try again after.
@@ -145,13 +175,13 @@ pub async fn run(call: &mut Call<'_>, report: &mut Report) -> Result<Answer, Fai
         });
         let situation = Situation {
             end,
-            retries: report.attempts() - 1,
+            retries: report.attempts() - 1 - hedges,
             idempotent,
             stale: stale && reuse == Reuse::Allowed,
             replayable: call.upload.as_ref().is_none_or(|upload| upload.can_replay()),
             has_other: call.has_other(&tried, clock::nanos(began)),
             retry_after,
-            left: call.overdue(report.started()).map(|(at, _)| at.saturating_duration_since(began)),
+            left: call.overdue(report.started()).map(|at| at.saturating_duration_since(began)),
         };
         let Some(wait) = call.may_send_again(&situation, began) else {
             break call.answered(result, sent_key);
@@ -237,9 +267,11 @@ impl Call<'_> {
         }
     }
 
-    /// One attempt. With a failure, whether it may be that its connection was dead before.
+    /// One attempt, with `parts` for its head. With a failure, whether it may be that its connection was dead
+    /// before.
     async fn once(
-        &mut self,
+        &self,
+        parts: &Parts,
         endpoint: &Arc<Endpoint>,
         reuse: Reuse,
         began: Instant,
@@ -274,7 +306,7 @@ impl Call<'_> {
         let sent = if lease.reused { began } else { clock::now() };
         let result = tokio::select! {
             biased;
-            result = lease.send(&self.parts, &self.names, body, |status, headers| {
+            result = lease.send(parts, &self.names, body, |status, headers| {
                 hints.pass_on(status, headers);
             }) => result.map_err(Ok),
             failure = self.expired(started, sent) => Err(Err(failure)),

@@ -162,6 +162,15 @@ fn labelled_families(shards: &[Arc<Shard>]) -> Vec<MetricFamily> {
             shards,
             |shard| &shard.retry_skipped,
         ),
+        sum("pilotfish_hedges_total", "Requests sent to a second endpoint.", shards, |shard| {
+            &shard.hedges
+        }),
+        sum(
+            "pilotfish_hedge_skipped_total",
+            "Hedges that were due and not allowed.",
+            shards,
+            |shard| &shard.hedge_skipped,
+        ),
         sum("pilotfish_rejected_total", "Requests refused by the proxy.", shards, |shard| {
             &shard.rejected
         }),

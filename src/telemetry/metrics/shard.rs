@@ -31,6 +31,10 @@ pub struct Shard {
     pub retries: Family<2>,
     /// `[reason]`: retries that were wanted and not allowed.
     pub retry_skipped: Family<1>,
+    /// `[service, result]`: `sent`, `won`.
+    pub hedges: Family<2>,
+    /// `[reason]`: hedges that were due and not allowed.
+    pub hedge_skipped: Family<1>,
     /// `[reason]`: requests that we refused ourselves.
     pub rejected: Family<1>,
     /// `[policy, would]`: what policies in shadow mode would have done.
@@ -84,6 +88,8 @@ impl Shard {
             panics: Counter::default(),
             retries: Family::new(["service", "reason"]),
             retry_skipped: Family::new(["reason"]),
+            hedges: Family::new(["service", "result"]),
+            hedge_skipped: Family::new(["reason"]),
             rejected: Family::new(["reason"]),
             shadow_decisions: Family::new(["policy", "would"]),
             bulkhead_overflow: Family::new(["service", "reason"]),
@@ -111,6 +117,7 @@ impl Shard {
     pub(super) fn retain(&self, live: &Live) {
         self.requests.retain(live);
         self.retries.retain(live);
+        self.hedges.retain(live);
         self.bulkhead_overflow.retain(live);
         self.breaker_changes.retain(live);
         self.ejections.retain(live);

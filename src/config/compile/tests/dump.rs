@@ -11,7 +11,7 @@ use crate::config::snapshot::{
 use crate::endpoint::Endpoint;
 use crate::policy::outlier::OutlierConfig;
 use crate::policy::shed::ShedLimits;
-use crate::policy::{BulkheadLimits, Conditions, Policy, PriorityOf};
+use crate::policy::{BulkheadLimits, Conditions, Deadline, Policy, PriorityOf};
 use crate::route::{Condition, FieldMatch, HostPattern, Matcher, PathPattern};
 
 pub fn dump(snapshot: &Snapshot) -> String {
@@ -166,14 +166,14 @@ fn route(out: &mut String, snapshot: &Snapshot, matcher: Option<&Matcher>, route
         Action::Respond(respond) => line(out, format!("    {respond:?}")),
     }
     if *route.policy != Policy::default() {
-        line(
-            out,
-            format!(
-                "    {:?} max_resends {} max_body {:?}",
-                route.policy.timeouts, route.policy.retry.max, route.policy.max_body
-            ),
-        );
         let policy = &route.policy;
+        let timeouts = format!("{:?}", policy.timeouts).replace("mode: Enforce, ", "");
+        let (resends, max_body) = (policy.retry.max, policy.max_body);
+        line(out, format!("    {timeouts} max_resends {resends} max_body {max_body:?}"));
+        if policy.deadline != Deadline::default() {
+            line(out, format!("    {:?}", policy.deadline));
+        }
+        option(out, "hedge", &policy.hedge);
         if policy.priority != PriorityOf::default() {
             line(out, format!("    {:?}", policy.priority));
         }
