@@ -467,7 +467,7 @@ async fn nothing_is_left_behind_by_any_mix() {
             let number = count.fetch_add(1, SeqCst);
             async move {
                 tokio::time::sleep(Duration::from_millis([0, 5, 40, 15, 60][number % 5])).await;
-                let code = if number % 7 == 0 { 503 } else { 200 };
+                let code = if number.is_multiple_of(7) { 503 } else { 200 };
                 status(code, "any")()
             }
         })

@@ -102,7 +102,8 @@ async fn who_refuses_hangs_or_breaks_off_before_its_answer_costs_nobody_a_reques
         let count = Arc::new(AtomicUsize::new(0));
         move |_| {
             // Fifty in a row, then fifty that are well.
-            let status = if count.fetch_add(1, SeqCst) / 50 % 2 == 0 { 503 } else { 200 };
+            let status =
+                if (count.fetch_add(1, SeqCst) / 50).is_multiple_of(2) { 503 } else { 200 };
             async move { Response::builder().status(status).body(body("well")).unwrap() }
         }
     })

@@ -118,7 +118,7 @@ async fn what_cannot_be_reached_counts_and_a_gateway_error_is_its_own_cause() {
 async fn one_error_in_three_is_found_by_comparison() {
     let count = Arc::new(AtomicUsize::new(0));
     let grey = Upstream::http(move |_| {
-        let status = if count.fetch_add(1, SeqCst) % 3 == 0 { 500 } else { 200 };
+        let status = if count.fetch_add(1, SeqCst).is_multiple_of(3) { 500 } else { 200 };
         async move { Response::builder().status(status).body(body("")).unwrap() }
     })
     .await;

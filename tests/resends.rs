@@ -196,6 +196,9 @@ async fn a_goaway_tells_which_requests_may_be_sent_again() {
                 let goaway = [0, 0, 0, last, 0, 0, 0, code];
                 // And closes: what it had not answered it will never answer.
                 let _ = stream.write_all(&raw::frame(raw::GOAWAY, 0, 0, &goaway)).await;
+                // What it leaves unread would make a reset of its end, which can overtake the frame.
+                let _ = stream.shutdown().await;
+                let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
             }
         })
         .await;

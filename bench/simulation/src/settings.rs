@@ -155,8 +155,8 @@ impl Settings {
         let ewma = || Self::bare("peak EWMA", "peak_ewma");
         let others = [
             ewma()
-                .named("outlier detection of half")
-                .with("outlier_detection", "{ max_ejected: 50% }"),
+                .named("outlier detection of a tenth")
+                .with("outlier_detection", "{ max_ejected: 10% }"),
             ewma()
                 .named("adaptive concurrency")
                 .without("bulkhead")

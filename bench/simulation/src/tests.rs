@@ -110,7 +110,7 @@ fn the_budget_bounds_what_retries_add_and_a_fixed_number_does_not() {
 fn where_all_fail_some_are_still_asked() {
     let mut doomed = scenario("bad rollout");
     doomed.ill = vec![(doomed.endpoints, Illness::Is(Health::Wrong(1.0)))];
-    for name in ["outlier detection", "outlier detection of half", "our defaults"] {
+    for name in ["outlier detection", "outlier detection of a tenth", "our defaults"] {
         let seen = figures(&doomed, &ewma(name));
         assert_eq!((seen.attempts, seen.success), (1.0, 0.0), "{name}");
         assert!(seen.success_after > 0.99, "{name}: {}", seen.success_after);
@@ -122,8 +122,8 @@ fn fast_errors_attract_and_a_tenth_is_too_few_to_eject_for_a_fifth() {
     let rollout = scenario("bad rollout");
     let bare = figures(&rollout, &ewma("bare"));
     assert!(bare.at_ill > Some(1.2), "{:?}", bare.at_ill);
-    let tenth = figures(&rollout, &row("Envoy", "outlier detection, retries"));
-    let half = figures(&rollout, &ewma("outlier detection of half"));
+    let tenth = figures(&rollout, &ewma("outlier detection of a tenth"));
+    let half = figures(&rollout, &ewma("outlier detection"));
     assert!(half.success > tenth.success + 0.05, "{} {}", tenth.success, half.success);
     assert!(figures(&rollout, &ewma("all of ours")).success > 0.99);
 }
