@@ -13,8 +13,8 @@ use super::bounded::fingerprint;
 use crate::endpoint::Endpoint;
 
 /// Points of an endpoint whose weight is a power of two and the highest: shares are off by some 10 %, those of
-/// an endpoint with a fourth of its weight by 20 %.
-const POINTS: u64 = 100;
+/// lighter ones by more (1 / sqrt of their points).
+pub(super) const POINTS: u64 = 100;
 
 #[derive(Debug)]
 pub(super) struct Ring {
