@@ -1,7 +1,8 @@
 //! What is said of a request once it has ended, however it ended: one value that the access log, the
 //! metrics and the gauges are written from.
 
-use std::cell::Cell;
+mod tcp;
+
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -21,17 +22,17 @@ use super::trial::Trial;
 use super::tunnel::{Tally, TunnelEnd};
 use super::upload::Upload;
 use crate::clock::{self, Instant};
-use crate::config::snapshot::{Destination, Route};
+use crate::config::snapshot::Route;
 use crate::endpoint::Endpoint;
 use crate::policy::fallback::Cause;
 use crate::policy::rate_limit::Quota;
 use crate::policy::{End, Mode, Would};
-use crate::telemetry::Direction;
 use crate::telemetry::access_log::Record;
 use crate::telemetry::flags::Flag;
 use crate::telemetry::metrics::{ErrorType, MethodLabel, OpenGuard, RequestKey, RequestLabels};
 use crate::telemetry::trace::{TraceContext, X_REQUEST_ID};
 use crate::worker::{RequestGuard, View, Worker};
+pub use tcp::TcpReport;
 
 /// How the body of a response ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -509,90 +510,5 @@ fn protocol(version: Version) -> &'static str {
         Version::HTTP_2 => "HTTP/2",
         Version::HTTP_3 => "HTTP/3",
         _ => "HTTP/1.1",
-    }
-}
-
-/// What is said of a connection that carried no HTTP.
-pub struct TcpReport<'a> {
-    worker: &'a Rc<Worker>,
-    view: &'a View,
-    direction: Direction,
-    to: Destination,
-    started: Instant,
-    wall: SystemTime,
-    endpoint: Cell<Option<Arc<Endpoint>>>,
-    pub tally: Tally,
-}
-
-impl<'a> TcpReport<'a> {
-    pub fn begin(
-        worker: &'a Rc<Worker>,
-        view: &'a View,
-        direction: Direction,
-        to: Destination,
-    ) -> Self {
-        Self {
-            worker,
-            view,
-            direction,
-            to,
-            started: clock::now(),
-            wall: clock::wall(),
-            endpoint: Cell::new(None),
-            tally: Tally::default(),
-        }
-    }
-
-    pub fn endpoint(&self, endpoint: &Arc<Endpoint>) {
-        self.endpoint.set(Some(endpoint.clone()));
-    }
-
-    pub fn failed(self, failure: &Failure) {
-        self.worker.recorder.rejected.inc([failure.reason()]);
-        self.write(failure.flag(), failure.reason());
-    }
-
-    pub fn finish(self, end: TunnelEnd) {
-        let (flag, reason) = shortfall(Ending::Tunnel(end)).unzip();
-        self.write(flag, reason.unwrap_or(VIA_UPSTREAM));
-    }
-
-    fn write(self, flag: Option<Flag>, reason: &str) {
-        let service = &*self.view.snapshot.cluster(self.to).name;
-        let labels = [self.direction.as_str(), service];
-        let recorder = &self.worker.recorder;
-        recorder.tcp_connections.inc(labels);
-        recorder.tcp_sent_bytes.add(labels, self.tally.from_client.get());
-        recorder.tcp_received_bytes.add(labels, self.tally.from_server.get());
-        let endpoint = self.endpoint.take();
-        let record = Record {
-            start: self.wall,
-            direction: self.direction,
-            method: "-",
-            path: "-",
-            protocol: "TCP",
-            status: 0,
-            flag,
-            details: reason,
-            bytes_received: self.tally.from_client.get(),
-            bytes_sent: self.tally.from_server.get(),
-            duration: clock::now() - self.started,
-            upstream_time: None,
-            x_forwarded_for: None,
-            user_agent: None,
-            request_id: None,
-            authority: None,
-            upstream_host: endpoint.as_ref().map(|endpoint| &*endpoint.label),
-            upstream_cluster: Some(service),
-            route_name: None,
-            trace_id: None,
-            span_id: None,
-            attempts: u32::from(endpoint.is_some()),
-            grpc_status: None,
-            shadow: &[],
-            hedge: None,
-            fallback: None,
-        };
-        self.worker.write_log(&record);
     }
 }
