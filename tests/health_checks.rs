@@ -72,6 +72,7 @@ async fn an_endpoint_that_says_503_is_left_alone_until_it_is_well() {
     assert_eq!(answers(&proxy, 10).await, BTreeMap::from([("good".into(), 10)]));
     assert!(checks(&proxy, "bad_status").await >= 3.0 && checks(&proxy, "success").await >= 1.0);
     let seen = ailing.upstream.seen();
+    assert!(seen.iter().all(|seen| seen.header("connection") == "close"));
     let (first, agents) = (&seen[0], seen.iter().map(|seen| seen.header("user-agent")));
     assert_eq!(
         (first.method.as_str(), first.uri.path(), first.header("host")),
@@ -207,7 +208,8 @@ async fn we_are_ready_when_our_app_is() {
     let gauge = "pilotfish_app_healthy";
     eventually(|| async {
         let (status, text) = ready(&proxy).await;
-        (status == 503 && text.contains("GET /up") && text.contains("status 503")).then_some(())
+        let told = ["GET /up", "times in a row: status 503"].iter().all(|it| text.contains(it));
+        (status == 503 && told).then_some(())
     })
     .await;
     assert_eq!(proxy.metric(gauge).await, 0.0);
@@ -381,4 +383,25 @@ async fn a_unix_socket_is_checked_too() {
     eventually(|| async { (checks(&proxy, "success").await >= 2.0).then_some(()) }).await;
     served.abort();
     until(&proxy, "unhealthy", 1.0).await;
+}
+
+#[tokio::test]
+async fn who_asks_for_the_health_of_the_app_is_never_shed() {
+    let app = Upstream::named("app").await;
+    let address = app.address;
+    let yaml = format!(
+        "service: {{ name: app, address: \"{address}\", health_check: {{ http: /up }} }}
+services:
+  s: {{ endpoints: [\"{address}\"] }}
+overload: {{ memory: {{ limit: 64KiB }} }}
+"
+    );
+    let proxy = Proxy::start(&yaml).await;
+    eventually(|| async { (client::get(proxy.inbound(), "/").await.status == 503).then_some(()) })
+        .await;
+    assert_eq!(client::get(proxy.inbound(), "/up").await.status, 200);
+    assert_eq!(client::get(proxy.inbound(), "/up?deep=1").await.status, 200);
+    assert_eq!(client::get(proxy.inbound(), "/upper").await.status, 503);
+    // It is the path of our app, and of nobody else.
+    assert_eq!(client::get_from(proxy.outbound(), "s", "/up").await.status, 503);
 }
