@@ -347,20 +347,22 @@ async fn a_check_by_http2_is_not_asked_over_the_connection_that_has_hung() {
 }
 
 #[tokio::test]
-async fn another_interval_does_not_make_an_app_that_is_well_not_ready() {
-    let app = Switch::on(200).await;
-    let yaml = |check: &str| {
-        format!("service: {{ name: app, address: \"{}\", {check} }}\n", app.upstream.address)
-    };
-    let proxy = Proxy::start(&yaml(&format!("health_check: {{ http: /, {FAST} }}"))).await;
+async fn another_check_does_not_make_an_app_that_is_well_not_ready() {
+    let app = Upstream::http(|seen| async move {
+        let status = if seen.uri.path() == "/old" { 200 } else { 503 };
+        Response::builder().status(status).body(body("")).expect("a response")
+    })
+    .await;
+    let yaml =
+        |check: &str| format!("service: {{ name: app, address: \"{}\", {check} }}\n", app.address);
+    let proxy = Proxy::start(&yaml(&format!("health_check: {{ http: /old, {FAST} }}"))).await;
     eventually(|| async { (ready(&proxy).await.0 == 200).then_some(()) }).await;
-    app.set(503);
     // Of the failures that are needed now there will not be enough within this test.
-    proxy.write(&yaml("health_check: { http: /, interval: 1h, unhealthy_after: 2 }"));
+    proxy.write(&yaml("health_check: { http: /new, interval: 1h, unhealthy_after: 2 }"));
     proxy.reload().await.expect("a reload");
     assert_eq!(ready(&proxy).await.0, 200);
-    let seen = app.seen();
-    eventually(|| async { (app.seen() > seen).then_some(()) }).await;
+    let failed = "pilotfish_health_checks_total{service=\"app\",result=\"bad_status\"}";
+    eventually(|| async { (proxy.metric(failed).await == 1.0).then_some(()) }).await;
     assert_eq!(ready(&proxy).await.0, 200);
 }
 
