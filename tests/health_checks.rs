@@ -3,9 +3,12 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response};
+use hyper_util::rt::TokioExecutor;
 use support::client::{self, Answer};
 use support::counterpart::{self, Server, Tool};
 use support::upstream::{Switch, Upstream, body, with_trailers};
@@ -69,6 +72,7 @@ async fn an_endpoint_that_says_503_is_left_alone_until_it_is_well() {
     assert_eq!(answers(&proxy, 10).await, BTreeMap::from([("good".into(), 10)]));
     assert!(checks(&proxy, "bad_status").await >= 3.0 && checks(&proxy, "success").await >= 1.0);
     let seen = ailing.upstream.seen();
+    assert!(seen.iter().all(|seen| seen.header("connection") == "close"));
     let (first, agents) = (&seen[0], seen.iter().map(|seen| seen.header("user-agent")));
     assert_eq!(
         (first.method.as_str(), first.uri.path(), first.header("host")),
@@ -204,7 +208,8 @@ async fn we_are_ready_when_our_app_is() {
     let gauge = "pilotfish_app_healthy";
     eventually(|| async {
         let (status, text) = ready(&proxy).await;
-        (status == 503 && text.contains("GET /up") && text.contains("status 503")).then_some(())
+        let told = ["GET /up", "times in a row: status 503"].iter().all(|it| text.contains(it));
+        (status == 503 && told).then_some(())
     })
     .await;
     assert_eq!(proxy.metric(gauge).await, 0.0);
@@ -230,34 +235,173 @@ async fn we_are_ready_when_our_app_is() {
     assert_eq!(proxy.metric(gauge).await, 0.0);
 }
 
+/// Takes connections on one port of as many addresses as are wanted (all of 127.0.0.0/8 is this host) and says
+/// nothing on them.
+struct Silent {
+    port: u16,
+    /// Open at present, and at most so far.
+    open: Arc<AtomicUsize>,
+    most: Arc<AtomicUsize>,
+}
+
+impl Silent {
+    async fn start() -> Self {
+        let listener = tokio::net::TcpListener::bind("0.0.0.0:0").await.expect("a port");
+        let port = listener.local_addr().expect("its address").port();
+        let silent = Self { port, open: Arc::default(), most: Arc::default() };
+        let (open, most) = (silent.open.clone(), silent.most.clone());
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let (open, most) = (open.clone(), most.clone());
+                tokio::spawn(async move {
+                    most.fetch_max(open.fetch_add(1, SeqCst) + 1, SeqCst);
+                    let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+                    open.fetch_sub(1, SeqCst);
+                });
+            }
+        });
+        silent
+    }
+
+    fn endpoints(&self, count: usize) -> Vec<String> {
+        let port = self.port;
+        let address = |number| format!("127.{}.{}.1:{port}", 1 + number / 250, 1 + number % 250);
+        (0..count).map(address).collect()
+    }
+}
+
 #[tokio::test]
 async fn thousands_are_not_checked_at_once() {
-    const COUNT: usize = 2000;
-    // One server, by as many addresses: all of 127.0.0.0/8 is this host.
-    let listener = tokio::net::TcpListener::bind("0.0.0.0:0").await.expect("a port");
-    let port = listener.local_addr().expect("its address").port();
-    let open = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
-    let most = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
-    let (counted, highest) = (open.clone(), most.clone());
-    tokio::spawn(async move {
-        use std::sync::atomic::Ordering::SeqCst;
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let (open, most) = (counted.clone(), highest.clone());
-            tokio::spawn(async move {
-                most.fetch_max(open.fetch_add(1, SeqCst) + 1, SeqCst);
-                let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
-                open.fetch_sub(1, SeqCst);
-            });
-        }
-    });
-    let address = |number: usize| format!("127.{}.{}.1:{port}", 1 + number / 250, 1 + number % 250);
-    let endpoints: Vec<_> = (0..COUNT).map(address).collect();
-    // They take the connection and say nothing.
+    let silent = Silent::start().await;
     let check = "health_check: { http: /, interval: 1h, timeout: 2s }";
-    let proxy = Proxy::start(&yaml(&endpoints, check)).await;
+    let proxy = Proxy::start(&yaml(&silent.endpoints(2000), check)).await;
     eventually(|| async { (checks(&proxy, "timeout").await >= 100.0).then_some(()) }).await;
-    let most = most.load(std::sync::atomic::Ordering::SeqCst);
-    assert!((2..=128).contains(&most), "{most}");
+    // The server learns of an end a little later than of the next beginning.
+    let most = silent.most.load(SeqCst);
+    assert!((2..=2 * AT_ONCE).contains(&most), "{most}");
     // And the proxy has its hands free for others.
     assert_eq!(client::get(proxy.metrics(), "/ready").await.status, 200);
+}
+
+/// Checks of one service that are under way at a time.
+const AT_ONCE: usize = 128;
+
+#[tokio::test]
+async fn a_service_that_hangs_does_not_keep_the_others_and_the_app_from_being_checked() {
+    let silent = Silent::start().await;
+    let (app, other) = (Switch::on(200).await, Switch::on(200).await);
+    let yaml = format!(
+        "service: {{ name: app, address: \"{}\", health_check: {{ http: /, {FAST} }} }}
+services:
+  hangs:
+    endpoints: {:?}
+    health_check: {{ http: /, interval: 20ms, timeout: 1h }}
+  s:
+    endpoints: [\"{}\"]
+    health_check: {{ http: /, {FAST} }}
+",
+        app.upstream.address,
+        silent.endpoints(3 * AT_ONCE),
+        other.upstream.address,
+    );
+    let proxy = Proxy::start(&yaml).await;
+    eventually(|| async { (silent.open.load(SeqCst) >= AT_ONCE).then_some(()) }).await;
+    other.set(503);
+    until(&proxy, "unhealthy", 1.0).await;
+    app.set(503);
+    eventually(|| async { (ready(&proxy).await.0 == 503).then_some(()) }).await;
+}
+
+#[tokio::test]
+async fn a_check_by_http2_is_not_asked_over_the_connection_that_has_hung() {
+    let open = Arc::<AtomicUsize>::default();
+    let (count, connections) = (open.clone(), Arc::<AtomicUsize>::default());
+    // Its first connection answers pings and no request, as of a process that was replaced.
+    let upstream = Upstream::serve(Arc::default(), move |stream| {
+        let first = connections.fetch_add(1, SeqCst) == 0;
+        let count = count.clone();
+        async move {
+            count.fetch_add(1, SeqCst);
+            let service = hyper::service::service_fn(move |_| async move {
+                if first {
+                    std::future::pending::<()>().await;
+                }
+                Ok::<_, std::convert::Infallible>(Response::new(body("well")))
+            });
+            let io = hyper_util::rt::TokioIo::new(stream);
+            let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            let _ = builder.serve_connection(io, service).await;
+            count.fetch_sub(1, SeqCst);
+        }
+    })
+    .await;
+    let check = "health_check: { http: /, unhealthy_after: 1, interval: 20ms, timeout: 300ms }\n    protocol: http2";
+    let proxy = before(&[&upstream], check).await;
+    eventually(|| async { (checks(&proxy, "timeout").await >= 1.0).then_some(()) }).await;
+    eventually(|| async { (checks(&proxy, "success").await >= 3.0).then_some(()) }).await;
+    until(&proxy, "unhealthy", 0.0).await;
+    // And none is left behind.
+    proxy.write(&yaml(&[upstream.address.to_string()], "health_check: off"));
+    proxy.reload().await.expect("a reload");
+    eventually(|| async { (open.load(SeqCst) == 0).then_some(()) }).await;
+}
+
+#[tokio::test]
+async fn another_interval_does_not_make_an_app_that_is_well_not_ready() {
+    let app = Switch::on(200).await;
+    let yaml = |check: &str| {
+        format!("service: {{ name: app, address: \"{}\", {check} }}\n", app.upstream.address)
+    };
+    let proxy = Proxy::start(&yaml(&format!("health_check: {{ http: /, {FAST} }}"))).await;
+    eventually(|| async { (ready(&proxy).await.0 == 200).then_some(()) }).await;
+    app.set(503);
+    // Of the failures that are needed now there will not be enough within this test.
+    proxy.write(&yaml("health_check: { http: /, interval: 1h, unhealthy_after: 2 }"));
+    proxy.reload().await.expect("a reload");
+    assert_eq!(ready(&proxy).await.0, 200);
+    let seen = app.seen();
+    eventually(|| async { (app.seen() > seen).then_some(()) }).await;
+    assert_eq!(ready(&proxy).await.0, 200);
+}
+
+#[tokio::test]
+async fn a_unix_socket_is_checked_too() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("app.sock");
+    let listener = tokio::net::UnixListener::bind(&path).expect("a socket");
+    let served = tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let service = hyper::service::service_fn(|_| async {
+                Ok::<_, std::convert::Infallible>(Response::new(body("well")))
+            });
+            let io = hyper_util::rt::TokioIo::new(stream);
+            tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(io, service));
+        }
+    });
+    let at = format!("unix:{}", path.display());
+    let proxy = Proxy::start(&yaml(&[at], &format!("health_check: {{ http: /, {FAST} }}"))).await;
+    eventually(|| async { (checks(&proxy, "success").await >= 2.0).then_some(()) }).await;
+    served.abort();
+    until(&proxy, "unhealthy", 1.0).await;
+}
+
+#[tokio::test]
+async fn who_asks_for_the_health_of_the_app_is_never_shed() {
+    let app = Upstream::named("app").await;
+    let address = app.address;
+    let yaml = format!(
+        "service: {{ name: app, address: \"{address}\", health_check: {{ http: /up }} }}
+services:
+  s: {{ endpoints: [\"{address}\"] }}
+overload: {{ memory: {{ limit: 64KiB }} }}
+"
+    );
+    let proxy = Proxy::start(&yaml).await;
+    eventually(|| async { (client::get(proxy.inbound(), "/").await.status == 503).then_some(()) })
+        .await;
+    assert_eq!(client::get(proxy.inbound(), "/up").await.status, 200);
+    assert_eq!(client::get(proxy.inbound(), "/up?deep=1").await.status, 200);
+    assert_eq!(client::get(proxy.inbound(), "/upper").await.status, 503);
+    // It is the path of our app, and of nobody else.
+    assert_eq!(client::get_from(proxy.outbound(), "s", "/up").await.status, 503);
 }

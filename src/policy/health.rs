@@ -43,42 +43,64 @@ impl HealthCheck {
         self.interval.mul_f64(1.0 + self.jitter * chance)
     }
 
-    /// When the first check of one of `count` endpoints begins.
+    /// When the first check of one of `count` new endpoints begins.
     pub fn first(&self, count: usize, chance: f64) -> Duration {
         let spread = Duration::from_secs_f64(count.saturating_sub(1) as f64 / FIRST_PER_SECOND);
         spread.min(self.interval).mul_f64(chance)
     }
 }
 
+/// What one check has found out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finding {
+    Passed,
+    Failed,
+    /// We could not even ask: it says nothing of who was to be asked.
+    Nothing,
+}
+
 /// What the checks of one endpoint have come to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Health {
     healthy: bool,
-    /// Checks in a row that say otherwise.
-    against: u32,
+    /// How the last checks ended, and how many of them did so in a row.
+    last: bool,
+    row: u32,
 }
 
 impl Health {
     pub fn new(healthy: bool) -> Self {
-        Self { healthy, against: 0 }
+        Self { healthy, last: healthy, row: 0 }
     }
 
     pub fn is_healthy(self) -> bool {
         self.healthy
     }
 
+    /// The last checks, all of which failed.
+    pub fn failures(self) -> u32 {
+        if self.last { 0 } else { self.row }
+    }
+
+    /// The last checks, all of which passed.
+    pub fn passes(self) -> u32 {
+        if self.last { self.row } else { 0 }
+    }
+
     /// Takes in a check. Whether that has changed what is thought of it.
-    pub fn record(&mut self, passed: bool, check: &HealthCheck) -> bool {
-        if passed == self.healthy {
-            self.against = 0;
+    pub fn record(&mut self, finding: Finding, check: &HealthCheck) -> bool {
+        let passed = match finding {
+            Finding::Passed => true,
+            Finding::Failed => false,
+            Finding::Nothing => return false,
+        };
+        self.row = if passed == self.last { self.row.saturating_add(1) } else { 1 };
+        self.last = passed;
+        let needed = if passed { check.healthy_after } else { check.unhealthy_after };
+        if passed == self.healthy || self.row < needed {
             return false;
         }
-        self.against = self.against.saturating_add(1);
-        let needed = if self.healthy { check.unhealthy_after } else { check.healthy_after };
-        if self.against < needed.max(1) {
-            return false;
-        }
-        *self = Self::new(passed);
+        self.healthy = passed;
         true
     }
 }
@@ -88,6 +110,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    fn finding(passed: bool) -> Finding {
+        if passed { Finding::Passed } else { Finding::Failed }
+    }
 
     fn check() -> HealthCheck {
         HealthCheck {
@@ -105,12 +131,24 @@ mod tests {
     fn some_in_a_row_change_it() {
         let mut health = Health::new(true);
         let mut changes = |passed: &[bool]| {
-            passed.iter().map(|passed| health.record(*passed, &check())).collect::<Vec<_>>()
+            let record = |passed: &bool| health.record(finding(*passed), &check());
+            passed.iter().map(record).collect::<Vec<_>>()
         };
         assert_eq!(changes(&[false, false, true, false, false]), [false; 5]);
         assert_eq!(changes(&[false, false, true, false]), [true, false, false, false]);
         assert_eq!(changes(&[true, true]), [false, true]);
         assert!(health.is_healthy());
+        assert_eq!((health.passes(), health.failures()), (2, 0));
+    }
+
+    #[test]
+    fn who_could_not_be_asked_is_thought_of_as_before() {
+        let mut health = Health::new(true);
+        for finding in [Finding::Failed, Finding::Nothing, Finding::Failed, Finding::Nothing] {
+            assert!(!health.record(finding, &check()));
+        }
+        assert_eq!((health.is_healthy(), health.failures()), (true, 2));
+        assert!(health.record(Finding::Failed, &check()));
     }
 
     #[test]
@@ -143,8 +181,10 @@ mod tests {
                 if row >= needed as usize {
                     expected = *now;
                 }
-                prop_assert_eq!(health.record(*now, &check), before != expected);
+                prop_assert_eq!(health.record(finding(*now), &check), before != expected);
                 prop_assert_eq!(health.is_healthy(), expected);
+                let (passes, failures) = if *now { (row, 0) } else { (0, row) };
+                prop_assert_eq!((health.passes(), health.failures()), (passes as u32, failures as u32));
             }
         }
 

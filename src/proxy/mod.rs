@@ -229,7 +229,7 @@ async fn answer(
         limits::admit(worker, view, connection, limits, headers, fields, report).await?;
     }
     limit_body(&parts, fields, route.policy.max_body)?;
-    shed::check(worker, view, &route.policy, &parts)?;
+    shed::check(worker, view, connection.direction, &route.policy, &parts)?;
     let forward = match &route.action {
         Action::Forward(forward) => forward,
         Action::Redirect(redirect) => {

@@ -5,13 +5,20 @@ use http::request::Parts;
 use super::error::Failure;
 use crate::policy::Policy;
 use crate::policy::shed::{Level, Priority, Signal, refused};
+use crate::telemetry::Direction;
 use crate::worker::{View, Worker};
 
 /// Whether there is enough of everything for a request.
 ///
 /// # Errors
 /// There is too little of something, and the request is not important enough.
-pub fn check(worker: &Worker, view: &View, policy: &Policy, parts: &Parts) -> Result<(), Failure> {
+pub fn check(
+    worker: &Worker,
+    view: &View,
+    direction: Direction,
+    policy: &Policy,
+    parts: &Parts,
+) -> Result<(), Failure> {
     let Some(limits) = &view.snapshot.shed else { return Ok(()) };
     let lag = limits.lag.map_or(Level::Calm, |limits| limits.level(&worker.lag.now()));
     let (memory, descriptors) = (worker.pressure.memory(), worker.pressure.descriptors());
@@ -20,7 +27,7 @@ pub fn check(worker: &Worker, view: &View, policy: &Policy, parts: &Parts) -> Re
     }
     let levels =
         [(Signal::EventLoopLag, lag), (Signal::Memory, memory), (Signal::Descriptors, descriptors)];
-    let priority = match is_health_check(parts.uri.path(), view) {
+    let priority = match is_health_check(parts.uri.path(), direction, view) {
         true => Priority::Critical,
         false => policy.priority.of(&parts.headers),
     };
@@ -34,7 +41,8 @@ pub fn check(worker: &Worker, view: &View, policy: &Policy, parts: &Parts) -> Re
 }
 
 /// Who asks whether the app is well must not hear that it is not because the proxy has much to do: an
-/// orchestrator would start it anew.
-fn is_health_check(path: &str, view: &View) -> bool {
-    path.starts_with("/grpc.health.v1.Health/") || view.snapshot.health_path() == Some(path)
+/// orchestrator would start it anew. Of others we know only what gRPC's protocol calls it.
+fn is_health_check(path: &str, direction: Direction, view: &View) -> bool {
+    path.starts_with("/grpc.health.v1.Health/")
+        || (direction == Direction::Inbound && view.snapshot.health_path() == Some(path))
 }

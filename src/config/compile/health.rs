@@ -8,6 +8,7 @@ use http::HeaderValue;
 use super::super::schema::{self, OrOff};
 use super::super::units;
 use super::{Compiler, Mistake, Path};
+use crate::endpoint::{Address, Endpoint};
 use crate::policy::Conditions;
 use crate::policy::health::{CheckKind, HealthCheck};
 
@@ -73,11 +74,46 @@ impl Compiler<'_> {
             let mistake = Mistake::at_key(at.join("statuses"), "only `http` has statuses");
             self.mistake(mistake.help("remove it").unless_wrong(at.clone()));
         }
+        for (key, time) in [("interval", typed.interval), ("timeout", typed.timeout)] {
+            if time.is_some_and(|time| time.0.is_zero()) {
+                let message = match key {
+                    "interval" => "one check would follow the other without a pause",
+                    _ => "no answer comes in no time",
+                };
+                let mistake = Mistake::at(at.join(key), message);
+                self.mistake(mistake.help("write a duration like `5s`"));
+            }
+        }
         let mut all = Conditions::default();
         typed.statuses.iter().flatten().for_each(|status| status.add_to(&mut all));
         if typed.statuses.is_some() && !all.is_statuses() {
             let mistake = Mistake::at(at.join("statuses"), "here stand statuses alone");
             self.mistake(mistake.help("list some, as `[2xx, 404]`"));
         }
+    }
+
+    /// Tells that the check of a service, its own or that of `defaults`, has no port to go to.
+    pub(super) fn check_health_port(
+        &mut self,
+        check: Option<&HealthCheck>,
+        own: Option<&OrOff<schema::HealthCheck>>,
+        endpoints: &[Endpoint],
+        at: &Path,
+    ) {
+        let is_socket = |endpoint: &Endpoint| matches!(endpoint.address, Address::Unix(_));
+        if check.is_none_or(|check| check.port.is_none()) || !endpoints.iter().any(is_socket) {
+            return;
+        }
+        let mistake = match own {
+            Some(_) => {
+                let at = at.join("health_check").join("port");
+                Mistake::at_key(at, "a Unix socket has no port").help("remove it")
+            }
+            None => {
+                let message = "`defaults` has it checked at a port, and a Unix socket has none";
+                Mistake::at_key(at.clone(), message).help("give it a `health_check` of its own")
+            }
+        };
+        self.mistake(mistake);
     }
 }

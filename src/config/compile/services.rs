@@ -63,6 +63,8 @@ impl<'a> Compiler<'a> {
                 Governance { health: health(&checks), ..Governance::of_service(&layers) };
             let breaker = governance.breaker.as_ref().filter(|it| it.scope.has_endpoint());
             let endpoints = self.endpoints(&owner, service, breaker, &at);
+            let own = service.health_check.as_ref();
+            self.check_health_port(governance.health.as_deref(), own, &endpoints, &at);
             let selectors = selectors.remove(name.as_str()).unwrap_or_default();
             let groups = self.groups(&owner, endpoints, selectors, &plan);
             let cluster =
@@ -275,15 +277,22 @@ impl<'a> Compiler<'a> {
                     let mistake = Mistake::at_key(at.clone(), "the app's `port` is missing").help(
                         "add `port: 8080`, or `inbound: off` for an app that only calls others",
                     );
-                    self.mistake(mistake.unless_wrong(at).unless_wrong(path_to!["inbound"]));
+                    let mistake = mistake.unless_wrong(at.clone());
+                    self.mistake(mistake.unless_wrong(path_to!["inbound"]));
+                } else if let Some(OrOff::On(_)) = own.health_check {
+                    let message = "nobody knows where the app is that is to be checked";
+                    let mistake = Mistake::at_key(at.join("health_check"), message);
+                    self.mistake(mistake.help("add the app's `port`").unless_wrong(at));
                 }
                 return;
             }
         };
         let address = address(&typed);
-        let endpoint = self.endpoint(&Owner::App, address, 1, &typed.into());
+        let endpoints = vec![self.endpoint(&Owner::App, address, 1, &typed.into())];
+        let health = health(&[own.health_check.as_ref()]);
+        self.check_health_port(health.as_deref(), own.health_check.as_ref(), &endpoints, &at);
         let inbound = self.inbound_config().and_then(|inbound| inbound.policy.as_ref());
-        let groups = self.groups(&Owner::App, vec![endpoint], BTreeSet::new(), &Plan::default());
+        let groups = self.groups(&Owner::App, endpoints, BTreeSet::new(), &Plan::default());
         self.app = Some(self.cluster(
             Owner::App,
             own.name.as_str().into(),
@@ -291,10 +300,7 @@ impl<'a> Compiler<'a> {
             Policy::default(),
             // What the app bears is limited only where that is said: `limits` are its limits too, and its
             // clients may well keep more than a thousand WebSockets.
-            Governance {
-                health: health(&[own.health_check.as_ref()]),
-                ..Governance::of_one(inbound)
-            },
+            Governance { health, ..Governance::of_one(inbound) },
             groups,
         ));
     }

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -16,16 +17,21 @@ use tokio::time::sleep;
 use crate::clock;
 use crate::config::snapshot::{Cluster, Protocol, Snapshot};
 use crate::endpoint::{Address, Endpoint, State};
-use crate::policy::health::{CheckKind, Health, HealthCheck};
+use crate::policy::health::{CheckKind, Finding, Health, HealthCheck};
 use crate::telemetry::metrics::Recorder;
-use crate::upstream::{Pool, PoolLimits, Wire};
-use probe::{Connections, Failed, probe};
+use crate::upstream::{PoolLimits, Wire};
+use probe::{Dialling, Failed, probe};
 
-/// Checks that are under way at a time, of all services together.
-const AT_ONCE: usize = 128;
+/// Checks of one service that are under way at a time: one whose endpoints all hang must not keep the others
+/// waiting.
+const OF_A_SERVICE: usize = 128;
+/// Of all services together. The app waits for nobody.
+const OF_ALL: usize = 512;
 
 pub struct Checks {
     running: RefCell<HashMap<Key, Running>>,
+    /// By service.
+    turns: RefCell<HashMap<Arc<str>, Rc<Semaphore>>>,
     common: Rc<Common>,
     pub app: Arc<AppHealth>,
 }
@@ -35,9 +41,8 @@ type Key = (Arc<str>, bool, Box<str>);
 
 /// What checks share.
 struct Common {
-    permits: Semaphore,
-    connections: Connections,
-    recorder: Rc<Recorder>,
+    turns: Semaphore,
+    dialling: Dialling,
 }
 
 struct Running {
@@ -82,7 +87,7 @@ impl AppHealth {
     }
 
     fn begin(&self) {
-        self.say("the app has not passed its health check yet".into());
+        self.say("the app has not passed its health check yet".to_owned());
         self.is_healthy.store(false, Relaxed);
         self.is_checked.store(true, Relaxed);
     }
@@ -97,16 +102,22 @@ struct Checked {
     state: Arc<State>,
     check: Arc<HealthCheck>,
     wire: Wire,
-    app: Option<Arc<AppHealth>>,
+    of: Whose,
+}
+
+/// Whom a check is of.
+enum Whose {
+    App(Arc<AppHealth>),
+    Service { turns: Rc<Semaphore> },
 }
 
 impl Checks {
     pub fn new(recorder: Rc<Recorder>, limits: PoolLimits) -> Self {
-        let connections = Pool::new(limits, recorder.clone());
-        let permits = Semaphore::new(AT_ONCE);
+        let dialling = Dialling { limits, recorder };
         Self {
             running: RefCell::default(),
-            common: Rc::new(Common { permits, connections, recorder }),
+            turns: RefCell::default(),
+            common: Rc::new(Common { turns: Semaphore::new(OF_ALL), dialling }),
             app: Arc::default(),
         }
     }
@@ -116,26 +127,36 @@ impl Checks {
         let app = snapshot.inbound.app.map(|app| app.cluster);
         let mut before = self.running.take();
         let mut now = HashMap::with_capacity(before.len());
+        let mut checks_app = false;
         for (index, cluster) in (0..).zip(&snapshot.clusters) {
             let Some(check) = &cluster.health else { continue };
             let is_app = Some(index) == app;
+            checks_app |= is_app;
+            let mut new = Vec::new();
             for endpoint in cluster.endpoints() {
                 let key = (cluster.name.clone(), is_app, endpoint.label.clone());
-                let wire = wire(cluster.protocol);
-                let same = |running: &Running| {
-                    running.check == *check
-                        && running.wire == wire
-                        && Arc::ptr_eq(&running.state, &endpoint.state)
-                };
-                let running = match before.remove(&key).filter(same) {
-                    Some(running) => running,
-                    None => self.begin(cluster, endpoint, check, is_app),
-                };
-                now.insert(key, running);
+                match before.remove(&key) {
+                    Some(running) if running.does(cluster, check, endpoint) => {
+                        now.insert(key, running);
+                    }
+                    // What another check has found out counts until this one has found out otherwise.
+                    Some(_) => new.push((key, endpoint)),
+                    None => {
+                        if is_app {
+                            self.app.begin();
+                        }
+                        new.push((key, endpoint));
+                    }
+                }
+            }
+            let count = new.len();
+            for (key, endpoint) in new {
+                let first = check.first(count, fastrand::f64());
+                now.insert(key, self.begin(cluster, endpoint, check, is_app, first));
             }
         }
-        let checks_app = now.keys().any(|(_, is_app, _)| *is_app);
         self.app.is_checked.store(checks_app, Relaxed);
+        self.turns.borrow_mut().retain(|_, turns| Rc::strong_count(turns) > 1);
         *self.running.borrow_mut() = now;
     }
 
@@ -145,21 +166,26 @@ impl Checks {
         endpoint: &Arc<Endpoint>,
         check: &Arc<HealthCheck>,
         is_app: bool,
+        first: Duration,
     ) -> Running {
         let wire = wire(cluster.protocol);
         let address = on_port(&endpoint.address, check.port);
+        let of = if is_app {
+            Whose::App(self.app.clone())
+        } else {
+            let mut turns = self.turns.borrow_mut();
+            let turns = turns.entry(cluster.name.clone());
+            let turns = turns.or_insert_with(|| Rc::new(Semaphore::new(OF_A_SERVICE)));
+            Whose::Service { turns: turns.clone() }
+        };
         let checked = Checked {
             service: cluster.name.clone(),
             endpoint: Endpoint::new(address, Arc::default()),
             state: endpoint.state.clone(),
             check: check.clone(),
             wire,
-            app: is_app.then(|| self.app.clone()),
+            of,
         };
-        if is_app {
-            self.app.begin();
-        }
-        let first = check.first(cluster.endpoints().len(), fastrand::f64());
         let common = self.common.clone();
         let task = tokio::task::spawn_local(async move {
             sleep(first).await;
@@ -169,23 +195,38 @@ impl Checks {
     }
 }
 
+impl Running {
+    /// Whether it is `check` of `endpoint`.
+    fn does(&self, cluster: &Cluster, check: &HealthCheck, endpoint: &Endpoint) -> bool {
+        *self.check == *check
+            && self.wire == wire(cluster.protocol)
+            && Arc::ptr_eq(&self.state, &endpoint.state)
+    }
+}
+
 impl Checked {
     async fn watch(self, common: &Common) {
-        let mut health = match &self.app {
-            Some(_) => Health::new(false),
-            None => Health::new(!self.state.is_unhealthy()),
-        };
+        let mut health = Health::new(match &self.of {
+            Whose::App(app) => app.is_healthy.load(Relaxed),
+            Whose::Service { .. } => !self.state.is_unhealthy(),
+        });
         loop {
-            // It is never closed.
-            let permit = common.permits.acquire().await;
+            // Neither is ever closed. That of the service first: who waits for it takes no other's turn.
+            let turn = match &self.of {
+                Whose::App(_) => None,
+                Whose::Service { turns } => {
+                    Some((turns.acquire().await, common.turns.acquire().await))
+                }
+            };
+            let dialling = &common.dialling;
             // Boxed: most of the time nothing is asked, and there may be thousands of us.
-            let probe =
-                probe(&self.check, &self.endpoint, self.wire, &self.service, &common.connections);
+            let probe = probe(&self.check, &self.endpoint, self.wire, &self.service, dialling);
             let result = Box::pin(probe).await;
-            drop(permit);
+            drop(turn);
             let label = result.as_ref().err().map_or("success", Failed::as_str);
-            common.recorder.health_checks.inc([&self.service, label]);
-            let changed = health.record(result.is_ok(), &self.check);
+            dialling.recorder.health_checks.inc([&self.service, label]);
+            let finding = result.as_ref().err().map_or(Finding::Passed, Failed::finding);
+            let changed = health.record(finding, &self.check);
             self.tell(health, changed, &result);
             sleep(self.check.next(fastrand::f64())).await;
         }
@@ -193,26 +234,45 @@ impl Checked {
 
     fn tell(&self, health: Health, changed: bool, result: &Result<(), Failed>) {
         let (service, endpoint) = (&*self.service, &*self.endpoint.label);
-        match &self.app {
-            Some(app) => {
-                if let Err(failed) = result {
-                    let what = what(&self.check);
-                    app.say(format!(
-                        "the health check of the app ({what} at {endpoint}) fails: {failed}"
-                    ));
+        let mut worth_a_line = changed;
+        match &self.of {
+            Whose::App(app) => {
+                if !health.is_healthy() {
+                    app.say(not_ready(&self.check, endpoint, health, result));
                 }
                 app.is_healthy.store(health.is_healthy(), Relaxed);
+                // One that never comes up does not become unhealthy, and is to be told of all the same.
+                worth_a_line |= health.failures() == self.check.unhealthy_after;
             }
-            None if changed => {
+            Whose::Service { .. } if changed => {
                 self.state.set_healthy(health.is_healthy(), clock::nanos(clock::now()));
             }
-            None => {}
+            Whose::Service { .. } => {}
         }
         match result {
             Ok(()) if changed => tracing::info!(service, endpoint, "healthy"),
-            Err(failed) if changed => tracing::warn!(service, endpoint, %failed, "unhealthy"),
+            Err(failed) if worth_a_line => tracing::warn!(service, endpoint, %failed, "unhealthy"),
             Err(failed) => tracing::debug!(service, endpoint, %failed, "health check failed"),
             Ok(()) => {}
+        }
+    }
+}
+
+/// Why the app is not ready, after a check.
+fn not_ready(
+    check: &HealthCheck,
+    endpoint: &str,
+    health: Health,
+    result: &Result<(), Failed>,
+) -> String {
+    let what = format!("the health check of the app ({} at {endpoint})", what(check));
+    match (result, health.failures()) {
+        (Err(failed), _) if failed.finding() == Finding::Nothing => format!("{what}: {failed}"),
+        (Err(failed), ..=1) => format!("{what} has failed: {failed}"),
+        (Err(failed), times) => format!("{what} has failed {times} times in a row: {failed}"),
+        (Ok(()), _) => {
+            let (passes, needed) = (health.passes(), check.healthy_after);
+            format!("{what} has passed {passes} of {needed} times in a row")
         }
     }
 }
@@ -238,5 +298,46 @@ fn on_port(address: &Address, port: Option<u16>) -> Address {
         (Address::Socket(socket), Some(port)) => Address::Socket((socket.ip(), port).into()),
         (Address::Name { host, .. }, Some(port)) => Address::Name { host: host.clone(), port },
         (address, _) => address.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn why_the_app_is_not_ready() {
+        let check = HealthCheck {
+            kind: CheckKind::Tcp,
+            port: None,
+            interval: Duration::from_secs(10),
+            timeout: Duration::from_secs(5),
+            jitter: 0.1,
+            unhealthy_after: 3,
+            healthy_after: 3,
+        };
+        let mut health = Health::new(false);
+        let mut said = |result: Result<(), Failed>| {
+            let finding = result.as_ref().err().map_or(Finding::Passed, Failed::finding);
+            health.record(finding, &check);
+            let text = not_ready(&check, "127.0.0.1:80", health, &result);
+            text.strip_prefix("the health check of the app (TCP at 127.0.0.1:80)")
+                .map(str::to_owned)
+        };
+        let exhausted = || Err(Failed::Exhausted("too many open files".into()));
+        for (result, says) in [
+            (exhausted(), ": it could not be asked: too many open files"),
+            (Err(Failed::Status(500)), " has failed: status 500"),
+            (Err(Failed::Status(503)), " has failed 2 times in a row: status 503"),
+            (exhausted(), ": it could not be asked: too many open files"),
+            (Ok(()), " has passed 1 of 3 times in a row"),
+            (Ok(()), " has passed 2 of 3 times in a row"),
+            (
+                Err(Failed::Broken("no answer".into())),
+                " has failed: the connection broke: no answer",
+            ),
+        ] {
+            assert_eq!(said(result).as_deref(), Some(says));
+        }
     }
 }

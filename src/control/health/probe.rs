@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use http::header::{CONTENT_TYPE, HOST, TE, USER_AGENT};
+use http::header::{CONNECTION, CONTENT_TYPE, HOST, TE, USER_AGENT};
 use http::request::Parts;
 use http::uri::{PathAndQuery, Scheme, Uri};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
@@ -17,12 +17,18 @@ use crate::clock;
 use crate::endpoint::{Endpoint, Held};
 use crate::http2::Patient;
 use crate::policy::End;
-use crate::policy::health::{CheckKind, HealthCheck};
+use crate::policy::health::{CheckKind, Finding, HealthCheck};
+use crate::telemetry::metrics::Recorder;
 use crate::upstream::connect::connect;
-use crate::upstream::{ConnectError, ConnectErrorKind, Pool, ResponseBody, Reuse, Wire};
+use crate::upstream::{
+    ConnectError, ConnectErrorKind, Pool, PoolLimits, ResponseBody, Reuse, Wire,
+};
 
-/// What connections of checks are kept in.
-pub type Connections = Rc<Pool<Message>>;
+/// How connections of checks are made.
+pub struct Dialling {
+    pub limits: PoolLimits,
+    pub recorder: Rc<Recorder>,
+}
 
 /// The body of a check: all of it, or taken.
 pub struct Message(Option<Bytes>);
@@ -58,6 +64,9 @@ pub enum Failed {
     NotServing(&'static str),
     #[error("the connection broke: {0}")]
     Broken(Box<str>),
+    /// We have no descriptor or no memory for a connection.
+    #[error("it could not be asked: {0}")]
+    Exhausted(Box<str>),
 }
 
 impl Failed {
@@ -69,6 +78,19 @@ impl Failed {
             Self::Status(_) => "bad_status",
             Self::NotServing(_) => "not_serving",
             Self::Broken(_) => "broken",
+            Self::Exhausted(_) => "exhausted",
+        }
+    }
+
+    /// What it says of who was to be asked.
+    pub fn finding(&self) -> Finding {
+        match self {
+            Self::Exhausted(_) => Finding::Nothing,
+            Self::Timeout(_)
+            | Self::Connect(_)
+            | Self::Status(_)
+            | Self::NotServing(_)
+            | Self::Broken(_) => Finding::Failed,
         }
     }
 }
@@ -86,7 +108,7 @@ pub async fn probe(
     endpoint: &Endpoint,
     wire: Wire,
     name: &str,
-    connections: &Connections,
+    dialling: &Dialling,
 ) -> Result<(), Failed> {
     let limit = check.timeout;
     let asked = async {
@@ -96,8 +118,7 @@ pub async fn probe(
             }
             CheckKind::Http { path, host, statuses } => {
                 let parts = head(Method::GET, wire, path.clone(), &authority(host, name));
-                let (answer, _, _) =
-                    exchange(parts, None, endpoint, wire, limit, connections).await?;
+                let (answer, _, _) = exchange(parts, None, endpoint, wire, limit, dialling).await?;
                 let end = End::Answered { status: answer.status(), grpc: None };
                 if statuses.contains(end) {
                     Ok(())
@@ -111,7 +132,7 @@ pub async fn probe(
                 parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
                 parts.headers.insert(TE, HeaderValue::from_static("trailers"));
                 let body = Some(Message(Some(question(service))));
-                let answered = exchange(parts, body, endpoint, Wire::Http2, limit, connections);
+                let answered = exchange(parts, body, endpoint, Wire::Http2, limit, dialling);
                 let (answer, body, trailers) = answered.await?;
                 serving(answer.headers(), &trailers, &body)
             }
@@ -128,6 +149,7 @@ fn authority(host: &Option<HeaderValue>, name: &str) -> HeaderValue {
 fn unreached(error: ConnectError, limit: Duration) -> Failed {
     match error.kind {
         ConnectErrorKind::Timeout => Failed::Timeout(limit),
+        ConnectErrorKind::Exhausted => Failed::Exhausted(error.to_string().into()),
         _ => Failed::Connect(error.to_string().into()),
     }
 }
@@ -140,6 +162,7 @@ fn head(method: Method, wire: Wire, path: PathAndQuery, authority: &HeaderValue)
         Wire::Http1 => {
             parts.version = Version::HTTP_11;
             parts.headers.insert(HOST, authority.clone());
+            parts.headers.insert(CONNECTION, HeaderValue::from_static("close"));
             parts.uri = Uri::from(path);
         }
         Wire::Http2 => {
@@ -158,15 +181,17 @@ fn head(method: Method, wire: Wire, path: PathAndQuery, authority: &HeaderValue)
 type Exchanged = (Response<()>, Bytes, HeaderMap);
 
 /// Sends a request and reads its answer, over a new connection, which is closed then: a check is to find out
-/// whether the others could make one.
+/// whether the others could make one. A pool that lives as long as the check sees to both, also where the check
+/// is given up: a connection of HTTP/2 that hung must not carry the next one.
 async fn exchange(
     parts: Parts,
     body: Option<Message>,
     endpoint: &Endpoint,
     wire: Wire,
     limit: Duration,
-    connections: &Connections,
+    dialling: &Dialling,
 ) -> Result<Exchanged, Failed> {
+    let connections = Pool::new(dialling.limits, dialling.recorder.clone());
     let admit = async || Ok(Held::default());
     let now = clock::now();
     let lease = connections.checkout(endpoint, wire, limit, Reuse::Not, now, admit).await;
@@ -175,8 +200,6 @@ async fn exchange(
     let (response, _) = sent.map_err(|error| Failed::Broken(error.to_string().into()))?;
     let (parts, mut body) = response.into_parts();
     let (read, trailers) = read(&mut body).await?;
-    drop((body, lease));
-    connections.close_idle();
     Ok((Response::from_parts(parts, ()), read, trailers))
 }
 
@@ -223,17 +246,58 @@ fn serving(headers: &HeaderMap, trailers: &HeaderMap, body: &[u8]) -> Result<(),
         Some(_) => return Err(Failed::NotServing("that the check failed")),
         None => return Err(Failed::NotServing("nothing that is gRPC")),
     }
-    // `HealthCheckResponse { status: 1 }`; a field that is not there is 0.
-    match body {
-        [0, 0, 0, 0, 2, 0x08, 1, ..] => Ok(()),
-        [0, 0, 0, 0, 2, 0x08, 2, ..] => Err(Failed::NotServing("NOT_SERVING")),
-        [0, 0, 0, 0, 2, 0x08, 3, ..] => Err(Failed::NotServing("SERVICE_UNKNOWN")),
-        _ => Err(Failed::NotServing("UNKNOWN")),
+    match serving_status(body) {
+        Some(1) => Ok(()),
+        Some(2) => Err(Failed::NotServing("NOT_SERVING")),
+        Some(3) => Err(Failed::NotServing("SERVICE_UNKNOWN")),
+        Some(_) => Err(Failed::NotServing("UNKNOWN")),
+        None => Err(Failed::NotServing("what is no message of its health service")),
     }
+}
+
+/// `HealthCheckResponse { status: 1 }`: a field that is not there is 0, of one that is there twice the last one
+/// counts, and those that we do not know are skipped. None where it is no such message, or compressed.
+fn serving_status(body: &[u8]) -> Option<u64> {
+    let [0, a, b, c, d, message @ ..] = body else { return None };
+    let mut rest = message.get(..u32::from_be_bytes([*a, *b, *c, *d]) as usize)?;
+    let mut status = 0;
+    while !rest.is_empty() {
+        let tag = varint(&mut rest)?;
+        let length = match tag & 7 {
+            0 => {
+                let value = varint(&mut rest)?;
+                if tag >> 3 == 1 {
+                    status = value;
+                }
+                0
+            }
+            1 => 8,
+            2 => usize::try_from(varint(&mut rest)?).ok()?,
+            5 => 4,
+            _ => return None,
+        };
+        rest = rest.get(length..)?;
+    }
+    Some(status)
+}
+
+fn varint(rest: &mut &[u8]) -> Option<u64> {
+    let mut value = 0;
+    for shift in (0..64).step_by(7) {
+        let (byte, after) = rest.split_first()?;
+        *rest = after;
+        value |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+    None
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -258,12 +322,58 @@ mod tests {
             (&none, status("0"), &message(2)[..], "gRPC says NOT_SERVING"),
             (&none, status("0"), &message(3)[..], "gRPC says SERVICE_UNKNOWN"),
             (&none, status("0"), &[0, 0, 0, 0, 0][..], "gRPC says UNKNOWN"),
+            (&none, status("0"), &[][..], "gRPC says what is no message of its health service"),
             (&status("12"), HeaderMap::new(), &[][..], "gRPC says that it has no health service"),
             (&none, status("5"), &[][..], "gRPC says that it does not know the service"),
             (&none, HeaderMap::new(), &message(1)[..], "gRPC says nothing that is gRPC"),
         ] {
             let failed = serving(headers, &trailers, body).unwrap_err();
             assert_eq!(failed.to_string(), says);
+        }
+    }
+
+    #[test]
+    fn only_we_are_to_blame_where_descriptors_are_scarce() {
+        let address = crate::endpoint::Address::Unix("/run/a.sock".into());
+        let failed = |kind| unreached(ConnectError::new(kind, &address, ""), Duration::ZERO);
+        assert_eq!(failed(ConnectErrorKind::Exhausted).finding(), Finding::Nothing);
+        for kind in [ConnectErrorKind::Timeout, ConnectErrorKind::Refused, ConnectErrorKind::Other]
+        {
+            assert_eq!(failed(kind).finding(), Finding::Failed);
+        }
+    }
+
+    /// A field of protobuf, with the bits of its type.
+    fn field(number: u8, kind: u8, content: &[u8]) -> Vec<u8> {
+        [&[number << 3 | kind][..], content].concat()
+    }
+
+    proptest! {
+        /// Whatever other fields stand around it, the last status counts.
+        #[test]
+        fn other_fields_are_skipped(
+            others in prop::collection::vec((2..16_u8, 0..4_usize), 0..6),
+            status in 0..4_u8,
+            at in any::<prop::sample::Index>(),
+        ) {
+            let contents: [(u8, &[u8]); 4] =
+                [(0, &[0x80, 1]), (1, &[7; 8]), (2, &[3, 8, 2, 8]), (5, &[7; 4])];
+            let mut fields: Vec<_> = others
+                .into_iter()
+                .map(|(number, kind)| field(number, contents[kind].0, contents[kind].1))
+                .collect();
+            fields.insert(at.index(fields.len() + 1), field(1, 0, &[status]));
+            let message = fields.concat();
+            let body = [&[0, 0, 0, 0, message.len() as u8][..], &message].concat();
+            prop_assert_eq!(serving_status(&body), Some(status.into()));
+            // What was cut off says nothing.
+            prop_assert_eq!(serving_status(&body[..body.len() - 1]), None);
+        }
+
+        #[test]
+        fn no_answer_makes_it_panic(body in prop::collection::vec(any::<u8>(), 0..40)) {
+            let status = serving_status(&body);
+            prop_assert!(status.is_none() || body[0] == 0);
         }
     }
 }
