@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::{HeaderMap, Method};
-use pilotfish::balance::{Balancer, Cookie, Cursor, Kind, Plan, SameSite, ZonePlan};
+use pilotfish::balance::{
+    Availability, Balancer, Cookie, Cursor, Kind, Panic, Pick, Plan, SameSite, ZonePlan,
+};
 use pilotfish::endpoint::{Address, Endpoint, Load, Nanos};
 use pilotfish::route::{Matcher, PathPattern, Request, Router};
 
@@ -46,6 +48,7 @@ fn main() {
     for kind in [Kind::PeakEwma, Kind::LeastRequest, Kind::RoundRobin, Kind::Random] {
         row(&format!("pick by {kind:?}"), SIZES.map(|size| picking(size, kind)));
     }
+    row("pick by PeakEwma, a third ejected", SIZES.map(picking_among_the_rest));
     for kind in [Kind::RingHash, Kind::Maglev] {
         row(&format!("pick by {kind:?}"), SIZES.map(|size| hashing(size, kind, None)));
     }
@@ -117,6 +120,12 @@ fn picking(size: usize, kind: Kind) -> Call {
     call(Balancer::new(kind, &endpoints), endpoints, |_| None)
 }
 
+fn picking_among_the_rest(size: usize) -> Call {
+    let endpoints = shared(endpoints(size));
+    endpoints.iter().step_by(3).for_each(|endpoint| endpoint.state.eject(Nanos(u64::MAX)));
+    call(Balancer::new(Kind::PeakEwma, &endpoints), endpoints, |_| None)
+}
+
 /// By keys that all differ, hashed already.
 fn hashing(size: usize, kind: Kind, bounded_load: Option<f64>) -> Call {
     let load = Arc::<Load>::default();
@@ -173,12 +182,16 @@ fn call(
 ) -> Call {
     let mut cursor = Cursor::default();
     let mut random = fastrand::Rng::with_seed(1);
+    let mut panic = Panic::default();
+    let availability = Availability::default();
     let mut now = 1_000_000_000;
     Box::new(move || {
         now += 1_000;
         let wish = wish(&mut random);
         let now = Nanos(now);
-        let picked = balancer.pick(&endpoints, &mut cursor, &mut random, now, wish, &|_| false);
-        assert!(black_box(picked).is_some());
+        let (endpoints, balancer, availability) = (&endpoints[..], &balancer, &availability);
+        let pick = Pick { endpoints, balancer, availability, tried: &[], wish, now };
+        let picked = pick.choose(&mut cursor, &mut panic, &mut random);
+        assert!(black_box(picked).is_ok());
     })
 }
