@@ -63,7 +63,6 @@ impl Table {
     /// See [`bounded::choose`].
     pub(super) fn pick(
         &self,
-        endpoints: &[Arc<Endpoint>],
         hash: u64,
         bound: Option<&Bound>,
         skip: &impl Fn(usize) -> bool,
@@ -71,10 +70,8 @@ impl Table {
         let Made { hashed, order, .. } = &*self.0;
         let rest = || rest(order, hash);
         match hashed {
-            Hashed::Ring(ring) => bounded::choose(endpoints, ring.walk(hash), rest, bound, skip),
-            Hashed::Maglev(maglev) => {
-                bounded::choose(endpoints, maglev.walk(hash), rest, bound, skip)
-            }
+            Hashed::Ring(ring) => bounded::choose(ring.walk(hash), rest, bound, skip),
+            Hashed::Maglev(maglev) => bounded::choose(maglev.walk(hash), rest, bound, skip),
         }
     }
 

@@ -211,7 +211,7 @@ impl Balancer {
         debug_assert_eq!(endpoints.len(), self.plain.shares.len(), "another balancer's endpoints");
         if let Some(table) = &self.table {
             let hash = wish.unwrap_or_else(|| random.u64(..));
-            return table.pick(endpoints, hash, self.bound.as_ref(), skip);
+            return table.pick(hash, self.bound.as_ref(), skip);
         }
         if let Some(index) = self.wished(wish)
             && !skip(index)
