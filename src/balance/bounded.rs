@@ -8,84 +8,71 @@
 
 use std::sync::Arc;
 
-use xxhash_rust::xxh3::Xxh3Default;
+use crate::endpoint::{Endpoint, Load, State};
 
-use crate::endpoint::{Endpoint, Load};
-
-/// How far the order of the ring or the table is followed. It meets an endpoint several times, and goes
-/// on for ever: what is further away is found by number.
+/// How far the order of the ring or the table is followed before the rest of the endpoints, and how far those.
 const STEPS: usize = 64;
 
 /// How much of the load each may have.
 #[derive(Debug)]
 pub(super) struct Bound {
-    /// The factor of the mean, by the sum of the weights.
-    per_weight: f64,
+    /// What is in flight to all of them.
     load: Arc<Load>,
+    /// By index of the endpoint; side by side, because they are read at random.
+    seats: Box<[Seat]>,
+}
+
+#[derive(Debug)]
+struct Seat {
+    state: Arc<State>,
+    /// What part of the load it may have, which is the factor times what part of the weights it has.
+    part: f64,
 }
 
 impl Bound {
     /// `factor` is above 1. `load` counts what is in flight to all of `endpoints`.
     pub(super) fn new(factor: f64, endpoints: &[Arc<Endpoint>], load: Arc<Load>) -> Self {
-        let weights: f64 = endpoints.iter().map(|endpoint| weight(endpoint)).sum();
-        Self { per_weight: factor / weights.max(1.0), load }
-    }
-
-    /// How many requests an endpoint of weight 1 may have, before rounding up, with the new one.
-    fn share(&self) -> f64 {
-        self.per_weight * (f64::from(self.load.in_flight()) + 1.0)
+        let weight = |endpoint: &Arc<Endpoint>| f64::from(endpoint.weight.max(1));
+        let sum: f64 = endpoints.iter().map(weight).sum();
+        let seat = |endpoint: &Arc<Endpoint>| Seat {
+            state: endpoint.state.clone(),
+            part: factor * weight(endpoint) / sum,
+        };
+        Self { load, seats: endpoints.iter().map(seat).collect() }
     }
 }
 
-fn weight(endpoint: &Endpoint) -> f64 {
-    f64::from(endpoint.weight.max(1))
-}
-
-/// The endpoint that takes the key: `walk` is its order, which may repeat and does not end. `None`: all
-/// are skipped. Where nobody of those looked at has room, the one that has most of it takes the key.
-pub(super) fn choose(
-    endpoints: &[Arc<Endpoint>],
-    walk: impl Iterator<Item = usize>,
-    hash: u64,
+/// The endpoint that takes the key: `walk` is its order, which may repeat and does not end; `rest` has each
+/// endpoint once. `None`: all are skipped. Where nobody of those looked at has room, the one that has most of
+/// it takes the key.
+pub(super) fn choose<W: Iterator<Item = usize>, R: Iterator<Item = usize>>(
+    walk: W,
+    rest: impl Fn() -> R,
     bound: Option<&Bound>,
     skip: &impl Fn(usize) -> bool,
 ) -> Option<usize> {
-    // The low half: the high one was used for the place in the order.
-    let start = (((hash & u64::from(u32::MAX)) * endpoints.len() as u64) >> 32) as usize;
-    let by_number = || (start..endpoints.len()).chain(0..start);
+    let available = |index: &usize| !skip(*index);
     let mut order = walk.take(STEPS);
     let Some(bound) = bound else {
-        return order.find(|index| !skip(*index)).or_else(|| by_number().find(|i| !skip(*i)));
+        return order.find(available).or_else(|| rest().find(available));
     };
-    let share = bound.share();
+    let in_flight = f64::from(bound.load.in_flight()) + 1.0;
     let mut roomiest: Option<(f64, usize)> = None;
-    for index in order.chain(by_number().take(STEPS)) {
+    for index in order.chain(std::iter::once_with(&rest).flatten().take(STEPS)) {
         if skip(index) {
             continue;
         }
-        let endpoint = &endpoints[index];
-        let load = f64::from(endpoint.state.in_flight());
-        // Of a share of three, rounding may make a little more, which is not to become four.
-        if load + 1.0 <= (share * weight(endpoint) - 1e-9).ceil() {
+        let Seat { state, part } = &bound.seats[index];
+        let load = f64::from(state.in_flight());
+        // With the new one, at most its part rounded up. Of a part that is three, the error of floating point may
+        // make a little more, which is not to become four.
+        if load < part * in_flight - 1e-9 {
             return Some(index);
         }
-        let load = load / weight(endpoint);
+        let load = load / part;
         if roomiest.is_none_or(|(least, _)| load < least) {
             roomiest = Some((load, index));
         }
     }
-    roomiest.map(|(_, index)| index).or_else(|| by_number().find(|index| !skip(*index)))
-}
-
-/// Tells endpoints with their weights and order from others: a table that was made of the same is the
-/// same.
-pub(super) fn fingerprint(endpoints: &[Arc<Endpoint>], size: u32) -> u64 {
-    let mut hasher = Xxh3Default::new();
-    hasher.update(&size.to_le_bytes());
-    for endpoint in endpoints {
-        hasher.update(&endpoint.weight.to_le_bytes());
-        hasher.update(endpoint.label.as_bytes());
-        hasher.update(&[0]);
-    }
-    hasher.digest()
+    roomiest.map(|(_, index)| index).or_else(|| rest().find(available))
 }

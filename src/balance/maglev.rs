@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::bounded::fingerprint;
+use super::owners::Owners;
 use crate::endpoint::Endpoint;
 
 /// Slots of a table, a prime. It has to be much larger than the number of endpoints, and stay the same:
@@ -16,51 +16,26 @@ use crate::endpoint::Endpoint;
 pub const TABLE_SIZE: u32 = 65_537;
 
 #[derive(Debug)]
-pub(super) struct Maglev {
-    slots: Slots,
-    pub(super) made_of: u64,
-}
-
-/// Who has each slot. Small numbers where there are few, because the table is read at random.
-#[derive(Debug)]
-enum Slots {
-    Few(Box<[u16]>),
-    Many(Box<[u32]>),
-}
+pub(super) struct Maglev(Owners);
 
 impl Maglev {
-    /// `size` is a prime. There has to be an endpoint.
-    pub(super) fn new(endpoints: &[Arc<Endpoint>], size: u32) -> Self {
-        let slots = dealt(endpoints, u64::from(size));
-        #[allow(clippy::cast_possible_truncation)]
-        let slots = match endpoints.len() {
-            0..=0x1_0000 => Slots::Few(slots.into_iter().map(|owner| owner as u16).collect()),
-            _ => Slots::Many(slots.into()),
-        };
-        Self { slots, made_of: fingerprint(endpoints, size) }
+    /// `order` has the endpoints by address. `size` is a prime. There has to be an endpoint.
+    pub(super) fn new(endpoints: &[Arc<Endpoint>], order: &[u32], size: u32) -> Self {
+        let slots = dealt(endpoints, order, u64::from(size));
+        Self(Owners::new(slots.into_iter(), endpoints.len()))
     }
 
     /// The endpoints in the order in which they are to take the key: again and again, and one may come
     /// several times.
     pub(super) fn walk(&self, hash: u64) -> impl Iterator<Item = usize> + '_ {
-        let len = self.len();
+        let len = self.0.len();
         #[allow(clippy::cast_possible_truncation)]
-        let first = (((hash >> 32) * len as u64) >> 32) as usize;
-        (first..len).chain(0..first).cycle().map(move |slot| self.owner(slot))
-    }
-
-    fn len(&self) -> usize {
-        match &self.slots {
-            Slots::Few(owners) => owners.len(),
-            Slots::Many(owners) => owners.len(),
-        }
-    }
-
-    fn owner(&self, slot: usize) -> usize {
-        match &self.slots {
-            Slots::Few(owners) => usize::from(owners[slot]),
-            Slots::Many(owners) => owners[slot] as usize,
-        }
+        let mut next = (((hash >> 32) * len as u64) >> 32) as usize;
+        std::iter::repeat_with(move || {
+            let owner = self.0.of(next);
+            next = if next + 1 == len { 0 } else { next + 1 };
+            owner
+        })
     }
 }
 
@@ -70,11 +45,8 @@ struct Wishes {
     step: u64,
 }
 
-fn dealt(endpoints: &[Arc<Endpoint>], size: u64) -> Vec<u32> {
+fn dealt(endpoints: &[Arc<Endpoint>], order: &[u32], size: u64) -> Vec<u32> {
     const FREE: u32 = u32::MAX;
-    // By address, so that the order in which they are listed makes no difference.
-    let mut order: Vec<u32> = (0..endpoints.len() as u32).collect();
-    order.sort_unstable_by_key(|index| &endpoints[*index as usize].label);
     let mut wishes: Vec<Wishes> = endpoints
         .iter()
         .map(|endpoint| {
@@ -86,7 +58,7 @@ fn dealt(endpoints: &[Arc<Endpoint>], size: u64) -> Vec<u32> {
         })
         .collect();
     let mut slots = vec![FREE; size as usize];
-    let mut turns = Turns::new(endpoints, &order);
+    let mut turns = Turns::new(endpoints, order);
     for _ in 0..size {
         let owner = turns.next();
         let Wishes { next, step } = &mut wishes[owner as usize];

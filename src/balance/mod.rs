@@ -3,9 +3,11 @@
 
 mod available;
 mod bounded;
+mod hashed;
 pub mod key;
 mod least_request;
 mod maglev;
+mod owners;
 mod peak_ewma;
 mod random;
 mod ring_hash;
@@ -24,10 +26,9 @@ use std::sync::Arc;
 
 pub use available::{Availability, NonePicked, Panic, Pick, Picked};
 use bounded::Bound;
+pub use hashed::Table;
 pub use key::Key;
-use maglev::Maglev;
 pub use maglev::{TABLE_SIZE, is_prime};
-use ring_hash::Ring;
 pub use split::{Split, SplitError};
 use sticky::Sticky;
 pub use sticky::{Cookie, SameSite};
@@ -83,23 +84,12 @@ pub struct ZonePlan {
 /// [`Cursor`].
 #[derive(Debug)]
 pub struct Balancer {
-    kind: Kind,
-    key: Option<Key>,
+    plan: Plan,
     plain: Plain,
     table: Option<Table>,
     bound: Option<Bound>,
     sticky: Option<Sticky>,
     zones: Option<Box<Zones>>,
-}
-
-/// What is costly to make, to be taken over where the endpoints are the same.
-#[derive(Debug, Clone)]
-pub struct Table(Hashed);
-
-#[derive(Debug, Clone)]
-enum Hashed {
-    Ring(Arc<Ring>),
-    Maglev(Arc<Maglev>),
 }
 
 /// The algorithms that know no key.
@@ -149,8 +139,7 @@ impl Balancer {
             zone.and_then(|zone| Zones::new(plan.kind, &zone.own, zone.min_endpoints, endpoints));
         let sticky = plan.sticky.as_ref().filter(|_| !plan.kind.is_hash());
         Self {
-            kind: plan.kind,
-            key: plan.key.clone(),
+            plan: plan.clone(),
             plain: Plain::new(plan.kind, endpoints, weights),
             table: Table::new(plan, endpoints, before),
             bound: bound.map(|(factor, load)| Bound::new(factor, endpoints, load.clone())),
@@ -160,7 +149,12 @@ impl Balancer {
     }
 
     pub fn kind(&self) -> Kind {
-        self.kind
+        self.plan.kind
+    }
+
+    /// What it was made by.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
     }
 
     pub fn table(&self) -> Option<&Table> {
@@ -169,7 +163,7 @@ impl Balancer {
 
     /// What requests are told apart by.
     pub fn key(&self) -> Option<&Key> {
-        self.key.as_ref()
+        self.plan.key.as_ref()
     }
 
     /// The cookie that clients of this service get.
@@ -179,7 +173,7 @@ impl Balancer {
 
     /// What of a request [`Balancer::pick`] wants to know.
     pub fn wish<S: Fn() -> IpAddr>(&self, asked: &key::Asked<'_, S>) -> Option<u64> {
-        match (&self.key, &self.sticky) {
+        match (&self.plan.key, &self.sticky) {
             (None, None) => None,
             (Some(key), _) => key.hash(asked),
             (None, Some(sticky)) => sticky.cookie.read(asked.headers),
@@ -188,7 +182,7 @@ impl Balancer {
 
     /// The same of a connection that carries no HTTP.
     pub fn wish_of_peer(&self, peer: IpAddr) -> Option<u64> {
-        self.key.as_ref()?.hash_of_peer(peer)
+        self.plan.key.as_ref()?.hash_of_peer(peer)
     }
 
     /// The endpoint that the cookie of a client names.
@@ -215,17 +209,9 @@ impl Balancer {
         skip: &impl Fn(usize) -> bool,
     ) -> Option<usize> {
         debug_assert_eq!(endpoints.len(), self.plain.shares.len(), "another balancer's endpoints");
-        if let Some(Table(table)) = &self.table {
+        if let Some(table) = &self.table {
             let hash = wish.unwrap_or_else(|| random.u64(..));
-            let bound = self.bound.as_ref();
-            return match table {
-                Hashed::Ring(ring) => {
-                    bounded::choose(endpoints, ring.walk(hash), hash, bound, skip)
-                }
-                Hashed::Maglev(maglev) => {
-                    bounded::choose(endpoints, maglev.walk(hash), hash, bound, skip)
-                }
-            };
+            return table.pick(hash, self.bound.as_ref(), skip);
         }
         if let Some(index) = self.wished(wish)
             && !skip(index)
@@ -243,33 +229,6 @@ impl Kind {
     /// Whether it goes by a key.
     pub fn is_hash(self) -> bool {
         matches!(self, Self::RingHash | Self::Maglev)
-    }
-}
-
-impl Table {
-    /// That of the balancer before where it would be the same.
-    fn new(plan: &Plan, endpoints: &[Arc<Endpoint>], before: Option<&Self>) -> Option<Self> {
-        let size = plan.table_size.unwrap_or(TABLE_SIZE);
-        let before = before.map(|before| &before.0);
-        if endpoints.is_empty() {
-            return None;
-        }
-        let hashed = match (plan.kind, before) {
-            (Kind::RingHash, Some(Hashed::Ring(ring)))
-                if ring.made_of == bounded::fingerprint(endpoints, 0) =>
-            {
-                Hashed::Ring(ring.clone())
-            }
-            (Kind::Maglev, Some(Hashed::Maglev(maglev)))
-                if maglev.made_of == bounded::fingerprint(endpoints, size) =>
-            {
-                Hashed::Maglev(maglev.clone())
-            }
-            (Kind::RingHash, _) => Hashed::Ring(Ring::new(endpoints).into()),
-            (Kind::Maglev, _) => Hashed::Maglev(Maglev::new(endpoints, size).into()),
-            _ => return None,
-        };
-        Some(Self(hashed))
     }
 }
 

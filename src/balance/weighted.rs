@@ -146,7 +146,7 @@ fn reduced(weights: &[u32]) -> Vec<u64> {
     weights
 }
 
-fn gcd(a: u32, b: u32) -> u32 {
+pub(super) fn gcd(a: u32, b: u32) -> u32 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 

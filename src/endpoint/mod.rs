@@ -44,18 +44,15 @@ impl fmt::Display for Address {
 
 /// One endpoint as one configuration or one registry answer describes it. Immutable; what changes
 /// is in `state`, which outlives it.
+// Those that are picked from are read at random: what picking looks at is in the first cache line.
 #[derive(Debug, Clone)]
 #[repr(C)]
 pub struct Endpoint {
-    // What a pick looks at comes first, so that it is in one cache line: of thousands of endpoints hardly any
-    // is in a cache.
     pub state: Arc<State>,
     /// Where its service has one for each endpoint.
     pub breaker: Option<Arc<SharedBreaker>>,
     /// Share of the traffic relative to the others of its service, at least 1.
     pub weight: u32,
-    /// The groups whose load is bounded and that it belongs to.
-    pub loads: Option<Arc<[Arc<Load>]>>,
     pub address: Address,
     /// `address` as text, for logs and labels.
     pub label: Box<str>,
@@ -63,6 +60,8 @@ pub struct Endpoint {
     pub version: Option<Box<str>>,
     /// What else it is chosen by.
     pub labels: BTreeMap<Box<str>, Box<str>>,
+    /// The groups whose load is bounded and that it belongs to.
+    pub loads: Option<Arc<[Arc<Load>]>>,
 }
 
 impl Endpoint {

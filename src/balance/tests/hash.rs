@@ -108,17 +108,14 @@ fn a_table_is_kept_where_the_endpoints_are_the_same() {
         let plan = Plan { kind, ..Plan::default() };
         let of = |endpoints: &[_], before| Balancer::of(&plan, endpoints, None, before);
         let first = of(&three, None);
-        let is_kept = |balancer: &Balancer| match (balancer.table(), first.table()) {
-            (Some(Table(Hashed::Ring(a))), Some(Table(Hashed::Ring(b)))) => Arc::ptr_eq(a, b),
-            (Some(Table(Hashed::Maglev(a))), Some(Table(Hashed::Maglev(b)))) => Arc::ptr_eq(a, b),
-            _ => panic!("no table"),
-        };
+        let is_kept =
+            |balancer: &Balancer| balancer.table().unwrap().is_same(first.table().unwrap());
         assert!(is_kept(&of(&endpoints(&[(1, 1), (2, 1), (3, 1)]), first.table())));
         assert!(!is_kept(&of(&two, first.table())));
         assert!(!is_kept(&of(&heavier, first.table())));
         let other = HASHES.into_iter().find(|other| *other != kind).unwrap();
         let plan = Plan { kind: other, ..Plan::default() };
-        Balancer::of(&plan, &three, None, first.table());
+        assert!(!is_kept(&Balancer::of(&plan, &three, None, first.table())));
     }
 }
 
@@ -132,6 +129,25 @@ fn one_that_is_left_of_many_is_found() {
             assert_eq!(pick_unless(&balancer, &all, key(user), &only), Some(1234));
             assert_eq!(pick_unless(&balancer, &all, key(user), &|_| true), None);
         }
+    }
+}
+
+/// Ten of 500 are left, side by side in whatever order: their neighbours do not lean on the first of them, and
+/// whoever lists them in another order sends a key to the same.
+#[test]
+fn few_that_are_left_share_the_keys() {
+    let all = endpoints(&(0..500).map(|port| (port, 1)).collect::<Vec<_>>());
+    let reversed: Vec<_> = all.iter().rev().cloned().collect();
+    for kind in HASHES {
+        let (listed, other) = (balancer(kind, &all), balancer(kind, &reversed));
+        let mut counts = [0_u32; 10];
+        for user in 0..5000 {
+            let picked = pick_unless(&listed, &all, key(user), &|index| index < 490).unwrap();
+            let again = pick_unless(&other, &reversed, key(user), &|index| index >= 10).unwrap();
+            assert_eq!(all[picked].label, reversed[again].label, "{kind:?}");
+            counts[picked - 490] += 1;
+        }
+        assert!(counts.iter().all(|count| (250..=750).contains(count)), "{kind:?} {counts:?}");
     }
 }
 

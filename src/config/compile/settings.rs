@@ -67,13 +67,14 @@ pub(super) fn masked(mut shown: Value) -> Value {
             .iter()
             .any(|part| key.contains(part))
     }
+    let is_by = |key: &str| ["key", "sticky"].contains(&key);
     match &mut shown {
         Value::Object(entries) => {
             for (key, value) in entries {
                 *value = match value.take() {
                     Value::String(_) if is_secret(key) => "<masked>".into(),
                     // By what requests are told apart: the name of a cookie is none of its values.
-                    value if ["key", "sticky"].contains(&key.as_str()) => value,
+                    Value::Object(by) if is_by(key) && by.keys().eq(["cookie"]) => by.into(),
                     value => masked(value),
                 };
             }
@@ -96,11 +97,13 @@ mod tests {
     fn credentials_are_not_shown() {
         let shown = masked(serde_json::json!({
             "key": { "cookie": "session" },
+            "sticky": { "token": "x" },
             "routes": [{ "request_headers": { "set": { "Authorization": "Bearer x", "a": "b" } } }],
         }));
         let headers = &shown["routes"][0]["request_headers"]["set"];
         assert_eq!(headers["Authorization"], "<masked>");
         assert_eq!(headers["a"], "b");
         assert_eq!(shown["key"]["cookie"], "session");
+        assert_eq!(shown["sticky"]["token"], "<masked>");
     }
 }

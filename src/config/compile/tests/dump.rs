@@ -72,6 +72,8 @@ fn clusters(out: &mut String, snapshot: &Snapshot) {
             let kind = group.balancer.kind();
             line(out, format!("  group {} of {} {kind:?}", group.slot, group.selector));
             option(out, "key", &group.balancer.key());
+            option(out, "bounded load", &group.balancer.plan().bounded_load);
+            option(out, "slots", &group.balancer.plan().table_size);
             option(out, "cookie", &group.balancer.cookie());
             let local = (0..group.endpoints.len()).map(|index| group.balancer.is_local(index));
             option(out, "local", &local.collect::<Option<Vec<_>>>().filter(|all| !all.is_empty()));
