@@ -134,7 +134,8 @@ impl Copying {
         let to = Destination { cluster: self.cluster, group: 0 };
         let now = clock::now();
         let nanos = clock::nanos(now);
-        // Without a wish: a copy belongs to no client's session, and whoever gets it keeps nothing of it.
+        // Without a wish, as Envoy's: a key or cookie is read from the request as the client sent it, which this is
+        // no more.
         let picked = self.view.pick(to, &[], None, &mut worker.random.borrow_mut(), nanos).ok()?;
         let endpoint = &self.view.snapshot.group(to).endpoints[picked.index];
         let in_flight = endpoint.begin(nanos);
