@@ -268,6 +268,52 @@ pub const SCENARIOS: &[Scenario] = &[
         config: Config { users: "\n    policy: { hedge: { after: 1s } }", ..SHIPPED },
         ..OUTBOUND
     },
+    // That trip never.
+    Scenario {
+        name: "circuit-breakers",
+        config: Config {
+            users: "
+    policy:
+      circuit_breaker: { scope: both, consecutive_failures: 5, failure_rate: 50%, slow_call_rate: 80% }
+      outlier_detection: { consecutive_gateway_errors: 5 }
+      slow_start: {}",
+            ..SHIPPED
+        },
+        ..OUTBOUND
+    },
+    // Every policy at once, none of which has anything to do: as `policies-on` of bench/compare.
+    Scenario {
+        name: "policies-on",
+        config: Config {
+            users: "
+    policy:
+      timeout: { request: 15s, connect: 1s, stream_idle: 5m, propagate: true }
+      retry:
+        on: [connect_failure, refused_stream, reset, timeout, gateway_error]
+        per_try_timeout: 5s
+      bulkhead:
+        max_requests: 10000
+        max_connections: 10000
+        endpoint: { max_requests: 10000, max_connections: 10000 }
+      adaptive_concurrency: { min_limit: 1000, max_limit: 10000 }
+      circuit_breaker: { scope: both, consecutive_failures: 5, failure_rate: 50%, slow_call_rate: 80% }
+      outlier_detection: { consecutive_gateway_errors: 5, failure_percentage: {} }
+      slow_start: {}
+      hedge: { after: 5s }
+      priority: { header: x-priority }
+      rate_limit: { requests: 100000000, key: client_ip, headers: false }
+      fallback: { body: later, on: [breaker_open, no_endpoint, connect_failure, timeout] }
+      fault: { headers: { x-chaos: \"yes\" }, delay: { duration: 1s }, abort: { status: 503 } }
+      mirror: { service: users, share: 0.1% }",
+            ..SHIPPED
+        },
+        ..OUTBOUND
+    },
+    Scenario {
+        name: "outlier-detection-off",
+        config: Config { users: "\n    policy: { outlier_detection: off }", ..SHIPPED },
+        ..OUTBOUND
+    },
     Scenario {
         name: "bulkheads",
         config: Config {
