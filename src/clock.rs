@@ -2,17 +2,100 @@
 //! the decisions testable and tokio's paused time dependable.
 
 use std::cell::Cell;
+use std::ops::{Add, Sub};
+use std::pin::Pin;
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
-pub use tokio::time::Instant;
+use tokio::time::{self, Sleep};
 
-use crate::endpoint::Nanos;
+/// An instant of monotonic time: nanoseconds since a fixed one of this process, the same for all workers. One
+/// word, so that it fits atomics and is quick to reckon with; it lasts for 584 years. What would leave that range
+/// stays at its end.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Instant(pub u64);
+
+impl Instant {
+    /// Time from `earlier` to `self`; zero if it is the later one, as another worker may be a little ahead.
+    pub fn saturating_duration_since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+
+    /// `None` if `earlier` is the later one.
+    pub fn checked_duration_since(self, earlier: Self) -> Option<Duration> {
+        self.0.checked_sub(earlier.0).map(Duration::from_nanos)
+    }
+}
+
+/// The instant that is so long after the first one.
+impl From<Duration> for Instant {
+    fn from(since_start: Duration) -> Self {
+        let seconds = since_start.as_secs().saturating_mul(NANOS_PER_SECOND);
+        Self(seconds.saturating_add(u64::from(since_start.subsec_nanos())))
+    }
+}
+
+impl Add<Duration> for Instant {
+    type Output = Self;
+
+    fn add(self, later: Duration) -> Self {
+        Self(self.0.saturating_add(Self::from(later).0))
+    }
+}
+
+impl Sub<Duration> for Instant {
+    type Output = Self;
+
+    fn sub(self, earlier: Duration) -> Self {
+        Self(self.0.saturating_sub(Self::from(earlier).0))
+    }
+}
+
+/// As [`Instant::saturating_duration_since`].
+impl Sub for Instant {
+    type Output = Duration;
+
+    fn sub(self, earlier: Self) -> Duration {
+        self.saturating_duration_since(earlier)
+    }
+}
+
+const NANOS_PER_SECOND: u64 = 1_000_000_000;
+
+/// An hour of head start: 0 is before all there was, and an instant taken just before the first call stays positive.
+const HEAD_START: Instant = Instant(3600 * NANOS_PER_SECOND);
+
+/// The first one that was asked for.
+fn origin() -> time::Instant {
+    static ORIGIN: OnceLock<time::Instant> = OnceLock::new();
+    #[allow(clippy::disallowed_methods)]
+    *ORIGIN.get_or_init(time::Instant::now)
+}
 
 /// Monotonic time. Follows tokio's paused clock in tests.
 #[allow(clippy::disallowed_methods)]
 pub fn now() -> Instant {
-    Instant::now()
+    let origin = origin();
+    HEAD_START + time::Instant::now().saturating_duration_since(origin)
+}
+
+/// A timer that fires `at`.
+pub fn sleep_until(at: Instant) -> Sleep {
+    time::sleep_until(for_timer(at))
+}
+
+/// Sets a timer anew.
+pub fn reset(timer: Pin<&mut Sleep>, at: Instant) {
+    timer.reset(for_timer(at));
+}
+
+/// When a timer fires.
+pub fn fires(timer: &Sleep) -> Instant {
+    HEAD_START + timer.deadline().saturating_duration_since(origin())
+}
+
+fn for_timer(at: Instant) -> time::Instant {
+    origin() + (at - HEAD_START)
 }
 
 /// Wall-clock time: only for what people read (logs) and what the wall clock rules (certificates).
@@ -35,17 +118,4 @@ pub fn wall_at(now: Instant) -> SystemTime {
         asked
     });
     wall + now.saturating_duration_since(at)
-}
-
-/// Time since a fixed instant of this process, for atomics that cannot hold an `Instant`.
-pub fn since_start(now: Instant) -> Duration {
-    static ORIGIN: OnceLock<Instant> = OnceLock::new();
-    // An hour of head start: an instant taken just before the first call stays positive.
-    const HEAD_START: Duration = Duration::from_secs(3600);
-    HEAD_START + now.saturating_duration_since(*ORIGIN.get_or_init(|| now))
-}
-
-/// `now` for the atomics of an endpoint.
-pub fn nanos(now: Instant) -> Nanos {
-    Nanos(u64::try_from(since_start(now).as_nanos()).unwrap_or(u64::MAX))
 }

@@ -5,8 +5,6 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::time::sleep_until;
-
 use crate::clock;
 use crate::policy::shed::Lag;
 
@@ -33,7 +31,7 @@ impl LagProbe {
     async fn run(self: Rc<Self>) {
         while self.used.replace(false) {
             let due = clock::now() + EVERY;
-            sleep_until(due).await;
+            clock::sleep_until(due).await;
             self.lag.borrow_mut().observe(clock::now().saturating_duration_since(due));
         }
         // What was measured last says nothing of the next request, whenever that comes.

@@ -11,10 +11,11 @@ use http::HeaderValue;
 use tokio::sync::{mpsc, watch};
 
 use crate::balance::{Cursor, NonePicked, Panic, Pick, Picked};
+use crate::clock::Instant;
 use crate::config::live::{Live, Reader};
 use crate::config::snapshot::{Destination, Listener, Snapshot};
 use crate::drain::{Drain, Phase};
-use crate::endpoint::{Address, Endpoint, Nanos};
+use crate::endpoint::{Address, Endpoint};
 use crate::lag::LagProbe;
 use crate::listen;
 use crate::memory::Tidying;
@@ -199,7 +200,7 @@ impl View {
         tried: &[u32],
         wish: Option<u64>,
         random: &mut fastrand::Rng,
-        now: Nanos,
+        now: Instant,
     ) -> Result<Picked, NonePicked> {
         let slot = self.snapshot.group(to).slot as usize;
         let pick = self.picking(to, tried, wish, now);
@@ -212,7 +213,7 @@ impl View {
     }
 
     /// Whether [`View::pick`] would find another one than those `tried`, which is well.
-    pub fn has_other(&self, to: Destination, tried: &[u32], now: Nanos) -> bool {
+    pub fn has_other(&self, to: Destination, tried: &[u32], now: Instant) -> bool {
         self.picking(to, tried, None, now).has_other()
     }
 
@@ -221,7 +222,7 @@ impl View {
         to: Destination,
         tried: &'a [u32],
         wish: Option<u64>,
-        now: Nanos,
+        now: Instant,
     ) -> Pick<'a> {
         let cluster = self.snapshot.cluster(to);
         let group = self.snapshot.group(to);

@@ -148,7 +148,7 @@ async fn one_that_hangs_among_three_keeps_nobody_waiting() {
         let began = clock::now();
         let answer = send(&proxy, "GET", &[]).await;
         assert_eq!((answer.status.as_u16(), answer.text()), (200, "good"));
-        took.push(began.elapsed());
+        took.push(clock::now() - began);
     }
     took.sort_unstable();
     assert!(took[29] < LONG, "the slowest took {:?}", took[29]);

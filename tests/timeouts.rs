@@ -131,7 +131,8 @@ async fn the_time_of_a_body_without_a_length_does_not_begin_anew_with_a_retry() 
     let head = client.head().await;
     assert!(head.starts_with("HTTP/1.1 504"), "{head}");
     assert!(hung.seen().len() <= 4, "{} attempts", hung.seen().len());
-    assert!(began.elapsed() < Duration::from_millis(1200), "{:?}", began.elapsed());
+    let took = clock::now() - began;
+    assert!(took < Duration::from_millis(1200), "{took:?}");
 }
 
 #[tokio::test]

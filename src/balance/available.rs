@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Balancer, Cursor};
-use crate::endpoint::{Endpoint, Nanos};
+use crate::clock::Instant;
+use crate::endpoint::Endpoint;
 use crate::policy::SlowStart;
 
 /// What a service says of its endpoints.
@@ -33,17 +34,17 @@ impl Default for Availability {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Panic {
     is_on: bool,
-    until: Nanos,
+    until: Instant,
 }
 
 impl Panic {
     const BELIEVED: Duration = Duration::from_millis(100);
 
-    fn is_on(&mut self, endpoints: &[Arc<Endpoint>], threshold: f64, now: Nanos) -> bool {
+    fn is_on(&mut self, endpoints: &[Arc<Endpoint>], threshold: f64, now: Instant) -> bool {
         if now >= self.until {
             let well = endpoints.iter().filter(|endpoint| !endpoint.state.is_away(now)).count();
             self.is_on = (well as f64) < threshold * endpoints.len() as f64;
-            self.until = now.after(Self::BELIEVED);
+            self.until = now + Self::BELIEVED;
         }
         self.is_on
     }
@@ -60,7 +61,7 @@ pub struct Pick<'a> {
     pub tried: &'a [u32],
     /// See [`Balancer::wish`].
     pub wish: Option<u64>,
-    pub now: Nanos,
+    pub now: Instant,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,7 +75,7 @@ pub struct Picked {
 pub enum NonePicked {
     NoEndpoint,
     /// The breakers of all of them are open, of the first one until then.
-    Refused(Nanos),
+    Refused(Instant),
 }
 
 impl Pick<'_> {
@@ -130,7 +131,7 @@ impl Pick<'_> {
     fn is_held_back(&self, index: usize, seed: u64) -> bool {
         let Some(slow_start) = &self.availability.slow_start else { return false };
         let since = self.endpoints[index].state.fresh_since();
-        if since == Nanos(0) || self.balancer.kind().is_hash() {
+        if since == Instant(0) || self.balancer.kind().is_hash() {
             return false;
         }
         let share = slow_start.share(since, self.now);

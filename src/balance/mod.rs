@@ -35,7 +35,8 @@ pub use sticky::{Cookie, SameSite};
 use weighted::Shares;
 use zone::Zones;
 
-use crate::endpoint::{Endpoint, Load, Nanos};
+use crate::clock::Instant;
+use crate::endpoint::{Endpoint, Load};
 
 /// The algorithms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -204,7 +205,7 @@ impl Balancer {
         endpoints: &[Arc<Endpoint>],
         cursor: &mut Cursor,
         random: &mut fastrand::Rng,
-        now: Nanos,
+        now: Instant,
         wish: Option<u64>,
         skip: &impl Fn(usize) -> bool,
     ) -> Option<usize> {
@@ -250,7 +251,7 @@ impl Plain {
         endpoints: &[Arc<Endpoint>],
         cursor: &mut Cursor,
         random: &mut fastrand::Rng,
-        now: Nanos,
+        now: Instant,
         skip: &impl Fn(usize) -> bool,
     ) -> Option<usize> {
         let shares = &self.shares;

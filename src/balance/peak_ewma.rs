@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use super::two_choices;
 use super::weighted::Shares;
-use crate::endpoint::{Endpoint, Nanos};
+use crate::clock::Instant;
+use crate::endpoint::Endpoint;
 
 /// Latency, in nanoseconds, of an endpoint that was asked and has never answered: an hour.
 const UNKNOWN: f32 = 3.6e12;
@@ -20,7 +21,7 @@ pub(super) fn pick(
     mean_weight: f32,
     endpoints: &[Arc<Endpoint>],
     random: &mut fastrand::Rng,
-    now: Nanos,
+    now: Instant,
     skip: &impl Fn(usize) -> bool,
 ) -> Option<usize> {
     two_choices::pick(shares, random, skip, |first, second| {
@@ -39,7 +40,7 @@ struct Seen {
 
 impl Seen {
     #[allow(clippy::cast_precision_loss)]
-    fn new(endpoint: &Endpoint, mean_weight: f32, now: Nanos) -> Self {
+    fn new(endpoint: &Endpoint, mean_weight: f32, now: Instant) -> Self {
         let in_flight = endpoint.state.in_flight();
         let latency = match endpoint.state.latency_nanos(now) {
             Some(latency) => latency,

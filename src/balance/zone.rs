@@ -12,7 +12,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{Cursor, Kind, Plain};
-use crate::endpoint::{Endpoint, Nanos};
+use crate::clock::Instant;
+use crate::endpoint::Endpoint;
 
 #[derive(Debug)]
 pub(super) struct Zones {
@@ -89,7 +90,7 @@ impl Zones {
         &self,
         cursor: &mut Cursor,
         random: &mut fastrand::Rng,
-        now: Nanos,
+        now: Instant,
         skip: &impl Fn(usize) -> bool,
     ) -> Option<usize> {
         let has_room = self.local_share >= 1.0 || random.f64() < self.local_share;
@@ -118,7 +119,7 @@ impl Pool {
         &self,
         cursor: &mut Cursor,
         random: &mut fastrand::Rng,
-        now: Nanos,
+        now: Instant,
         skip: &impl Fn(usize) -> bool,
     ) -> Option<usize> {
         let member = |index: usize| self.members[index] as usize;

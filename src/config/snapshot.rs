@@ -13,7 +13,8 @@ use http::{HeaderValue, StatusCode};
 use ipnet::IpNet;
 
 use crate::balance::{Availability, Balancer, Key, Split};
-use crate::endpoint::{Endpoint, Load, Nanos};
+use crate::clock::Instant;
+use crate::endpoint::{Endpoint, Load};
 use crate::policy::breaker::SharedBreaker;
 use crate::policy::health::{CheckKind, HealthCheck};
 use crate::policy::outlier::Detector;
@@ -353,7 +354,7 @@ impl Snapshot {
 
     /// Has what it says of services and endpoints hold, whose state other snapshots share. To be done when
     /// it is published, and not before.
-    pub fn apply(&self, now: Nanos) {
+    pub fn apply(&self, now: Instant) {
         for cluster in &self.clusters {
             cluster.bulkhead.apply(&cluster.bulkhead_limits, now);
             let ejects = |outliers: &Arc<Detector>| outliers.config.mode == Mode::Enforce;

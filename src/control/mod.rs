@@ -112,7 +112,7 @@ impl Control {
             signals: options.signals,
         });
         control.watch_metrics();
-        snapshot.apply(clock::nanos(clock::now()));
+        snapshot.apply(clock::now());
         let pressure = Arc::<Pressure>::default();
         tokio::task::spawn_local(pressure::measure(control.live.clone(), pressure.clone()));
         tokio::task::spawn_local(outliers::look(control.live.clone(), recorder));

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use crate::clock;
+use crate::clock::{self, Instant};
 use crate::config::live::Live;
 use crate::config::snapshot::{Cluster, Snapshot};
-use crate::endpoint::{Endpoint, Nanos};
+use crate::endpoint::Endpoint;
 use crate::policy::breaker::{BreakerState, SharedBreaker};
 use crate::policy::outlier::Ruling;
 use crate::telemetry::metrics::{Metrics, Recorder};
@@ -20,7 +20,7 @@ const EVERY: Duration = Duration::from_secs(1);
 pub async fn look(live: Live, recorder: Rc<Recorder>) {
     loop {
         sleep(EVERY).await;
-        let now = clock::nanos(clock::now());
+        let now = clock::now();
         for cluster in &live.current().clusters {
             let Some(outliers) = cluster.outliers.as_ref().filter(|it| it.is_due(now)) else {
                 continue;
@@ -47,7 +47,7 @@ fn each(snapshot: &Snapshot, mut visit: impl FnMut(&Cluster)) {
 }
 
 /// How an endpoint is seen: one of a closed set. The states that say more come first.
-pub fn state(endpoint: &Endpoint, now: Nanos) -> &'static str {
+pub fn state(endpoint: &Endpoint, now: Instant) -> &'static str {
     if endpoint.refuses(now).is_some() {
         "breaker_open"
     } else if endpoint.state.is_unhealthy() {
@@ -64,7 +64,7 @@ pub fn watch(metrics: &Metrics, live: &Live) -> [prometheus::Result<()>; 2] {
     let (of_endpoints, of_breakers) = (live.clone(), live.clone());
     [
         metrics.watch_endpoints(move |emit| {
-            let now = clock::nanos(clock::now());
+            let now = clock::now();
             each(&of_endpoints.current(), |cluster| {
                 let endpoints = cluster.endpoints();
                 emit(&[&cluster.name, "known"], endpoints.len() as f64);

@@ -74,7 +74,7 @@ impl Control {
 
         // From here on nothing can fail.
         self.generation.set(generation);
-        snapshot.apply(clock::nanos(clock::now()));
+        snapshot.apply(clock::now());
         self.live.publish(snapshot.clone());
         if let Some(sink) = sink {
             for worker in &self.workers {

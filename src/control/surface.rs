@@ -49,7 +49,7 @@ impl Control {
     }
 
     fn clusters(&self) -> serde_json::Value {
-        let now = clock::nanos(clock::now());
+        let now = clock::now();
         let snapshot = self.live.current();
         let clusters = snapshot.clusters.iter().map(|cluster| {
             let endpoints: Vec<_> = cluster

@@ -7,28 +7,7 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// Monotonic time: nanoseconds since a fixed instant of this process, any instant that is the same
-/// for all workers (`clock::since_start`). A `u64`, so that it fits atomics: 584 years.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Nanos(pub u64);
-
-impl From<Duration> for Nanos {
-    fn from(since_start: Duration) -> Self {
-        Self(u64::try_from(since_start.as_nanos()).unwrap_or(u64::MAX))
-    }
-}
-
-impl Nanos {
-    /// The instant `later` than this one.
-    pub fn after(self, later: Duration) -> Self {
-        Self(self.0.saturating_add(Self::from(later).0))
-    }
-
-    /// Time from `earlier` to `self`; zero if it is the later one.
-    pub fn since(self, earlier: Self) -> Duration {
-        Duration::from_nanos(self.0.saturating_sub(earlier.0))
-    }
-}
+use crate::clock::Instant;
 
 /// Time in units of 2^24 ns (16.8 ms), so that it fits beside an `f32` in one atomic word. It wraps
 /// after 2.3 years of uptime; differences stay right for half of that.
@@ -37,9 +16,9 @@ struct Tick(u32);
 
 const TICK_SHIFT: u32 = 24;
 
-impl From<Nanos> for Tick {
+impl From<Instant> for Tick {
     #[allow(clippy::cast_possible_truncation)]
-    fn from(now: Nanos) -> Self {
+    fn from(now: Instant) -> Self {
         Self((now.0 >> TICK_SHIFT) as u32)
     }
 }
@@ -81,12 +60,12 @@ impl PeakEwma {
     }
 
     /// A request was sent; a sample may follow.
-    pub fn expect(&self, now: Nanos) {
+    pub fn expect(&self, now: Instant) {
         self.asked.store(Tick::from(now).0, Relaxed);
     }
 
     /// Takes in one sample. Of the samples below the average only the first of a tick counts.
-    pub fn observe(&self, now: Nanos, sample: Duration) {
+    pub fn observe(&self, now: Instant, sample: Duration) {
         #[allow(clippy::cast_precision_loss)]
         let sample = (sample.as_nanos() as f32).max(1.0);
         let now = Tick::from(now);
@@ -111,7 +90,7 @@ impl PeakEwma {
     }
 
     /// The average at `now` in nanoseconds; `None` if nothing was measured yet.
-    pub fn nanos(&self, now: Nanos) -> Option<f32> {
+    pub fn nanos(&self, now: Instant) -> Option<f32> {
         let (average, stamp) = unpack(self.average.load(Relaxed))?;
         let heard = stamp.latest(Tick(self.asked.load(Relaxed)));
         Some(match Tick::from(now).since(heard) {
@@ -144,8 +123,8 @@ mod tests {
     const DECAY: Duration = Duration::from_secs(10);
     const MS: Duration = Duration::from_millis(1);
 
-    fn at(since_start: Duration) -> Nanos {
-        Nanos::from(since_start)
+    fn at(since_start: Duration) -> Instant {
+        Instant::from(since_start)
     }
 
     fn read(ewma: &PeakEwma, since_start: Duration) -> f32 {
@@ -155,9 +134,9 @@ mod tests {
     #[test]
     fn unmeasured_is_none_and_the_first_sample_is_taken_as_it_is() {
         let ewma = PeakEwma::new(DECAY);
-        assert_eq!(ewma.nanos(Nanos(0)), None);
-        ewma.observe(Nanos(0), Duration::ZERO);
-        assert_eq!(ewma.nanos(Nanos(0)), Some(1.0));
+        assert_eq!(ewma.nanos(Instant(0)), None);
+        ewma.observe(Instant(0), Duration::ZERO);
+        assert_eq!(ewma.nanos(Instant(0)), Some(1.0));
     }
 
     #[test]

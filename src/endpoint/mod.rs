@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-pub use latency::Nanos;
 use latency::PeakEwma;
 
+use crate::clock::Instant;
 use crate::policy::BulkheadLimits;
 use crate::policy::breaker::SharedBreaker;
 use crate::policy::bulkhead::EndpointBulkhead;
@@ -82,12 +82,12 @@ impl Endpoint {
     }
 
     /// When its breaker will let someone through again, where it lets nobody through at `now`.
-    pub fn refuses(&self, now: Nanos) -> Option<Nanos> {
+    pub fn refuses(&self, now: Instant) -> Option<Instant> {
         self.breaker.as_ref()?.refuses(now)
     }
 
     /// See [`State::begin`].
-    pub fn begin(&self, now: Nanos) -> InFlight {
+    pub fn begin(&self, now: Instant) -> InFlight {
         let mut in_flight = self.state.begin(now);
         in_flight.loads = self.loads.clone();
         for load in in_flight.loads.iter().flat_map(|loads| &**loads) {
@@ -168,7 +168,7 @@ impl State {
     }
 
     /// A request is about to be sent; it is in flight until the guard is dropped.
-    pub fn begin(self: &Arc<Self>, now: Nanos) -> InFlight {
+    pub fn begin(self: &Arc<Self>, now: Instant) -> InFlight {
         self.in_flight.fetch_add(1, Relaxed);
         self.latency.expect(now);
         InFlight { state: self.clone(), started: now, held: Held::default(), loads: None }
@@ -180,7 +180,7 @@ impl State {
     }
 
     /// Has the limits of its service hold from now on.
-    pub fn apply(&self, limits: &BulkheadLimits, now: Nanos) {
+    pub fn apply(&self, limits: &BulkheadLimits, now: Instant) {
         match (limits.of_endpoint(), self.bulkhead()) {
             (None, None) => {}
             (None, Some(bulkhead)) => {
@@ -193,7 +193,7 @@ impl State {
 
     /// A request that was given up after `elapsed`, because another endpoint was quicker, tells that it would
     /// have taken longer: the average is not to be less. A quicker one than the average tells nothing.
-    pub fn outrun(&self, now: Nanos, elapsed: Duration) {
+    pub fn outrun(&self, now: Instant, elapsed: Duration) {
         if self.latency(now).is_none_or(|average| average < elapsed) {
             self.latency.observe(now, elapsed);
         }
@@ -205,14 +205,14 @@ impl State {
     }
 
     /// It is in force. What joined others counts as new from now on.
-    pub fn arrive(&self, now: Nanos) {
+    pub fn arrive(&self, now: Instant) {
         if self.fresh_since.load(Relaxed) == Self::ARRIVING {
             self.fresh_since.store(now.0, Relaxed);
         }
     }
 
     /// It had better not be asked until then.
-    pub fn eject(&self, until: Nanos) {
+    pub fn eject(&self, until: Instant) {
         self.away_until.store(until.0, Relaxed);
         self.fresh_since.store(until.0, Relaxed);
     }
@@ -223,17 +223,17 @@ impl State {
     }
 
     /// It is back after it could not be asked.
-    pub fn come_back(&self, now: Nanos) {
+    pub fn come_back(&self, now: Instant) {
         self.fresh_since.store(now.0, Relaxed);
     }
 
     /// Since when it is there, or there again; 0 if it always was.
-    pub fn fresh_since(&self) -> Nanos {
-        Nanos(self.fresh_since.load(Relaxed))
+    pub fn fresh_since(&self) -> Instant {
+        Instant(self.fresh_since.load(Relaxed))
     }
 
     /// What its active health check says of it. One that was not checked yet, or is not, counts as well.
-    pub fn set_healthy(&self, healthy: bool, now: Nanos) {
+    pub fn set_healthy(&self, healthy: bool, now: Instant) {
         if self.unhealthy.swap(!healthy, Relaxed) && healthy {
             self.come_back(now);
         }
@@ -244,7 +244,7 @@ impl State {
     }
 
     /// Whether another one had better be asked: this one is ejected, or its health check fails.
-    pub fn is_away(&self, now: Nanos) -> bool {
+    pub fn is_away(&self, now: Instant) -> bool {
         now.0 < self.away_until.load(Relaxed) || self.is_unhealthy()
     }
 
@@ -263,12 +263,12 @@ impl State {
     }
 
     /// The peak average at `now`, faded since the last request; `None` if never measured.
-    pub fn latency(&self, now: Nanos) -> Option<Duration> {
+    pub fn latency(&self, now: Instant) -> Option<Duration> {
         self.latency_nanos(now).map(|nanos| Duration::from_secs_f32(nanos / 1e9))
     }
 
     /// [`State::latency`] in nanoseconds, for those who compare it.
-    pub fn latency_nanos(&self, now: Nanos) -> Option<f32> {
+    pub fn latency_nanos(&self, now: Instant) -> Option<f32> {
         self.latency.nanos(now)
     }
 }
@@ -285,7 +285,7 @@ impl Default for State {
 #[must_use = "the request counts as in flight only while this lives"]
 pub struct InFlight {
     state: Arc<State>,
-    started: Nanos,
+    started: Instant,
     held: Held,
     loads: Option<Arc<[Arc<Load>]>>,
 }
@@ -322,14 +322,14 @@ impl InFlight {
     }
 
     /// Time since [`State::begin`].
-    pub fn elapsed(&self, now: Nanos) -> Duration {
-        now.since(self.started)
+    pub fn elapsed(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.started)
     }
 
     /// Tells the endpoint's average of this request: once, when its response head came or when it
     /// is certain that none will. Whoever gives up for a reason of their own (the client left)
     /// does not tell.
-    pub fn observe(&self, now: Nanos, latency: Duration, outcome: Outcome) {
+    pub fn observe(&self, now: Instant, latency: Duration, outcome: Outcome) {
         let sample = match outcome {
             Outcome::Answered => latency,
             Outcome::Failed => latency.max(State::PENALTY),
@@ -373,7 +373,7 @@ mod tests {
     #[test]
     fn a_fast_failure_counts_for_the_penalty_and_a_slow_one_for_its_time() {
         let fast = Arc::new(State::default());
-        let now = Nanos(1);
+        let now = Instant(1);
         fast.begin(now).observe(now, Duration::from_millis(1), Outcome::Failed);
         assert_eq!(fast.latency(now), Some(State::PENALTY));
         let slow = Arc::new(State::default());
@@ -384,7 +384,7 @@ mod tests {
     #[test]
     fn one_that_was_outrun_never_looks_quicker_for_it() {
         const MS: Duration = Duration::from_millis(1);
-        let now = Nanos::from(Duration::from_secs(3600));
+        let now = Instant::from(Duration::from_secs(3600));
         let millis = |state: &State| state.latency(now).map(|latency| latency.as_millis());
         let hung = State::default();
         hung.outrun(now, 100 * MS);
@@ -395,7 +395,7 @@ mod tests {
         begin.observe(now, 10 * MS, Outcome::Answered);
         state.outrun(now, 100 * MS);
         assert_eq!(millis(&state), Some(100));
-        let later = now.after(100 * MS);
+        let later = now + 100 * MS;
         state.outrun(later, 20 * MS);
         assert!(state.latency(later).is_some_and(|latency| latency > 98 * MS));
     }
@@ -408,7 +408,7 @@ mod tests {
             let state = Arc::new(State::default());
             let mut guards = Vec::new();
             for (step, (begins, which)) in events.into_iter().enumerate() {
-                let now = Nanos(step as u64);
+                let now = Instant(step as u64);
                 if begins {
                     guards.push(state.begin(now));
                 } else if !guards.is_empty() {
@@ -440,7 +440,7 @@ mod tests {
             };
             let mut guards = Vec::new();
             for (begins, ends) in events {
-                guards.push(endpoints[begins].begin(Nanos(1)));
+                guards.push(endpoints[begins].begin(Instant(1)));
                 if begins == 0 {
                     drop(guards.swap_remove(ends.index(guards.len())));
                 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use h2::{Ping, PingPong};
 use tokio::task::coop::unconstrained;
-use tokio::time::{Sleep, sleep_until};
+use tokio::time::Sleep;
 
 use super::Seen;
 use crate::clock::{self, Instant};
@@ -38,7 +38,7 @@ enum State {
 
 impl KeepAlive {
     pub fn new(ping: PingPong, seen: Rc<Seen>) -> Self {
-        let sleep = Box::pin(sleep_until(seen.read_at() + INTERVAL));
+        let sleep = Box::pin(clock::sleep_until(seen.read_at() + INTERVAL));
         Self { ping, seen, sleep, armed: false, state: State::Resting }
     }
 
@@ -56,7 +56,7 @@ impl KeepAlive {
                 State::Listening => {
                     ready!(self.poll_timer(cx));
                     self.state = State::Resting;
-                    if self.seen.read_at() + INTERVAL > self.sleep.deadline() {
+                    if self.seen.read_at() + INTERVAL > clock::fires(&self.sleep) {
                         continue;
                     }
                     // A connection that is ending takes none, and tells of its end itself.
@@ -76,7 +76,7 @@ impl KeepAlive {
     }
 
     fn set(&mut self, deadline: Instant) {
-        self.sleep.as_mut().reset(deadline);
+        clock::reset(self.sleep.as_mut(), deadline);
         self.armed = false;
     }
 

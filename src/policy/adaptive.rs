@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::endpoint::Nanos;
+use crate::clock::Instant;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdaptiveLimits {
@@ -55,18 +55,18 @@ pub struct Gradient {
 enum Phase {
     /// The limit is the minimum. Requests from before say nothing.
     Measuring {
-        since: Nanos,
+        since: Instant,
         limit_before: u32,
     },
     Following {
-        window_ends: Nanos,
-        measure_at: Nanos,
+        window_ends: Instant,
+        measure_at: Instant,
         windows_at_min: u32,
     },
 }
 
 impl Gradient {
-    pub fn new(limits: &AdaptiveLimits, now: Nanos) -> Self {
+    pub fn new(limits: &AdaptiveLimits, now: Instant) -> Self {
         Self {
             limit: limits.min,
             min_rtt: None,
@@ -93,14 +93,14 @@ impl Gradient {
     pub fn observe(
         &mut self,
         limits: &AdaptiveLimits,
-        now: Nanos,
+        now: Instant,
         random: f64,
         rtt: Duration,
     ) -> bool {
         let before = self.limit;
         match self.phase {
             Phase::Measuring { since, limit_before } => {
-                if now.since(since) < rtt {
+                if now.saturating_duration_since(since) < rtt {
                     return false;
                 }
                 self.keep(random, rtt);
@@ -127,7 +127,7 @@ impl Gradient {
         self.limit != before
     }
 
-    fn measured(&mut self, limits: &AdaptiveLimits, now: Nanos, random: f64, limit_before: u32) {
+    fn measured(&mut self, limits: &AdaptiveLimits, now: Instant, random: f64, limit_before: u32) {
         self.min_rtt = self.median();
         self.limit = limit_before.clamp(limits.min, limits.max);
         let next = limits.measure.mul_f64(1.0 + limits.jitter * random);
@@ -172,8 +172,8 @@ impl Gradient {
     }
 }
 
-fn after(now: Nanos, duration: Duration) -> Nanos {
-    Nanos(now.0.saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)))
+fn after(now: Instant, duration: Duration) -> Instant {
+    Instant(now.0.saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)))
 }
 
 #[cfg(test)]
@@ -187,13 +187,13 @@ mod tests {
     struct Run {
         limits: AdaptiveLimits,
         gradient: Gradient,
-        now: Nanos,
+        now: Instant,
     }
 
     impl Run {
         fn new() -> Self {
             let limits = AdaptiveLimits::default();
-            let now = Nanos(1_000_000_000);
+            let now = Instant(1_000_000_000);
             Self { limits, gradient: Gradient::new(&limits, now), now }
         }
 
@@ -266,7 +266,7 @@ mod tests {
         #[test]
         fn bounded(samples in prop::collection::vec((0u64..200_000, 0u64..5_000_000, 0.0f64..1.0), 1..2000)) {
             let limits = AdaptiveLimits { min: 3, max: 50, samples: 10, measure: Duration::from_secs(5), ..AdaptiveLimits::default() };
-            let mut now = Nanos(10_000_000_000);
+            let mut now = Instant(10_000_000_000);
             let mut gradient = Gradient::new(&limits, now);
             for (step, rtt, random) in samples {
                 now = after(now, Duration::from_micros(step));

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::{Conditions, Mode};
-use crate::endpoint::Nanos;
+use crate::clock::Instant;
 
 mod shared;
 mod window;
@@ -130,14 +130,14 @@ pub struct Breaker {
     failures: u32,
     /// Trips in a row: the open time doubles with each.
     trips: u32,
-    closed_at: Nanos,
+    closed_at: Instant,
     last_open: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Closed,
-    Open { until: Nanos },
+    Open { until: Instant },
     HalfOpen(Probes),
 }
 
@@ -151,7 +151,7 @@ struct Probes {
     failed: u32,
     slow: u32,
     /// When the last one was admitted.
-    last: Nanos,
+    last: Instant,
 }
 
 impl Breaker {
@@ -162,7 +162,7 @@ impl Breaker {
             window: Window::new(config.window),
             failures: 0,
             trips: 0,
-            closed_at: Nanos(0),
+            closed_at: Instant(0),
             last_open: Duration::ZERO,
         }
     }
@@ -176,20 +176,20 @@ impl Breaker {
     }
 
     /// Until when no call is admitted, as far as that is known now; 0 where one is.
-    pub fn blocked_until(&self, config: &BreakerConfig) -> Nanos {
+    pub fn blocked_until(&self, config: &BreakerConfig) -> Instant {
         match self.phase {
             Phase::Open { until } => until,
             Phase::HalfOpen(probes) if probes.admitted >= config.probes => {
-                probes.last.after(config.open_for)
+                probes.last + config.open_for
             }
-            Phase::HalfOpen(_) | Phase::Closed => Nanos(0),
+            Phase::HalfOpen(_) | Phase::Closed => Instant(0),
         }
     }
 
     /// Asks for a call; none while it is open, or half-open with all of its probes out. A probe that has
     /// told nothing for as long as a breaker is open at first loses its place to another one: a stream
     /// without an end must not keep an endpoint away for ever.
-    pub fn admit(&mut self, now: Nanos, config: &BreakerConfig) -> Option<Pass> {
+    pub fn admit(&mut self, now: Instant, config: &BreakerConfig) -> Option<Pass> {
         if now < self.blocked_until(config) {
             return None;
         }
@@ -212,7 +212,7 @@ impl Breaker {
         &mut self,
         pass: Pass,
         seen: Seen,
-        now: Nanos,
+        now: Instant,
         chance: f64,
         config: &BreakerConfig,
     ) {
@@ -271,7 +271,7 @@ impl Breaker {
     }
 
     /// As soon as it is certain, whatever the probes that are still out bring.
-    fn judge(&mut self, probes: Probes, now: Nanos, chance: f64, config: &BreakerConfig) {
+    fn judge(&mut self, probes: Probes, now: Instant, chance: f64, config: &BreakerConfig) {
         // The fewest that are too many: by the rate where there is one, otherwise the first.
         let too_many = |rate: Option<f64>| {
             rate.map_or(1, |rate| (rate * f64::from(config.probes)).ceil().max(1.0) as u32)
@@ -289,10 +289,11 @@ impl Breaker {
         }
     }
 
-    fn trip(&mut self, now: Nanos, chance: f64, config: &BreakerConfig) {
+    fn trip(&mut self, now: Instant, chance: f64, config: &BreakerConfig) {
         // What fails again before it was well for as long as it was away is the same trouble.
         let again = self.last_open > Duration::ZERO
-            && (self.phase != Phase::Closed || now.since(self.closed_at) < self.last_open);
+            && (self.phase != Phase::Closed
+                || now.saturating_duration_since(self.closed_at) < self.last_open);
         self.trips = if again { self.trips.saturating_add(1) } else { 0 };
         let grown = config.open_for.saturating_mul(2_u32.saturating_pow(self.trips.min(16)));
         // Up to half longer, so that a fleet does not come back all at once.
@@ -301,7 +302,7 @@ impl Breaker {
         self.last_open = open;
         self.window.clear();
         self.failures = 0;
-        self.enter(Phase::Open { until: now.after(open) });
+        self.enter(Phase::Open { until: now + open });
     }
 
     fn enter(&mut self, phase: Phase) {

@@ -2,7 +2,8 @@
 //! floor, over the last ten seconds. It keeps a failing service from drowning in repetitions.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+
+use crate::clock::Instant;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BudgetLimits {
@@ -29,29 +30,33 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// Notes a request that is sent for the first time. `now` is the time since the process began.
-    pub fn deposit(&self, now: Duration) {
-        add(&self.requests, now.as_secs());
+    /// Notes a request that is sent for the first time. Only its second counts.
+    pub fn deposit(&self, now: Instant) {
+        add(&self.requests, second_of(now));
     }
 
     /// Whether one more request may be sent again; if so it is counted.
     ///
     /// Workers that ask at the same instant may exceed the budget by one each.
-    pub fn withdraw(&self, now: Duration, limits: BudgetLimits) -> bool {
+    pub fn withdraw(&self, now: Instant, limits: BudgetLimits) -> bool {
         let granted = self.has_room(now, limits);
         if granted {
-            add(&self.resends, now.as_secs());
+            add(&self.resends, second_of(now));
         }
         granted
     }
 
     /// Whether [`Budget::withdraw`] would be granted.
-    pub fn has_room(&self, now: Duration, limits: BudgetLimits) -> bool {
-        let second = now.as_secs();
+    pub fn has_room(&self, now: Instant, limits: BudgetLimits) -> bool {
+        let second = second_of(now);
         let allowed = limits.ratio * sum(&self.requests, second) as f64
             + (u64::from(limits.min_per_second) * WINDOW_SECONDS) as f64;
         ((sum(&self.resends, second) + 1) as f64) <= allowed
     }
+}
+
+fn second_of(now: Instant) -> u64 {
+    now.0 / 1_000_000_000
 }
 
 fn add(slots: &[AtomicU64], second: u64) {
@@ -75,12 +80,16 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn at(second: u64) -> Instant {
+        Instant(second * 1_000_000_000)
+    }
+
     const LIMITS: BudgetLimits = BudgetLimits { ratio: 0.2, min_per_second: 10 };
 
     #[test]
     fn the_floor_is_there_without_any_request() {
         let budget = Budget::default();
-        let now = Duration::from_secs(3600);
+        let now = at(3600);
         let granted = (0..500).filter(|_| budget.withdraw(now, LIMITS)).count();
         assert_eq!(granted, 100);
     }
@@ -88,20 +97,17 @@ mod tests {
     #[test]
     fn what_was_spent_returns_after_the_window() {
         let budget = Budget::default();
-        let spent = (0..500).filter(|_| budget.withdraw(Duration::from_secs(50), LIMITS)).count();
+        let spent = (0..500).filter(|_| budget.withdraw(at(50), LIMITS)).count();
         assert_eq!(spent, 100);
-        assert!(!budget.withdraw(Duration::from_secs(59), LIMITS));
-        assert!(budget.withdraw(Duration::from_secs(60), LIMITS));
+        assert!(!budget.withdraw(at(59), LIMITS));
+        assert!(budget.withdraw(at(60), LIMITS));
     }
 
     #[test]
     fn zero_means_never() {
         let budget = Budget::default();
-        budget.deposit(Duration::from_secs(1));
-        assert!(
-            !budget
-                .withdraw(Duration::from_secs(1), BudgetLimits { ratio: 0.0, min_per_second: 0 })
-        );
+        budget.deposit(at(1));
+        assert!(!budget.withdraw(at(1), BudgetLimits { ratio: 0.0, min_per_second: 0 }));
     }
 
     proptest! {
@@ -113,7 +119,7 @@ mod tests {
             let (mut second, mut log) = (100, Vec::new());
             for (step, is_request) in events {
                 second += step;
-                let now = Duration::from_secs(second);
+                let now = at(second);
                 if is_request {
                     budget.deposit(now);
                     log.push((second, true));

@@ -8,7 +8,7 @@ use super::adaptive::{AdaptiveLimits, Gradient};
 use super::codel::CodelLimits;
 use super::queue::QueueLimits;
 use super::slots::{Refused, SlotLimits, Slots, UNLIMITED};
-use crate::endpoint::Nanos;
+use crate::clock::Instant;
 
 /// What is typed for a service, every default filled in.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -129,7 +129,7 @@ pub struct Bulkhead {
 }
 
 impl Bulkhead {
-    pub fn new(limits: &BulkheadLimits, now: Nanos) -> Self {
+    pub fn new(limits: &BulkheadLimits, now: Instant) -> Self {
         let none = QueueLimits { max: 0, timeout: Duration::ZERO, codel: None };
         let bulkhead = Self {
             requests: Slots::new(limits.requests()),
@@ -142,7 +142,7 @@ impl Bulkhead {
     }
 
     /// Has these limits hold from now on. What is in use stays so, even where it is more.
-    pub fn apply(&self, limits: &BulkheadLimits, now: Nanos) {
+    pub fn apply(&self, limits: &BulkheadLimits, now: Instant) {
         self.connections.set_limits(limits.connections(), now);
         let mut gradient = self.gradient.lock().unwrap_or_else(PoisonError::into_inner);
         let mut requests = limits.requests();
@@ -158,7 +158,7 @@ impl Bulkhead {
     }
 
     /// Tells the adaptive limit, where there is one, how long a request took.
-    pub fn observe(&self, limits: &AdaptiveLimits, now: Nanos, random: f64, rtt: Duration) {
+    pub fn observe(&self, limits: &AdaptiveLimits, now: Instant, random: f64, rtt: Duration) {
         let mut gradient = self.gradient.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(gradient) = &mut *gradient
             && gradient.observe(limits, now, random, rtt)
@@ -190,7 +190,7 @@ impl EndpointBulkhead {
         }
     }
 
-    pub fn apply(&self, (requests, connections): (SlotLimits, SlotLimits), now: Nanos) {
+    pub fn apply(&self, (requests, connections): (SlotLimits, SlotLimits), now: Instant) {
         self.requests.set_limits(requests, now);
         self.connections.set_limits(connections, now);
     }
@@ -203,22 +203,22 @@ mod tests {
     #[test]
     fn the_adaptive_limit_takes_the_place_of_the_fixed_one() {
         let limits = BulkheadLimits::default();
-        let bulkhead = Bulkhead::new(&limits, Nanos(1));
+        let bulkhead = Bulkhead::new(&limits, Instant(1));
         assert_eq!((bulkhead.requests.limit(), bulkhead.adaptive()), (1024, None));
         let adaptive = AdaptiveLimits { samples: 1, update: Duration::ZERO, ..Default::default() };
         let with = BulkheadLimits { adaptive: Some(adaptive), ..limits };
-        bulkhead.apply(&with, Nanos(2));
+        bulkhead.apply(&with, Instant(2));
         assert_eq!((bulkhead.requests.limit(), bulkhead.adaptive()), (3, Some((3, None))));
         for now in 3..10 {
-            bulkhead.observe(&adaptive, Nanos(now), 0.5, Duration::ZERO);
+            bulkhead.observe(&adaptive, Instant(now), 0.5, Duration::ZERO);
         }
         let found = bulkhead.requests.limit();
         assert!(found > 3, "{found}");
         assert_eq!(bulkhead.adaptive(), Some((found, Some(Duration::from_micros(1)))));
         // It lives on where the configuration is read again.
-        bulkhead.apply(&with, Nanos(20));
+        bulkhead.apply(&with, Instant(20));
         assert_eq!(bulkhead.requests.limit(), found);
-        bulkhead.apply(&limits, Nanos(21));
+        bulkhead.apply(&limits, Instant(21));
         assert_eq!((bulkhead.requests.limit(), bulkhead.adaptive()), (1024, None));
     }
 }

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::endpoint::Nanos;
+use crate::clock::Instant;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CodelLimits {
@@ -23,29 +23,29 @@ impl Default for CodelLimits {
 /// The shortest wait of one interval after another.
 #[derive(Debug, Default)]
 pub struct Codel {
-    ends: Nanos,
+    ends: Instant,
     least: Option<Duration>,
     stands: bool,
 }
 
 impl Codel {
     /// One left the queue after `waited`. Nothing, where the queue is empty.
-    pub fn observe(&mut self, limits: CodelLimits, now: Nanos, waited: Duration) {
+    pub fn observe(&mut self, limits: CodelLimits, now: Instant, waited: Duration) {
         self.turn(limits, now);
         self.least = Some(self.least.map_or(waited, |least| least.min(waited)));
     }
 
     /// The longest that one may wait, of `longest` at most.
-    pub fn patience(&mut self, limits: CodelLimits, now: Nanos, longest: Duration) -> Duration {
+    pub fn patience(&mut self, limits: CodelLimits, now: Instant, longest: Duration) -> Duration {
         self.turn(limits, now);
         if self.stands { longest.min(limits.target * 2) } else { longest }
     }
 
-    fn turn(&mut self, limits: CodelLimits, now: Nanos) {
+    fn turn(&mut self, limits: CodelLimits, now: Instant) {
         if now >= self.ends {
             self.stands = self.least.is_some_and(|least| least > limits.target);
             self.least = None;
-            self.ends = Nanos(now.0.saturating_add(limits.interval.as_nanos() as u64));
+            self.ends = Instant(now.0.saturating_add(limits.interval.as_nanos() as u64));
         }
     }
 }
@@ -60,8 +60,8 @@ mod tests {
         CodelLimits { target: Duration::from_millis(5), interval: Duration::from_millis(100) };
     const LONGEST: Duration = Duration::from_secs(1);
 
-    fn at(milliseconds: u64) -> Nanos {
-        Nanos(milliseconds * MS)
+    fn at(milliseconds: u64) -> Instant {
+        Instant(milliseconds * MS)
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Mode;
 use super::percentile::Latencies;
-use crate::endpoint::Nanos;
+use crate::clock::Instant;
 
 /// How a route hedges.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,7 +61,7 @@ impl Hedge {
     }
 
     /// How long an answer is waited for; unknown where too little is known of the service.
-    pub fn delay(&self, latencies: &Latencies, now: Nanos) -> Option<Duration> {
+    pub fn delay(&self, latencies: &Latencies, now: Instant) -> Option<Duration> {
         match self.after {
             After::Delay(delay) => Some(delay),
             After::Percentile(percentile) => latencies.percentile(percentile, now),
@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn a_percentile_has_to_be_known() {
-        let (hedge, latencies, now) = (Hedge::default(), Latencies::default(), Nanos(1 << 40));
+        let (hedge, latencies, now) = (Hedge::default(), Latencies::default(), Instant(1 << 40));
         assert_eq!(hedge.delay(&latencies, now), None);
         for _ in 0..MIN_SAMPLES {
             latencies.observe(now, Duration::from_millis(8));

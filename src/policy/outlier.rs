@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::Mode;
 use super::condition::{DATA_LOSS, DEADLINE_EXCEEDED, End, INTERNAL, UNAVAILABLE, UNKNOWN};
-use crate::endpoint::Nanos;
+use crate::clock::Instant;
 
 mod detector;
 
@@ -164,21 +164,21 @@ impl Record {
         }
     }
 
-    pub fn is_ejected(&self, now: Nanos) -> bool {
+    pub fn is_ejected(&self, now: Instant) -> bool {
         now.0 < self.until.load(Relaxed)
     }
 
     /// When its last ejection ends or ended.
-    pub fn until(&self) -> Nanos {
-        Nanos(self.until.load(Relaxed))
+    pub fn until(&self) -> Instant {
+        Instant(self.until.load(Relaxed))
     }
 
     /// Begins an ejection, and says how long it is. To be called under what bounds the number of ejections.
-    pub fn eject(&self, now: Nanos, config: &OutlierConfig) -> Duration {
+    pub fn eject(&self, now: Instant, config: &OutlierConfig) -> Duration {
         let times = self.ejections.load(Relaxed).saturating_add(1);
         self.ejections.store(times, Relaxed);
         let lasts = config.base_ejection.saturating_mul(times).min(config.max_ejection);
-        self.until.store(now.after(lasts).0, Relaxed);
+        self.until.store((now + lasts).0, Relaxed);
         self.forgive();
         lasts
     }
@@ -190,7 +190,7 @@ impl Record {
     }
 
     /// Ends an interval: what there was in it. Without an ejection in it, the next one is shorter.
-    pub fn end_interval(&self, now: Nanos) -> Interval {
+    pub fn end_interval(&self, now: Instant) -> Interval {
         let packed = self.interval.swap(0, Relaxed);
         if !self.is_ejected(now) {
             let ejections = self.ejections.load(Relaxed);
@@ -287,8 +287,8 @@ mod tests {
     fn an_ejection_lasts_longer_each_time_and_good_intervals_shorten_the_next() {
         let config = OutlierConfig::default();
         let record = Record::default();
-        let mut now = Nanos(1);
-        let eject = |now: &mut Nanos| {
+        let mut now = Instant(1);
+        let eject = |now: &mut Instant| {
             let lasts = record.eject(*now, &config);
             assert!(record.is_ejected(*now));
             *now = record.until();
@@ -356,9 +356,9 @@ mod tests {
         ) {
             let config = OutlierConfig { max_ejected, ..Default::default() };
             let records: Vec<Record> = (0..total).map(|_| Record::default()).collect();
-            let mut now = Nanos(1);
+            let mut now = Instant(1);
             for (which, seconds) in events {
-                now = Nanos(now.0 + seconds * 1_000_000_000);
+                now = Instant(now.0 + seconds * 1_000_000_000);
                 let which = which.index(total);
                 let ejected = records.iter().filter(|record| record.is_ejected(now)).count();
                 let others = total - ejected - usize::from(!records[which].is_ejected(now));

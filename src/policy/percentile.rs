@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use crate::endpoint::Nanos;
+use crate::clock::Instant;
 
 /// With fewer samples a percentile says nothing.
 pub const MIN_SAMPLES: u32 = 100;
@@ -53,7 +53,7 @@ struct Half {
 
 impl Latencies {
     /// Takes in a sample. Where two workers begin a new half at the same moment, some may be lost.
-    pub fn observe(&self, now: Nanos, sample: Duration) {
+    pub fn observe(&self, now: Instant, sample: Duration) {
         let windows = self.0.get_or_init(|| Box::new(Windows::new()));
         let turn = turn(now);
         let half = &windows.halves[(turn % 2) as usize];
@@ -70,10 +70,10 @@ impl Latencies {
 
     /// The latency that `percentile` (from [`LOWEST`] to [`HIGHEST`]) of the requests do not exceed; `None`
     /// with fewer than [`MIN_SAMPLES`]. It may be [`REFRESH`] old.
-    pub fn percentile(&self, percentile: u8, now: Nanos) -> Option<Duration> {
+    pub fn percentile(&self, percentile: u8, now: Instant) -> Option<Duration> {
         let windows = self.0.get()?;
         let refreshed = windows.refreshed.load(Relaxed);
-        if now.since(Nanos(refreshed)) >= REFRESH
+        if now.saturating_duration_since(Instant(refreshed)) >= REFRESH
             && windows.refreshed.compare_exchange(refreshed, now.0, Relaxed, Relaxed).is_ok()
         {
             windows.refresh(turn(now));
@@ -119,8 +119,8 @@ impl Windows {
     }
 }
 
-fn turn(now: Nanos) -> u64 {
-    now.0 / Nanos::from(HALF).0 + 1
+fn turn(now: Instant) -> u64 {
+    now.0 / Instant::from(HALF).0 + 1
 }
 
 fn bucket_of(sample: Duration) -> usize {
@@ -153,8 +153,8 @@ mod tests {
 
     const START: Duration = Duration::from_secs(3600);
 
-    fn at(after: Duration) -> Nanos {
-        Nanos::from(START + after)
+    fn at(after: Duration) -> Instant {
+        Instant::from(START + after)
     }
 
     /// The nearest-rank percentile.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::codel::{Codel, CodelLimits};
-use crate::endpoint::Nanos;
+use crate::clock::Instant;
 
 /// How many may wait, and how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub enum Verdict {
 pub struct Queue<W> {
     limits: QueueLimits,
     next: Ticket,
-    waiting: BTreeMap<Ticket, (Nanos, Option<W>)>,
+    waiting: BTreeMap<Ticket, (Instant, Option<W>)>,
     /// Of those who have not looked yet.
     decided: BTreeMap<Ticket, Verdict>,
     codel: Codel,
@@ -57,7 +57,7 @@ impl<W> Queue<W> {
     }
 
     /// A place at the end, and how long one may wait there; none where the queue is full.
-    pub fn join(&mut self, now: Nanos) -> Option<(Ticket, Duration)> {
+    pub fn join(&mut self, now: Instant) -> Option<(Ticket, Duration)> {
         if self.waiting.len() >= self.limits.max as usize {
             return None;
         }
@@ -73,9 +73,9 @@ impl<W> Queue<W> {
     }
 
     /// Whom a free slot goes to: the first one, unless it has waited for too long. Both are woken.
-    pub fn pop(&mut self, now: Nanos) -> Option<(Verdict, Option<W>)> {
+    pub fn pop(&mut self, now: Instant) -> Option<(Verdict, Option<W>)> {
         let (ticket, (since, waker)) = self.waiting.pop_first()?;
-        let waited = now.since(since);
+        let waited = now.saturating_duration_since(since);
         let verdict = match self.limits.codel {
             Some(limits) if waited > self.codel.patience(limits, now, self.limits.timeout) => {
                 Verdict::Late
@@ -99,17 +99,17 @@ impl<W> Queue<W> {
     }
 
     /// Gives a place up. Whether it was still waiting; or the verdict that it did not see.
-    pub fn leave(&mut self, ticket: Ticket, now: Nanos) -> Result<(), Option<Verdict>> {
+    pub fn leave(&mut self, ticket: Ticket, now: Instant) -> Result<(), Option<Verdict>> {
         match self.waiting.remove(&ticket) {
             Some((since, _)) => {
-                self.left(now, now.since(since));
+                self.left(now, now.saturating_duration_since(since));
                 Ok(())
             }
             None => Err(self.decided.remove(&ticket)),
         }
     }
 
-    fn left(&mut self, now: Nanos, waited: Duration) {
+    fn left(&mut self, now: Instant, waited: Duration) {
         if let Some(limits) = self.limits.codel {
             let waited = if self.waiting.is_empty() { Duration::ZERO } else { waited };
             self.codel.observe(limits, now, waited);
@@ -127,26 +127,26 @@ mod tests {
     #[test]
     fn first_come_first_served() {
         let mut queue = Queue::new(LIMITS);
-        let (first, _) = queue.join(Nanos(1)).unwrap();
-        let (second, _) = queue.join(Nanos(2)).unwrap();
-        assert_eq!(queue.join(Nanos(3)), None, "full");
+        let (first, _) = queue.join(Instant(1)).unwrap();
+        let (second, _) = queue.join(Instant(2)).unwrap();
+        assert_eq!(queue.join(Instant(3)), None, "full");
         assert_eq!(queue.look(first, || "first"), None);
         assert_eq!(queue.look(second, || "second"), None);
-        assert_eq!(queue.pop(Nanos(4)), Some((Verdict::Granted, Some("first"))));
+        assert_eq!(queue.pop(Instant(4)), Some((Verdict::Granted, Some("first"))));
         assert_eq!(queue.look(second, || "again"), None);
         assert_eq!(queue.look(first, || ""), Some(Verdict::Granted));
-        assert_eq!(queue.pop(Nanos(5)), Some((Verdict::Granted, Some("again"))));
-        assert_eq!(queue.leave(second, Nanos(6)), Err(Some(Verdict::Granted)), "not seen");
-        assert_eq!(queue.pop(Nanos(7)), None);
+        assert_eq!(queue.pop(Instant(5)), Some((Verdict::Granted, Some("again"))));
+        assert_eq!(queue.leave(second, Instant(6)), Err(Some(Verdict::Granted)), "not seen");
+        assert_eq!(queue.pop(Instant(7)), None);
     }
 
     #[test]
     fn who_leaves_is_passed_over() {
         let mut queue = Queue::<()>::new(LIMITS);
-        let (first, _) = queue.join(Nanos(1)).unwrap();
-        let (second, _) = queue.join(Nanos(2)).unwrap();
-        assert_eq!(queue.leave(first, Nanos(3)), Ok(()));
-        assert_eq!(queue.pop(Nanos(4)), Some((Verdict::Granted, None)));
+        let (first, _) = queue.join(Instant(1)).unwrap();
+        let (second, _) = queue.join(Instant(2)).unwrap();
+        assert_eq!(queue.leave(first, Instant(3)), Ok(()));
+        assert_eq!(queue.pop(Instant(4)), Some((Verdict::Granted, None)));
         assert_eq!(queue.look(second, || ()), Some(Verdict::Granted));
     }
 
@@ -155,7 +155,7 @@ mod tests {
         let codel =
             CodelLimits { target: Duration::from_millis(5), interval: Duration::from_millis(100) };
         let mut queue = Queue::<()>::new(QueueLimits { max: 500, codel: Some(codel), ..LIMITS });
-        let at = |ms: u64| Nanos(ms * 1_000_000);
+        let at = |ms: u64| Instant(ms * 1_000_000);
         // One comes and one goes each millisecond, behind fifty others.
         let mut verdicts = Vec::new();
         for time in 1..400 {

@@ -12,8 +12,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::queue::{Queue, QueueLimits, Ticket, Verdict};
-use crate::clock;
-use crate::endpoint::Nanos;
+use crate::clock::{self, Instant};
 
 /// No limit.
 pub const UNLIMITED: u32 = u32::MAX;
@@ -89,7 +88,7 @@ impl Slots {
         self.in_use() >= self.limit()
     }
 
-    pub fn set_limits(&self, limits: SlotLimits, now: Nanos) {
+    pub fn set_limits(&self, limits: SlotLimits, now: Instant) {
         let mut queue = self.lock();
         queue.set_limits(limits.queue);
         self.limit.store(limits.max, SeqCst);
@@ -97,7 +96,7 @@ impl Slots {
     }
 
     /// Another limit, and the queue as before.
-    pub fn set_limit(&self, limit: u32, now: Nanos) {
+    pub fn set_limit(&self, limit: u32, now: Instant) {
         let mut queue = self.lock();
         self.limit.store(limit, SeqCst);
         self.serve(&mut queue, now);
@@ -122,12 +121,12 @@ impl Slots {
         let before = self.counts.fetch_sub(1, SeqCst);
         if waiting(before) > 0 {
             let mut queue = self.lock();
-            self.serve(&mut queue, clock::nanos(clock::now()));
+            self.serve(&mut queue, clock::now());
         }
     }
 
     /// Gives the slots that are free to those who wait.
-    fn serve(&self, queue: &mut Queue<Waker>, now: Nanos) {
+    fn serve(&self, queue: &mut Queue<Waker>, now: Instant) {
         loop {
             let counts = self.counts.load(SeqCst);
             if waiting(counts) == 0 || in_use(counts) >= self.limit() {
@@ -172,7 +171,7 @@ impl<S: Deref<Target = Slots>> Slot<S> {
     }
 
     /// A slot, or a place in the queue.
-    pub fn ask(slots: S, now: impl FnOnce() -> Nanos) -> Asked<S> {
+    pub fn ask(slots: S, now: impl FnOnce() -> Instant) -> Asked<S> {
         if slots.take(slots.limit()) {
             return Asked::Taken(Self(slots));
         }
@@ -187,7 +186,7 @@ impl<S: Deref<Target = Slots>> Slot<S> {
                     let counts = slots.counts.fetch_add(ONE_WAITING, SeqCst);
                     // Nor must it be given back unseen between that look and this.
                     if in_use(counts) < slots.limit() {
-                        slots.serve(&mut queue, clock::nanos(clock::now()));
+                        slots.serve(&mut queue, clock::now());
                     }
                 }
                 Some(joined.ok_or(match queue.limits().max {
@@ -241,7 +240,7 @@ impl<S: Deref<Target = Slots>> Drop for Turn<S> {
         let Some(slots) = self.slots.take() else { return };
         let left = {
             let mut queue = slots.lock();
-            let left = queue.leave(self.ticket, clock::nanos(clock::now()));
+            let left = queue.leave(self.ticket, clock::now());
             if left.is_ok() {
                 slots.counts.fetch_sub(ONE_WAITING, SeqCst);
             }
@@ -271,7 +270,7 @@ mod tests {
     }
 
     fn ask(slots: &Shared) -> Asked<Shared> {
-        Slot::ask(slots.clone(), || Nanos(1))
+        Slot::ask(slots.clone(), || Instant(1))
     }
 
     #[derive(Default)]
@@ -332,9 +331,9 @@ mod tests {
         let Asked::Wait(turn, _) = ask(&slots) else { panic!("full") };
         let mut held = Held::Turn(turn, Arc::default(), false);
         assert!(!poll(&mut held));
-        slots.set_limit(2, Nanos(2));
+        slots.set_limit(2, Instant(2));
         assert!(poll(&mut held));
-        slots.set_limit(1, Nanos(3));
+        slots.set_limit(1, Instant(3));
         drop(held);
         assert_eq!(slots.in_use(), 1);
         assert!(Slot::try_take(slots.clone()).is_none());

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::endpoint::Nanos;
+use crate::clock::Instant;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SlowStart {
@@ -23,8 +23,8 @@ impl Default for SlowStart {
 
 impl SlowStart {
     /// The part of its share that an endpoint gets at `now` that is there since `since`, up to 1.
-    pub fn share(&self, since: Nanos, now: Nanos) -> f64 {
-        let age = now.since(since);
+    pub fn share(&self, since: Instant, now: Instant) -> f64 {
+        let age = now.saturating_duration_since(since);
         if age >= self.window {
             return 1.0;
         }
@@ -43,7 +43,7 @@ mod tests {
     fn it_grows_from_its_least_to_all() {
         let slow = SlowStart { window: Duration::from_secs(10), ..SlowStart::default() };
         let at = |slow: &SlowStart, seconds: u64| {
-            slow.share(Nanos(5), Nanos(5 + seconds * 1_000_000_000))
+            slow.share(Instant(5), Instant(5 + seconds * 1_000_000_000))
         };
         let shares: Vec<_> = (0..12).map(|second| at(&slow, second)).collect();
         assert_eq!(shares[..6], [0.1, 0.1, 0.2, 0.3, 0.4, 0.5]);
@@ -62,7 +62,7 @@ mod tests {
         ) {
             let slow = SlowStart { window: Duration::from_nanos(window), min_share, aggression };
             ages.sort_unstable();
-            let shares: Vec<_> = ages.iter().map(|age| slow.share(Nanos(7), Nanos(7 + age))).collect();
+            let shares: Vec<_> = ages.iter().map(|age| slow.share(Instant(7), Instant(7 + age))).collect();
             prop_assert!(shares.iter().all(|share| (min_share..=1.0).contains(share)));
             prop_assert!(shares.is_sorted());
         }

@@ -6,8 +6,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::sleep_until;
-
 use super::attempt::Answer;
 use super::error::Failure;
 use crate::clock::{self, Instant};
@@ -54,7 +52,7 @@ pub async fn service(
     deadline: Option<Instant>,
 ) -> Result<(ServiceSlot, Option<Instant>), Failure> {
     let slots = OfService::new(view, cluster);
-    let overflow = match Slot::ask(slots, nanos) {
+    let overflow = match Slot::ask(slots, clock::now) {
         Asked::Taken(slot) => return Ok((slot, None)),
         // Boxed: a request that need not wait should not have room for waiting.
         Asked::Wait(turn, patience) => match Box::pin(wait(turn, patience, deadline)).await {
@@ -79,7 +77,7 @@ pub async fn endpoint(
     deadline: Option<Instant>,
 ) -> Result<Held, Failure> {
     let Some(bulkhead) = endpoint.state.bulkhead() else { return Ok(Held::default()) };
-    match Slot::ask(bulkhead.requests.clone(), nanos) {
+    match Slot::ask(bulkhead.requests.clone(), clock::now) {
         Asked::Taken(slot) => return Ok(Held([Some(slot), None])),
         Asked::Wait(turn, patience) => {
             if let Ok(slot) = Box::pin(wait(turn, patience, deadline)).await {
@@ -112,7 +110,7 @@ pub async fn connection(
     let slots = [Some(&cluster.bulkhead.connections), limited.map(|its| &its.connections)];
     for (place, slots) in held.0.iter_mut().zip(slots) {
         let Some(slots) = slots else { continue };
-        let taken = match Slot::ask(slots.clone(), nanos) {
+        let taken = match Slot::ask(slots.clone(), clock::now) {
             Asked::Taken(slot) => Ok(slot),
             Asked::Wait(turn, patience) => {
                 worker.make_room(slots);
@@ -138,7 +136,7 @@ async fn wait<S: Deref<Target = Slots> + Unpin>(
     tokio::select! {
         biased;
         slot = turn => slot.map_err(Overflow::from),
-        () = sleep_until(until) => Err(Overflow::QueueTimeout),
+        () = clock::sleep_until(until) => Err(Overflow::QueueTimeout),
     }
 }
 
@@ -158,14 +156,10 @@ pub fn observe(
     };
     let random = worker.random.borrow_mut().f64();
     let rtt = ended.saturating_duration_since(began);
-    cluster.bulkhead.observe(limits, clock::nanos(ended), random, rtt);
+    cluster.bulkhead.observe(limits, ended, random, rtt);
 }
 
 /// A copy of a request may use what is free, and waits for nothing.
 pub fn copy(bulkhead: &Bulkhead, max: u32) -> Option<Slot<Arc<Slots>>> {
     Slot::try_take_of(bulkhead.copies.clone(), max)
-}
-
-fn nanos() -> crate::endpoint::Nanos {
-    clock::nanos(clock::now())
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use tokio::time::{Sleep, sleep_until};
+use tokio::time::Sleep;
 
 use super::headers::retain_trailers;
 use super::overrun::Overrun;
@@ -247,7 +247,7 @@ impl IdleTimer {
             self.last = clock::now();
         }
         let deadline = also.map_or(self.last, |also| also.max(self.last)) + limit;
-        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(clock::sleep_until(deadline)));
         while sleep.as_mut().poll(cx).is_ready() {
             if deadline <= clock::now() {
                 let Some(overrun) = &self.overrun else { return Poll::Ready(()) };
@@ -255,7 +255,7 @@ impl IdleTimer {
                 self.limit = None;
                 return Poll::Pending;
             }
-            sleep.as_mut().reset(deadline);
+            clock::reset(sleep.as_mut(), deadline);
         }
         Poll::Pending
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderValue;
-use tokio::time::{sleep, sleep_until};
+use tokio::time::sleep;
 
 use super::error::Failure;
 use super::opening::Tunnel;
@@ -195,7 +195,7 @@ enum Heard {
 }
 
 async fn listen(worker: &Worker, side: Direction, parked: &mut Parked) -> Heard {
-    let mut silence = pin!(sleep_until(parked.until));
+    let mut silence = pin!(clock::sleep_until(parked.until));
     let mut closing = pin!(worker.drain.reached(closing(side)));
     let mut cut = pin!(worker.drain.reached(Phase::Cut));
     let mut is_closing = false;
@@ -209,7 +209,7 @@ async fn listen(worker: &Worker, side: Direction, parked: &mut Parked) -> Heard 
             () = &mut closing, if !is_closing => {
                 is_closing = true;
                 let close = parked.until.min(clock::now() + CLOSE_IDLE_AFTER);
-                silence.as_mut().reset(close);
+                clock::reset(silence.as_mut(), close);
             }
             () = &mut cut => return Heard::End,
             () = &mut silence => return Heard::Nothing,

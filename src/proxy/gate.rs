@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use tokio::time::{Sleep, sleep_until};
+use tokio::time::Sleep;
 
 use crate::clock;
 
@@ -53,7 +53,7 @@ impl Gate {
         }
         let patience = state
             .patience
-            .get_or_insert_with(|| Box::pin(sleep_until(clock::now() + GATE_PATIENCE)));
+            .get_or_insert_with(|| Box::pin(clock::sleep_until(clock::now() + GATE_PATIENCE)));
         if patience.as_mut().poll(cx).is_ready() {
             state.open = true;
             return Poll::Ready(());

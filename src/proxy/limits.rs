@@ -13,7 +13,6 @@ use super::error::Failure;
 use super::fields::Fields;
 use super::forwarded;
 use super::report::Report;
-use crate::clock;
 use crate::policy::rate_limit::{Decision, Key, KeyOf, Quota, RateLimit, Scope, shared};
 use crate::policy::{Mode, Would};
 use crate::telemetry::Direction;
@@ -33,7 +32,7 @@ pub async fn admit(
     fields: Fields,
     report: &mut Report,
 ) -> Result<(), Failure> {
-    let now = clock::nanos(report.started()).0;
+    let now = report.started().0;
     for limit in limits {
         let key = match &limit.spec.key {
             Key::None => KeyOf::All,

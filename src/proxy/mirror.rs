@@ -133,7 +133,7 @@ impl Copying {
         let _slot = Slot::try_take(slots)?;
         let to = Destination { cluster: self.cluster, group: 0 };
         let now = clock::now();
-        let nanos = clock::nanos(now);
+        let nanos = now;
         // Without a wish, as Envoy's: a key or cookie is read from the request as the client sent it, which this is
         // no more.
         let picked = self.view.pick(to, &[], None, &mut worker.random.borrow_mut(), nanos).ok()?;

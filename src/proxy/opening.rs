@@ -98,7 +98,7 @@ pub async fn open(
             }
             .await
             .map_err(failed)?;
-            let in_flight = endpoint.begin(clock::nanos(clock::now())).holding(held);
+            let in_flight = endpoint.begin(clock::now()).holding(held);
             (endpoint, in_flight, stream)
         }
     };

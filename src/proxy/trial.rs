@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use crate::clock::{self, Instant};
+use crate::clock::Instant;
 use crate::config::snapshot::Cluster;
-use crate::endpoint::{Endpoint, Nanos};
+use crate::endpoint::Endpoint;
 use crate::policy::breaker::{Admission, BreakerState, Seen, SharedBreaker};
 use crate::policy::outlier::{Ruling, Verdict};
 use crate::policy::{End, Mode, Would};
@@ -16,9 +16,9 @@ pub const WOULD_REFUSE: Would = Would { policy: "circuit_breaker", act: "reject"
 
 /// Dropped without [`Trial::end`], it has told nothing.
 pub struct Trial {
-    began: Nanos,
+    began: Instant,
     /// What the head of its answer says, and when it came.
-    answered: Option<(End, Nanos)>,
+    answered: Option<(End, Instant)>,
     /// It is the end of the body that shows how it ended, not what comes first of it.
     pub is_whole: bool,
     of_service: Option<Admission>,
@@ -32,7 +32,7 @@ impl Trial {
     ///
     /// # Errors
     /// It is open until then.
-    pub fn begin(cluster: &Cluster, now: Nanos) -> Result<Self, Nanos> {
+    pub fn begin(cluster: &Cluster, now: Instant) -> Result<Self, Instant> {
         let mut trial = Self {
             began: now,
             answered: None,
@@ -51,14 +51,14 @@ impl Trial {
     ///
     /// # Errors
     /// It is open until then.
-    pub fn at(&mut self, endpoint: &Endpoint) -> Result<(), Nanos> {
+    pub fn at(&mut self, endpoint: &Endpoint) -> Result<(), Instant> {
         if let Some(breaker) = &endpoint.breaker {
             self.of_endpoint = self.admission(breaker)?;
         }
         Ok(())
     }
 
-    fn admission(&mut self, breaker: &Arc<SharedBreaker>) -> Result<Option<Admission>, Nanos> {
+    fn admission(&mut self, breaker: &Arc<SharedBreaker>) -> Result<Option<Admission>, Instant> {
         let admission = breaker.admit(self.began);
         if admission.is_none() {
             if let Some(until) = breaker.refuses(self.began) {
@@ -76,7 +76,7 @@ impl Trial {
 
     /// A head came that is no failure by itself.
     pub fn answered(self, end: End, at: Instant, is_whole: bool) -> Self {
-        Self { answered: Some((end, clock::nanos(at))), is_whole, ..self }
+        Self { answered: Some((end, at)), is_whole, ..self }
     }
 
     /// What its head said.
@@ -96,8 +96,7 @@ impl Trial {
         if self.is_idle(cluster) {
             return None;
         }
-        let now = clock::nanos(now);
-        let took = self.answered.map_or(now, |(_, at)| at).since(self.began);
+        let took = self.answered.map_or(now, |(_, at)| at).saturating_duration_since(self.began);
         for (admission, of_endpoint) in [(self.of_endpoint, true), (self.of_service, false)] {
             let Some(admission) = admission else { continue };
             let config = admission.config();

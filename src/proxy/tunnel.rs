@@ -9,7 +9,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest};
-use tokio::time::sleep_until;
 
 use crate::clock::{self, Instant};
 use crate::http2::TunnelStream;
@@ -102,7 +101,7 @@ async fn silence(limit: Option<Duration>, progress: &Cell<Instant>) {
         if deadline <= clock::now() {
             return;
         }
-        sleep_until(deadline).await;
+        clock::sleep_until(deadline).await;
     }
 }
 

@@ -10,7 +10,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use tokio::time::sleep_until;
 
 use super::body::BoxError;
 use super::gate::Gate;
@@ -191,7 +190,7 @@ impl Upload {
         let refused = self.gate.as_ref().is_some_and(|gate| !gate.is_open());
         tokio::task::spawn_local(async move {
             if !refused {
-                sleep_until(clock::now() + PATIENCE).await;
+                clock::sleep_until(clock::now() + PATIENCE).await;
             }
             if self.finished.get().is_none() {
                 self.first.set(u32::MAX);

@@ -7,14 +7,15 @@
 
 use std::hint::black_box;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time;
 
 use http::header::HOST;
 use http::{HeaderMap, Method};
 use pilotfish::balance::{
     Availability, Balancer, Cookie, Cursor, Key, Kind, Panic, Pick, Plan, SameSite, Split, ZonePlan,
 };
-use pilotfish::endpoint::{Address, Endpoint, Load, Nanos};
+use pilotfish::clock::Instant;
+use pilotfish::endpoint::{Address, Endpoint, Load};
 use pilotfish::route::{Matcher, PathPattern, Request, Router};
 
 const SIZES: [usize; 3] = [10, 1_000, 10_000];
@@ -80,7 +81,7 @@ fn row(name: &str, mut calls: [Call; SIZES.len()]) {
 /// Nanoseconds a call, over one round.
 #[allow(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 fn time(call: &mut Call) -> f64 {
-    let began = Instant::now();
+    let began = time::Instant::now();
     for _ in 0..CALLS {
         call();
     }
@@ -178,7 +179,7 @@ fn picking(service: &Service, size: usize, among: Among) -> Call {
             None => Some(random.u64(..)),
             Some(wishes) => Some(wishes[random.usize(..wishes.len())]),
         };
-        let (endpoints, balancer, now) = (&endpoints, &balancer, Nanos(now));
+        let (endpoints, balancer, now) = (&endpoints, &balancer, Instant(now));
         let picked = match among {
             Among::All => balancer.pick(endpoints, &mut cursor, &mut random, now, wish, &|_| false),
             Among::TwoOfThree => {

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pilotfish::balance::{Cursor, Panic, Pick};
+use pilotfish::clock::Instant;
 use pilotfish::config::load::Origin;
 use pilotfish::config::snapshot::{Cluster, Snapshot};
-use pilotfish::endpoint::{InFlight, Nanos, Outcome};
+use pilotfish::endpoint::{InFlight, Outcome};
 use pilotfish::policy::breaker::{Admission, BreakerState, Seen};
 use pilotfish::policy::bulkhead::Bulkhead;
 use pilotfish::policy::outlier::{Ruling, Verdict};
@@ -34,7 +35,7 @@ pub struct Caller {
 /// An attempt under way. Dropped, it tells nothing: the client has gone.
 pub struct Flight {
     pub endpoint: usize,
-    began: Nanos,
+    began: Instant,
     in_flight: InFlight,
     of_endpoint: Option<Admission>,
     of_service: Option<Admission>,
@@ -64,12 +65,12 @@ impl Caller {
     pub fn new(settings: &Settings, endpoints: usize, mut random: fastrand::Rng) -> Self {
         let loaded = Origin::Text(settings.file(endpoints)).load(None, 1, false);
         let snapshot = loaded.unwrap_or_else(|refused| panic!("{}", refused.pretty)).snapshot;
-        snapshot.apply(Nanos(0));
+        snapshot.apply(Instant(0));
         let service = &snapshot.outbound.hosts[SERVICE];
         let parallel = |max| {
             let limits =
                 BulkheadLimits { max_requests: max, max_pending: 0, ..BulkheadLimits::UNLIMITED };
-            OfService(Arc::new(Bulkhead::new(&limits, Nanos(0))))
+            OfService(Arc::new(Bulkhead::new(&limits, Instant(0))))
         };
         Self {
             cluster: service.cluster as usize,
@@ -88,15 +89,15 @@ impl Caller {
     }
 
     /// A call begins: it has a slot of the service, waits for one, or is refused.
-    pub fn begin(&mut self, now: Nanos) -> Asked<OfService> {
+    pub fn begin(&mut self, now: Instant) -> Asked<OfService> {
         Slot::ask(OfService(self.cluster().bulkhead.clone()), || now)
     }
 
     /// Sends an attempt of a call that has tried these endpoints; nowhere, where breakers refuse it.
-    pub fn send(&mut self, tried: &[u32], leave: Option<Leave>, now: Nanos) -> Option<Flight> {
+    pub fn send(&mut self, tried: &[u32], leave: Option<Leave>, now: Instant) -> Option<Flight> {
         let cluster = &self.snapshot.clusters[self.cluster];
         if tried.is_empty() {
-            cluster.budget.deposit(Duration::from_nanos(now.0));
+            cluster.budget.deposit(now);
         }
         let of_service = match &cluster.breaker {
             Some(breaker) => Some(breaker.admit(now)?),
@@ -124,10 +125,10 @@ impl Caller {
     }
 
     /// Takes in how an attempt ended. Whether its endpoint is left alone from now on.
-    pub fn ended(&mut self, flight: Flight, end: End, now: Nanos) -> bool {
+    pub fn ended(&mut self, flight: Flight, end: End, now: Instant) -> bool {
         let cluster = &self.snapshot.clusters[self.cluster];
         let endpoint = &cluster.endpoints()[flight.endpoint];
-        let took = now.since(flight.began);
+        let took = now.saturating_duration_since(flight.began);
         let answered = matches!(end, End::Answered { .. }) || self.foreign.failures_count_as_fast;
         let outcome = if answered { Outcome::Answered } else { Outcome::Failed };
         flight.in_flight.observe(now, took, outcome);
@@ -152,7 +153,7 @@ impl Caller {
     }
 
     /// What control does once a second; the endpoints that it ejects.
-    pub fn look(&mut self, now: Nanos) -> Vec<usize> {
+    pub fn look(&mut self, now: Instant) -> Vec<usize> {
         let cluster = self.cluster();
         let Some(outliers) = cluster.outliers.as_ref().filter(|it| it.is_due(now)) else {
             return Vec::new();
@@ -163,7 +164,7 @@ impl Caller {
     }
 
     /// Whether another endpoint is left than those that a call has tried.
-    pub fn has_other(&self, tried: &[u32], now: Nanos) -> bool {
+    pub fn has_other(&self, tried: &[u32], now: Instant) -> bool {
         let cluster = self.cluster();
         let group = &cluster.groups[0];
         let (balancer, availability) = (&group.balancer, &cluster.availability);
@@ -172,12 +173,12 @@ impl Caller {
     }
 
     /// Whether a call is sent again after such an attempt, and after which pause.
-    pub fn again(&mut self, situation: &Situation, now: Nanos) -> Option<(Duration, Leave)> {
+    pub fn again(&mut self, situation: &Situation, now: Instant) -> Option<(Duration, Leave)> {
         let chance = self.random.f64();
         let Next::Again(wait) = retry::next(&self.policy.retry, situation, chance) else {
             return None;
         };
-        let (cluster, then) = (self.cluster(), now.after(wait));
+        let (cluster, then) = (self.cluster(), now + wait);
         let of_service = cluster.breaker.as_ref().and_then(|breaker| breaker.refuses(then));
         if of_service.is_some() || cluster.endpoints().iter().all(|it| it.refuses(then).is_some()) {
             return None;
@@ -186,12 +187,11 @@ impl Caller {
             Some(retries) => Some(Slot::try_take(retries.clone())?),
             None => None,
         };
-        let since_start = Duration::from_nanos(now.0);
-        cluster.budget.withdraw(since_start, cluster.budget_limits).then_some((wait, leave))
+        cluster.budget.withdraw(now, cluster.budget_limits).then_some((wait, leave))
     }
 
     /// A call that took so long has been answered well, or was late. It tells how much the service bears.
-    pub fn took(&mut self, rtt: Duration, now: Nanos) {
+    pub fn took(&mut self, rtt: Duration, now: Instant) {
         let chance = self.random.f64();
         let cluster = self.cluster();
         if let Some(limits) = &cluster.bulkhead_limits.adaptive {

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
-use pilotfish::endpoint::Nanos;
+use pilotfish::clock::Instant;
 use pilotfish::policy::End;
 
 /// One attempt of one call. A call's next attempt has another `serial`, and so does the next call in the
@@ -38,34 +38,34 @@ pub enum Event {
 /// What is still to come, in the order of time; at the same instant, in the order in which it was said.
 #[derive(Debug, Default)]
 pub struct Clock {
-    now: Nanos,
+    now: Instant,
     said: u64,
     ahead: BinaryHeap<Entry>,
 }
 
 #[derive(Debug)]
 struct Entry {
-    at: Nanos,
+    at: Instant,
     order: u64,
     event: Event,
 }
 
 impl Clock {
-    pub fn now(&self) -> Nanos {
+    pub fn now(&self) -> Instant {
         self.now
     }
 
-    pub fn at(&mut self, at: Nanos, event: Event) {
+    pub fn at(&mut self, at: Instant, event: Event) {
         self.said += 1;
         self.ahead.push(Entry { at: at.max(self.now), order: self.said, event });
     }
 
     pub fn after(&mut self, wait: Duration, event: Event) {
-        self.at(self.now.after(wait), event);
+        self.at(self.now + wait, event);
     }
 
     /// The next event, unless it is later than `end`. It is now then.
-    pub fn next(&mut self, end: Nanos) -> Option<Event> {
+    pub fn next(&mut self, end: Instant) -> Option<Event> {
         let entry = self.ahead.pop().filter(|entry| entry.at <= end)?;
         self.now = entry.at;
         Some(entry.event)

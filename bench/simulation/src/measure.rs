@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pilotfish::endpoint::Nanos;
+use pilotfish::clock::Instant;
 
 use crate::scenario::{Scenario, Times};
 
@@ -83,15 +83,15 @@ impl Meter {
         }
     }
 
-    fn is_trouble(&self, at: Nanos) -> bool {
+    fn is_trouble(&self, at: Instant) -> bool {
         at >= self.times.begins && at < self.times.ends
     }
 
-    fn second(&mut self, at: Nanos) -> &mut Second {
+    fn second(&mut self, at: Instant) -> &mut Second {
         &mut self.seconds[(at.0 / SECOND) as usize]
     }
 
-    pub fn attempt(&mut self, endpoint: usize, now: Nanos) {
+    pub fn attempt(&mut self, endpoint: usize, now: Instant) {
         let at_ill = self.ill[endpoint];
         let second = self.second(now);
         second.attempts += 1;
@@ -103,13 +103,13 @@ impl Meter {
     }
 
     /// A call that began then has ended.
-    pub fn call(&mut self, began: Nanos, now: Nanos, good: bool) {
+    pub fn call(&mut self, began: Instant, now: Instant, good: bool) {
         let second = self.second(began);
         second.requests += 1;
         second.failed += u32::from(!good);
         if self.is_trouble(began) {
             self.requests += 1;
-            let took = now.since(began);
+            let took = now.saturating_duration_since(began);
             self.good += u64::from(good);
             self.prompt += u64::from(good && took <= PROMPT);
             self.latencies.push(u32::try_from(took.as_micros()).unwrap_or(u32::MAX));
@@ -119,12 +119,12 @@ impl Meter {
         }
     }
 
-    pub fn left_alone(&mut self, caller: usize, endpoint: usize, now: Nanos) {
+    pub fn left_alone(&mut self, caller: usize, endpoint: usize, now: Instant) {
         if !self.ill[endpoint] {
             self.well_ejected += 1;
         } else if self.is_trouble(now) {
             let first = &mut self.ejections[caller * self.ill.len() + endpoint];
-            first.get_or_insert(now.since(self.times.begins));
+            first.get_or_insert(now.saturating_duration_since(self.times.begins));
         }
     }
 

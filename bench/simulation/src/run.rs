@@ -6,7 +6,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use http::StatusCode;
-use pilotfish::endpoint::Nanos;
+use pilotfish::clock::Instant;
 use pilotfish::policy::retry::Situation;
 use pilotfish::policy::slots::{Asked, Turn};
 use pilotfish::policy::{End, Policy};
@@ -40,7 +40,7 @@ struct Run {
     free: Vec<u32>,
     changes: Vec<Change>,
     rate: f64,
-    end: Nanos,
+    end: Instant,
     meter: Meter,
 }
 
@@ -49,9 +49,9 @@ struct Run {
 struct Call {
     serial: u32,
     caller: usize,
-    began: Nanos,
+    began: Instant,
     /// When its attempt is.
-    overdue: Nanos,
+    overdue: Instant,
     tried: Vec<u32>,
     flight: Option<Flight>,
     leave: Option<Leave>,
@@ -169,7 +169,7 @@ impl Run {
             }
             Reception::Waits => return self.clock.at(overdue, Event::Overdue { attempt }),
         };
-        let at = now.after(wait);
+        let at = now + wait;
         self.clock.at(at, event);
         // What ends in time needs no timer.
         if at > overdue {
@@ -198,12 +198,12 @@ impl Run {
         }
         let good = end == world::answer(StatusCode::OK);
         if good || end == End::Timeout {
-            caller.took(now.since(call.began), now);
+            caller.took(now.saturating_duration_since(call.began), now);
         }
         if good {
             return self.over(attempt.call, true);
         }
-        let left = caller.policy.timeouts.request.map(|limit| call.began.after(limit));
+        let left = caller.policy.timeouts.request.map(|limit| call.began + limit);
         let situation = Situation {
             end,
             retries: call.tried.len() as u32 - 1,
@@ -213,7 +213,7 @@ impl Run {
             replayable: true,
             has_other: caller.has_other(&call.tried, now),
             retry_after: None,
-            left: left.map(|until| until.since(now)),
+            left: left.map(|until| until.saturating_duration_since(now)),
         };
         match caller.again(&situation, now) {
             Some((wait, leave)) => {
@@ -233,7 +233,7 @@ impl Run {
         }
         let call = &self.calls[attempt.call as usize];
         let timeouts = &self.callers[call.caller].policy.timeouts;
-        let client_goes = self.clock.now() >= call.began.after(PATIENCE);
+        let client_goes = self.clock.now() >= call.began + PATIENCE;
         if timeouts.request.is_none() && client_goes {
             // Nobody knows whether an answer would have come: it says nothing about the endpoint.
             self.over(attempt.call, false);
@@ -307,9 +307,9 @@ impl Run {
 
 impl Call {
     /// When an attempt that begins now is overdue.
-    fn deadline(&self, policy: &Policy, now: Nanos) -> Nanos {
+    fn deadline(&self, policy: &Policy, now: Instant) -> Instant {
         let whole = policy.timeouts.request.unwrap_or(PATIENCE).min(PATIENCE);
-        let whole = self.began.after(whole);
-        policy.retry.per_try.map_or(whole, |limit| now.after(limit).min(whole))
+        let whole = self.began + whole;
+        policy.retry.per_try.map_or(whole, |limit| (now + limit).min(whole))
     }
 }

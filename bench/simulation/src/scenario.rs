@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pilotfish::endpoint::Nanos;
+use pilotfish::clock::Instant;
 
 use crate::world::Health;
 
@@ -35,15 +35,15 @@ pub enum Illness {
 /// Well until `begins`, then trouble until `ends`, then well again until `over`.
 #[derive(Debug, Clone, Copy)]
 pub struct Times {
-    pub begins: Nanos,
-    pub ends: Nanos,
-    pub over: Nanos,
+    pub begins: Instant,
+    pub ends: Instant,
+    pub over: Instant,
 }
 
 /// A change of an endpoint's health.
 #[derive(Debug, Clone, Copy)]
 pub struct Change {
-    pub at: Nanos,
+    pub at: Instant,
     pub endpoint: usize,
     pub to: Health,
 }
@@ -52,9 +52,9 @@ impl Times {
     pub const fn seconds(begins: u64, ends: u64, over: u64) -> Self {
         const SECOND: u64 = 1_000_000_000;
         Self {
-            begins: Nanos(begins * SECOND),
-            ends: Nanos(ends * SECOND),
-            over: Nanos(over * SECOND),
+            begins: Instant(begins * SECOND),
+            ends: Instant(ends * SECOND),
+            over: Instant(over * SECOND),
         }
     }
 }
@@ -103,7 +103,7 @@ impl Scenario {
                 let (mut at, mut away) = (begins, true);
                 while at < ends {
                     change(at, if away { Health::Refusing } else { Health::Well });
-                    (at, away) = (at.after(FLAP), !away);
+                    (at, away) = (at + FLAP, !away);
                 }
             }
         }

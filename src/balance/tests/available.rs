@@ -10,7 +10,7 @@ use crate::policy::breaker::{BreakerConfig, Seen, SharedBreaker};
 use crate::policy::{Mode, SlowStart};
 
 const S: u64 = 1_000_000_000;
-const NOW: Nanos = Nanos(1000 * S);
+const NOW: Instant = Instant(1000 * S);
 
 /// How one of the endpoints is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +42,7 @@ fn town(how: &[How]) -> (Vec<Arc<Endpoint>>, Vec<u32>) {
         let address = Address::Name { host: "a".into(), port };
         let mut endpoint = Endpoint::new(address, Arc::default());
         if how.is_away() {
-            endpoint.state.eject(NOW.after(Duration::from_secs(1)));
+            endpoint.state.eject(NOW + Duration::from_secs(1));
         }
         endpoint.breaker = (*how == How::Refused).then(|| open_breaker(Mode::Enforce));
         Arc::new(endpoint)
@@ -146,7 +146,7 @@ fn who_is_new_gets_its_share_little_by_little() {
         let balancer = Balancer::new(kind, &endpoints);
         let (mut random, mut cursor) = (fastrand::Rng::with_seed(4), Cursor::default());
         let mut share = |seconds: u64| {
-            let now = NOW.after(Duration::from_secs(seconds));
+            let now = NOW + Duration::from_secs(seconds);
             let pick = Pick {
                 endpoints: &endpoints,
                 balancer: &balancer,

@@ -39,7 +39,7 @@ fn pick_unless(
 ) -> Option<usize> {
     let mut random = fastrand::Rng::with_seed(hash);
     let cursor = &mut Cursor::default();
-    balancer.pick(endpoints, cursor, &mut random, Nanos(1), Some(hash), skip)
+    balancer.pick(endpoints, cursor, &mut random, Instant(1), Some(hash), skip)
 }
 
 /// Who has each of so many keys.
@@ -289,7 +289,7 @@ proptest! {
                     drop(open.swap_remove(ends.index(open.len())));
                 }
                 let picked = pick(&balancer, &all, key(user % keys));
-                open.push(all[picked].begin(Nanos(1)));
+                open.push(all[picked].begin(Instant(1)));
                 let mean = open.len() as f64 * f64::from(all[picked].weight) / f64::from(sum);
                 let most = (factor * mean).ceil();
                 let has = f64::from(all[picked].state.in_flight());
@@ -319,7 +319,7 @@ fn a_key_stays_where_it_is_while_there_is_room() {
         // One hot key: it spreads, and its own endpoint is full but gets no more than that.
         let mut open = Vec::new();
         for _ in 0..40 {
-            open.push(all[pick(&balancer, &all, key(1))].begin(Nanos(1)));
+            open.push(all[pick(&balancer, &all, key(1))].begin(Instant(1)));
         }
         let mut in_flight: Vec<_> = all.iter().map(|e| e.state.in_flight()).collect();
         in_flight.sort_unstable();
@@ -344,7 +344,7 @@ fn without_room_anywhere_the_roomiest_takes_it() {
         let mut open = Vec::new();
         for _ in 0..100 {
             let picked = pick_unless(&balancer, &all, key(1), &|index| index >= 5).unwrap();
-            open.push(all[picked].begin(Nanos(1)));
+            open.push(all[picked].begin(Instant(1)));
         }
         let most = all.iter().map(|endpoint| endpoint.state.in_flight()).max();
         assert!(most <= Some(21), "{kind:?}: {most:?}");

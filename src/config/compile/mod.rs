@@ -30,7 +30,8 @@ use super::snapshot::{
     Unknown,
 };
 use crate::balance::{Balancer, Plan, Table};
-use crate::endpoint::{Endpoint, Load, Nanos};
+use crate::clock::Instant;
+use crate::endpoint::{Endpoint, Load};
 use crate::policy::breaker::SharedBreaker;
 use crate::policy::outlier::Detector;
 use crate::policy::percentile::Latencies;
@@ -321,7 +322,7 @@ impl<'a> Compiler<'a> {
             availability,
             health,
         } = governance;
-        let bulkhead = || Arc::new(Bulkhead::new(&bulkhead_limits, Nanos(0)));
+        let bulkhead = || Arc::new(Bulkhead::new(&bulkhead_limits, Instant(0)));
         let breaker = breaker.filter(|config| config.scope.has_service()).map(|config| {
             SharedBreaker::kept(kept.and_then(|kept| kept.breaker.as_ref()), &config)
         });

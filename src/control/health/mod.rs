@@ -245,7 +245,7 @@ impl Checked {
                 worth_a_line |= health.failures() == self.check.unhealthy_after;
             }
             Whose::Service { .. } if changed => {
-                self.state.set_healthy(health.is_healthy(), clock::nanos(clock::now()));
+                self.state.set_healthy(health.is_healthy(), clock::now());
             }
             Whose::Service { .. } => {}
         }

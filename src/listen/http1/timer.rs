@@ -5,9 +5,10 @@ use std::future::Future;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 
-use tokio::time::{Instant, Sleep, sleep, sleep_until};
+use tokio::time::{Sleep, sleep};
 
 use super::head::HeadLimits;
+use crate::clock::{self, Instant, sleep_until};
 
 /// What a connection is waiting for when no byte comes and no request is in progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +58,7 @@ impl Timer {
     pub fn poll(&mut self, cx: &mut Context<'_>, phase: Phase, limits: &HeadLimits) -> Due {
         if !matches!(phase, Phase::Idle(_)) && self.head.is_none() {
             let sleep = sleep(limits.header_timeout);
-            self.head = Some(sleep.deadline());
+            self.head = Some(clock::fires(&sleep));
             self.arm(sleep);
         }
         if matches!(phase, Phase::Idle(_)) {
@@ -109,7 +110,7 @@ impl Timer {
         // Unconstrained: a poll that ran out of budget would not have registered the task.
         let polled = pin!(tokio::task::coop::unconstrained(sleep.as_mut())).poll(cx);
         match polled {
-            Poll::Ready(()) => Some(sleep.deadline()),
+            Poll::Ready(()) => Some(clock::fires(sleep)),
             Poll::Pending => {
                 self.waker = Some(cx.waker().clone());
                 None

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Breaker, BreakerConfig, BreakerState, Mode, Pass, Seen};
-use crate::endpoint::Nanos;
+use crate::clock::Instant;
 
 #[derive(Debug)]
 pub struct SharedBreaker {
@@ -29,7 +29,7 @@ impl SharedBreaker {
     }
 
     /// See [`Breaker::admit`]. The pass is given back when the admission is dropped.
-    pub fn admit(self: &Arc<Self>, now: Nanos) -> Option<Admission> {
+    pub fn admit(self: &Arc<Self>, now: Instant) -> Option<Admission> {
         let gate = self.gate.load(Relaxed);
         if gate & 1 == 0 {
             let pass = Pass { epoch: gate >> 1 };
@@ -48,13 +48,13 @@ impl SharedBreaker {
     }
 
     /// When it will admit someone again, where it admits nobody at `now`.
-    pub fn blocked(&self, now: Nanos) -> Option<Nanos> {
-        let until = Nanos(self.blocked_until.load(Relaxed));
+    pub fn blocked(&self, now: Instant) -> Option<Instant> {
+        let until = Instant(self.blocked_until.load(Relaxed));
         (now < until).then_some(until)
     }
 
     /// [`SharedBreaker::blocked`], where that is more than a remark.
-    pub fn refuses(&self, now: Nanos) -> Option<Nanos> {
+    pub fn refuses(&self, now: Instant) -> Option<Instant> {
         self.blocked(now).filter(|_| self.config.mode == Mode::Enforce)
     }
 
@@ -84,7 +84,7 @@ impl Admission {
     }
 
     /// Tells how the call ended; whether that has opened or closed the breaker.
-    pub fn record(mut self, seen: Seen, now: Nanos, chance: f64) -> Option<BreakerState> {
+    pub fn record(mut self, seen: Seen, now: Instant, chance: f64) -> Option<BreakerState> {
         let pass = self.pass.take()?;
         let breaker = &self.breaker;
         let mut machine = breaker.lock();

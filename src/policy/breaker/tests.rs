@@ -20,8 +20,8 @@ fn config() -> BreakerConfig {
 
 /// One call that ends at once.
 fn call(breaker: &mut Breaker, seen: Seen, now: u64, config: &BreakerConfig) -> bool {
-    let Some(pass) = breaker.admit(Nanos(now), config) else { return false };
-    breaker.record(pass, seen, Nanos(now), 0.0, config);
+    let Some(pass) = breaker.admit(Instant(now), config) else { return false };
+    breaker.record(pass, seen, Instant(now), 0.0, config);
     true
 }
 
@@ -94,13 +94,13 @@ fn it_closes_after_good_probes_and_opens_for_longer_after_bad_ones() {
     assert_eq!(breaker.state(), BreakerState::Closed);
     // Again so soon: the same trouble.
     assert!(call(&mut breaker, FAILED, now + S, &config));
-    assert_eq!(breaker.blocked_until(&config), Nanos(now + 61 * S));
+    assert_eq!(breaker.blocked_until(&config), Instant(now + 61 * S));
     now += 61 * S;
     assert!(call(&mut breaker, GOOD, now, &config) && call(&mut breaker, GOOD, now, &config));
     // Well for as long as it was open: the trouble is another one.
     now += 60 * S;
     call(&mut breaker, FAILED, now, &config);
-    assert_eq!(breaker.blocked_until(&config), Nanos(now + 5 * S));
+    assert_eq!(breaker.blocked_until(&config), Instant(now + 5 * S));
 }
 
 #[test]
@@ -108,8 +108,8 @@ fn the_time_it_is_open_is_jittered_up_to_its_cap() {
     let config = BreakerConfig { consecutive_failures: Some(1), ..config() };
     let opened = |chance: f64, config: &BreakerConfig| {
         let mut breaker = Breaker::new(config);
-        let pass = breaker.admit(Nanos(0), config).expect("closed");
-        breaker.record(pass, FAILED, Nanos(0), chance, config);
+        let pass = breaker.admit(Instant(0), config).expect("closed");
+        breaker.record(pass, FAILED, Instant(0), chance, config);
         breaker.blocked_until(config).0
     };
     assert_eq!(opened(0.0, &config), 5 * S);
@@ -122,21 +122,21 @@ fn the_time_it_is_open_is_jittered_up_to_its_cap() {
 fn a_call_from_before_says_nothing_and_a_probe_that_leaves_frees_its_place() {
     let config = BreakerConfig { consecutive_failures: Some(2), ..config() };
     let mut breaker = Breaker::new(&config);
-    let late = breaker.admit(Nanos(0), &config).expect("closed");
+    let late = breaker.admit(Instant(0), &config).expect("closed");
     call(&mut breaker, FAILED, 0, &config);
     call(&mut breaker, FAILED, 0, &config);
-    breaker.record(late, GOOD, Nanos(0), 0.0, &config);
+    breaker.record(late, GOOD, Instant(0), 0.0, &config);
     assert_eq!(breaker.state(), BreakerState::Open);
-    let probe = breaker.admit(Nanos(5 * S), &config).expect("a probe");
-    breaker.record(late, GOOD, Nanos(5 * S), 0.0, &config);
+    let probe = breaker.admit(Instant(5 * S), &config).expect("a probe");
+    breaker.record(late, GOOD, Instant(5 * S), 0.0, &config);
     breaker.cancel(late);
     assert_eq!(breaker.state(), BreakerState::HalfOpen);
-    assert_eq!(breaker.admit(Nanos(5 * S), &config), None);
-    assert_eq!(breaker.blocked_until(&config), Nanos(10 * S));
+    assert_eq!(breaker.admit(Instant(5 * S), &config), None);
+    assert_eq!(breaker.blocked_until(&config), Instant(10 * S));
     breaker.cancel(probe);
-    assert_eq!(breaker.blocked_until(&config), Nanos(0));
-    let probe = breaker.admit(Nanos(6 * S), &config).expect("its place is free");
-    breaker.record(probe, GOOD, Nanos(6 * S), 0.0, &config);
+    assert_eq!(breaker.blocked_until(&config), Instant(0));
+    let probe = breaker.admit(Instant(6 * S), &config).expect("its place is free");
+    breaker.record(probe, GOOD, Instant(6 * S), 0.0, &config);
     assert_eq!(breaker.state(), BreakerState::Closed);
 }
 
@@ -145,14 +145,14 @@ fn a_probe_that_tells_nothing_loses_its_place() {
     let config = BreakerConfig { consecutive_failures: Some(1), ..config() };
     let mut breaker = Breaker::new(&config);
     call(&mut breaker, FAILED, 0, &config);
-    let stream = breaker.admit(Nanos(5 * S), &config).expect("a probe");
-    assert_eq!(breaker.admit(Nanos(10 * S - 1), &config), None);
-    let second = breaker.admit(Nanos(10 * S), &config).expect("in its place");
-    assert_eq!(breaker.admit(Nanos(10 * S), &config), None);
+    let stream = breaker.admit(Instant(5 * S), &config).expect("a probe");
+    assert_eq!(breaker.admit(Instant(10 * S - 1), &config), None);
+    let second = breaker.admit(Instant(10 * S), &config).expect("in its place");
+    assert_eq!(breaker.admit(Instant(10 * S), &config), None);
     // The place that the first one leaves is not its own any more.
     breaker.cancel(stream);
-    assert_eq!(breaker.admit(Nanos(10 * S), &config), None);
-    breaker.record(second, GOOD, Nanos(11 * S), 0.0, &config);
+    assert_eq!(breaker.admit(Instant(10 * S), &config), None);
+    breaker.record(second, GOOD, Instant(11 * S), 0.0, &config);
     assert_eq!(breaker.state(), BreakerState::Closed);
 }
 
@@ -175,10 +175,10 @@ fn half_open_admits_its_number_from_any_threads() {
     const THREADS: usize = 8;
     let config = BreakerConfig { consecutive_failures: Some(1), probes: 3, ..config() };
     let breaker = Arc::new(SharedBreaker::new(Arc::new(config)));
-    let end = breaker.admit(Nanos(0)).expect("closed").record(FAILED, Nanos(0), 0.0);
+    let end = breaker.admit(Instant(0)).expect("closed").record(FAILED, Instant(0), 0.0);
     assert_eq!(end, Some(BreakerState::Open));
-    assert_eq!(breaker.refuses(Nanos(S)), breaker.blocked(Nanos(S)));
-    assert!(breaker.blocked(Nanos(S)).is_some());
+    assert_eq!(breaker.refuses(Instant(S)), breaker.blocked(Instant(S)));
+    assert!(breaker.blocked(Instant(S)).is_some());
     let admitted = AtomicU32::new(0);
     let start = std::sync::Barrier::new(THREADS);
     let held: Vec<_> = std::thread::scope(|scope| {
@@ -188,7 +188,7 @@ fn half_open_admits_its_number_from_any_threads() {
                     start.wait();
                     let mut held = Vec::new();
                     for _ in 0..1000 {
-                        if let Some(admission) = breaker.admit(Nanos(10 * S)) {
+                        if let Some(admission) = breaker.admit(Instant(10 * S)) {
                             admitted.fetch_add(1, SeqCst);
                             held.push(admission);
                         }
@@ -201,7 +201,7 @@ fn half_open_admits_its_number_from_any_threads() {
     });
     assert_eq!(admitted.load(SeqCst), 3);
     drop(held);
-    assert!(breaker.admit(Nanos(10 * S)).is_some());
+    assert!(breaker.admit(Instant(10 * S)).is_some());
 }
 
 #[derive(Debug, Clone)]
@@ -268,7 +268,7 @@ proptest! {
             match event {
                 Event::Wait(time) => now += time,
                 Event::Begin => {
-                    let pass = breaker.admit(Nanos(now), &config);
+                    let pass = breaker.admit(Instant(now), &config);
                     match before {
                         (BreakerState::Closed, _) => prop_assert!(pass.is_some()),
                         (BreakerState::Open, until) if now < until.0 => prop_assert!(pass.is_none()),
@@ -278,7 +278,7 @@ proptest! {
                         }
                         (BreakerState::HalfOpen, _) => {
                             let full = probes >= config.probes;
-                            let silent = Nanos(now).since(Nanos(last)) >= config.open_for;
+                            let silent = Instant(now).saturating_duration_since(Instant(last)) >= config.open_for;
                             prop_assert_eq!(pass.is_some(), !full || silent);
                             if pass.is_some() {
                                 *(if full { &mut given_up } else { &mut probes }) += 1;
@@ -290,10 +290,10 @@ proptest! {
                 }
                 Event::End(which, failed, slow) if !out.is_empty() => {
                     let pass = out.swap_remove(which.index(out.len()));
-                    breaker.record(pass, Seen { failed, slow }, Nanos(now), chance, &config);
+                    breaker.record(pass, Seen { failed, slow }, Instant(now), chance, &config);
                     if breaker.state() == BreakerState::Open && before.0 != BreakerState::Open {
                         let until = breaker.blocked_until(&config);
-                        let open = until.since(Nanos(now));
+                        let open = until.saturating_duration_since(Instant(now));
                         prop_assert!(open >= config.open_for.min(config.max_open_for));
                         prop_assert!(open <= config.max_open_for.max(config.open_for));
                     }
@@ -325,7 +325,7 @@ proptest! {
         for (step, failed, slow) in calls {
             now += step;
             let seen = Seen { failed, slow };
-            window.add(Nanos(now), seen);
+            window.add(Instant(now), seen);
             log.push((now, seen));
             let inside: Vec<_> = match kind {
                 WindowKind::Calls(size) => log.iter().rev().take(size as usize).collect(),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Seen;
-use crate::endpoint::Nanos;
+use crate::clock::Instant;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WindowKind {
@@ -67,7 +67,7 @@ impl Window {
         self.total
     }
 
-    pub fn add(&mut self, now: Nanos, seen: Seen) {
+    pub fn add(&mut self, now: Instant, seen: Seen) {
         match &mut self.kept {
             Kept::Time { slice, slices, newest } => {
                 let current = now.0 / *slice;

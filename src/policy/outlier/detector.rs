@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::{Cause, OutlierConfig, Verdict, may_eject, outliers};
-use crate::endpoint::{Endpoint, Nanos, State};
+use crate::clock::Instant;
+use crate::endpoint::{Endpoint, State};
 use crate::policy::{Mode, Would};
 
 #[derive(Debug)]
@@ -45,31 +46,31 @@ impl Detector {
         endpoint: &Endpoint,
         all: &[Arc<Endpoint>],
         verdict: Verdict,
-        now: Nanos,
+        now: Instant,
     ) -> Option<(Cause, Ruling)> {
         let cause = endpoint.state.record.note(verdict, &self.config)?;
         Some((cause, self.rule(endpoint, all, now)))
     }
 
     /// Whether an interval has passed; if so, the next one begins. For one who looks alone.
-    pub fn is_due(&self, now: Nanos) -> bool {
+    pub fn is_due(&self, now: Instant) -> bool {
         let due = self.due.load(Relaxed);
         let is_due = now.0 >= due;
         if is_due {
-            self.due.store(now.after(self.config.interval).0, Relaxed);
+            self.due.store((now + self.config.interval).0, Relaxed);
         }
         is_due && due > 0
     }
 
     /// Ends an interval: who did worse in it than the others, and what became of them.
-    pub fn look(&self, all: &[Arc<Endpoint>], now: Nanos) -> Vec<(usize, Cause, Ruling)> {
+    pub fn look(&self, all: &[Arc<Endpoint>], now: Instant) -> Vec<(usize, Cause, Ruling)> {
         let intervals: Vec<_> =
             all.iter().map(|endpoint| endpoint.state.record.end_interval(now)).collect();
         let found = outliers(&intervals, &self.config).into_iter();
         found.map(|(index, cause)| (index, cause, self.rule(&all[index], all, now))).collect()
     }
 
-    fn rule(&self, endpoint: &Endpoint, all: &[Arc<Endpoint>], now: Nanos) -> Ruling {
+    fn rule(&self, endpoint: &Endpoint, all: &[Arc<Endpoint>], now: Instant) -> Ruling {
         let _guard = self.ejecting.lock().unwrap_or_else(PoisonError::into_inner);
         let record = &endpoint.state.record;
         if record.is_ejected(now) {
@@ -110,7 +111,7 @@ mod tests {
     }
 
     fn fail(detector: &Detector, all: &[Arc<Endpoint>], index: usize, now: u64) -> Option<Ruling> {
-        let note = |_| detector.note(&all[index], all, Verdict::ServerError, Nanos(now));
+        let note = |_| detector.note(&all[index], all, Verdict::ServerError, Instant(now));
         (0..5).filter_map(note).last().map(|(cause, ruling)| {
             assert_eq!(cause, Cause::Consecutive5xx);
             ruling
@@ -123,10 +124,12 @@ mod tests {
         let all = endpoints(2);
         let lasts = Duration::from_secs(30);
         assert_eq!(fail(&detector, &all, 0, S), Some(Ruling::Ejected(lasts)));
-        assert!(all[0].state.is_away(Nanos(31 * S - 1)) && !all[0].state.is_away(Nanos(31 * S)));
+        assert!(
+            all[0].state.is_away(Instant(31 * S - 1)) && !all[0].state.is_away(Instant(31 * S))
+        );
         assert_eq!(fail(&detector, &all, 0, S), Some(Ruling::Gone));
         assert_eq!(fail(&detector, &all, 1, S), Some(Ruling::Spared));
-        assert!(!all[1].state.is_away(Nanos(S)));
+        assert!(!all[1].state.is_away(Instant(S)));
         // It is back, and the other one may go.
         assert_eq!(fail(&detector, &all, 1, 31 * S), Some(Ruling::Ejected(lasts)));
     }
@@ -139,7 +142,7 @@ mod tests {
         let would = Ruling::WouldEject(Duration::from_secs(30));
         assert_eq!(fail(&detector, &all, 0, S), Some(would));
         assert_eq!(fail(&detector, &all, 0, S), Some(Ruling::Gone));
-        assert!(!all[0].state.is_away(Nanos(S)));
+        assert!(!all[0].state.is_away(Instant(S)));
     }
 
     #[test]
@@ -150,12 +153,12 @@ mod tests {
             // One in five, as from a server that is half broken.
             let bad = call % 10 == 3 && call % 50 < 10;
             let verdict = if bad { Verdict::ServerError } else { Verdict::Good };
-            assert_eq!(detector.note(&all[call % 10], &all, verdict, Nanos(S)), None);
+            assert_eq!(detector.note(&all[call % 10], &all, verdict, Instant(S)), None);
         }
         let lasts = Duration::from_secs(30);
         let expected = [(3, Cause::SuccessRate, Ruling::Ejected(lasts))];
-        assert_eq!(detector.look(&all, Nanos(S)), expected);
-        assert_eq!(detector.look(&all, Nanos(2 * S)), []);
+        assert_eq!(detector.look(&all, Instant(S)), expected);
+        assert_eq!(detector.look(&all, Instant(2 * S)), []);
     }
 
     proptest! {
@@ -173,7 +176,7 @@ mod tests {
                 now += seconds * S;
                 let failed = fail(&detector, &all, which.index(all.len()), now);
                 prop_assert!(failed.is_some());
-                let away = all.iter().filter(|endpoint| endpoint.state.is_away(Nanos(now))).count();
+                let away = all.iter().filter(|endpoint| endpoint.state.is_away(Instant(now))).count();
                 prop_assert!(away < all.len());
                 prop_assert!(away <= 1.max((max_ejected * f64::from(count)) as usize));
             }

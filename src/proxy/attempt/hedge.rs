@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use smallvec::SmallVec;
-use tokio::time::{Sleep, sleep_until};
+use tokio::time::Sleep;
 
 use super::super::admission::{OfService, ServiceSlot};
 use super::super::error::Failure;
@@ -64,7 +64,7 @@ pub(super) async fn race(
     report: &mut Report,
 ) -> (Trial, Result<Answer, Failure>, bool) {
     let First { endpoint, trial, reuse, began } = first;
-    let delay = hedge.delay(&call.cluster.latencies, clock::nanos(began));
+    let delay = hedge.delay(&call.cluster.latencies, began);
     let running = Box::pin(call.once(&call.parts, endpoint, reuse, began, report.started()));
     let first = Rival { endpoint: endpoint.clone(), trial, began, running, slot: None };
     let mut rivals = SmallVec::<[Rival<'_>; 2]>::from_iter([first]);
@@ -72,13 +72,13 @@ pub(super) async fn race(
     let mut waits = delay.is_some() && *hedges < hedge.max;
     let delay = delay.unwrap_or_default();
     let mut from = began;
-    let mut timer = pin!(sleep_until(from + delay));
+    let mut timer = pin!(clock::sleep_until(from + delay));
     loop {
         match poll_fn(|cx| poll(&mut rivals, waits.then_some(timer.as_mut()), cx)).await {
             Event::Due => {
                 let now = clock::now();
                 if let Some(at) = call.hedge_at(from, delay, now) {
-                    timer.as_mut().reset(at);
+                    clock::reset(timer.as_mut(), at);
                     continue;
                 }
                 let hedged = call.hedge(hedge, tried, report, now);
@@ -86,7 +86,7 @@ pub(super) async fn race(
                 *hedges += u32::from(hedged.is_some());
                 rivals.extend(hedged);
                 from = now;
-                timer.as_mut().reset(from + delay);
+                clock::reset(timer.as_mut(), from + delay);
             }
             Event::Ended(index, (result, stale)) => {
                 let now = clock::now();
@@ -178,7 +178,7 @@ impl Call<'_> {
         report: &mut Report,
         now: Instant,
     ) -> Result<Option<Rival<'_>>, &'static str> {
-        let (started, nanos) = (report.started(), clock::nanos(now));
+        let (started, nanos) = (report.started(), now);
         let situation = Situation {
             has_other: self.has_other(tried, nanos),
             refused: self.is_refused(nanos),
@@ -192,7 +192,7 @@ impl Call<'_> {
         let slots = OfService::new(self.view, self.cluster_index);
         let slot = Slot::try_take(slots).ok_or("bulkhead")?;
         let (budget, limits) = (&self.cluster.budget, self.cluster.budget_limits);
-        if !budget.has_room(clock::since_start(now), limits) {
+        if !budget.has_room(now, limits) {
             return Err("budget");
         }
         if !report.enforced(hedge.mode, WOULD_HEDGE) {
@@ -203,7 +203,7 @@ impl Call<'_> {
         if endpoint.state.is_full() {
             return Err("bulkhead");
         }
-        if !budget.withdraw(clock::since_start(now), limits) {
+        if !budget.withdraw(now, limits) {
             return Err("budget");
         }
         report.hedged(&endpoint);
@@ -234,7 +234,7 @@ impl Call<'_> {
         };
         if tells && matches!(hedge.after, After::Percentile(_)) {
             let took = now.saturating_duration_since(self.waiting_since(began));
-            self.cluster.latencies.observe(clock::nanos(now), took);
+            self.cluster.latencies.observe(now, took);
         }
     }
 
@@ -247,9 +247,9 @@ impl Call<'_> {
         if took < delay {
             return;
         }
-        rival.endpoint.state.outrun(clock::nanos(now), took);
+        rival.endpoint.state.outrun(now, took);
         if rival.slot.is_none() && matches!(hedge.after, After::Percentile(_)) {
-            self.cluster.latencies.observe(clock::nanos(now), took);
+            self.cluster.latencies.observe(now, took);
         }
     }
 }

@@ -118,7 +118,7 @@ pub async fn run(call: &mut Call<'_>, report: &mut Report) -> Result<Answer, Fai
     let retry = &call.policy.retry;
     // Later attempts ask the clock.
     let mut began = call.began;
-    call.cluster.budget.deposit(clock::since_start(began));
+    call.cluster.budget.deposit(began);
     let hedge = call.policy.hedge.as_deref();
     let idempotent = is_idempotent(&call.parts.method)
         || (retry.max > 0 || hedge.is_some()) && call.parts.headers.contains_key(&IDEMPOTENCY_KEY);
@@ -131,7 +131,7 @@ pub async fn run(call: &mut Call<'_>, report: &mut Report) -> Result<Answer, Fai
         return Err(call.late(Duration::ZERO));
     }
     loop {
-        let (endpoint, picked) = call.pick(&mut tried, report, clock::nanos(began))?;
+        let (endpoint, picked) = call.pick(&mut tried, report, began)?;
         report.attempt(&endpoint);
         let left = call.left(report.started(), began);
         number(
@@ -179,7 +179,7 @@ pub async fn run(call: &mut Call<'_>, report: &mut Report) -> Result<Answer, Fai
             idempotent,
             stale: stale && reuse == Reuse::Allowed,
             replayable: call.upload.as_ref().is_none_or(|upload| upload.can_replay()),
-            has_other: call.has_other(&tried, clock::nanos(began)),
+            has_other: call.has_other(&tried, began),
             retry_after,
             left: call.overdue(report.started()).map(|at| at.saturating_duration_since(began)),
         };
@@ -253,12 +253,12 @@ impl Call<'_> {
                 None
             }
             Next::Again(wait) => {
-                if self.is_refused(clock::nanos(now + wait)) {
+                if self.is_refused(now + wait) {
                     skipped.inc(["circuit_breaker_open"]);
                     return None;
                 }
                 let limits = self.cluster.budget_limits;
-                if self.cluster.budget.withdraw(clock::since_start(now), limits) {
+                if self.cluster.budget.withdraw(now, limits) {
                     return Some(wait);
                 }
                 skipped.inc(["budget"]);
@@ -282,7 +282,7 @@ impl Call<'_> {
             Ok(held) => held,
             Err(failure) => return (Err(failure), false),
         };
-        let in_flight = endpoint.begin(clock::nanos(began)).holding(held);
+        let in_flight = endpoint.begin(began).holding(held);
         let connect = self.policy.timeouts.connect;
         let admit = async || admission::connection(worker, cluster, endpoint, deadline).await;
         let lease = worker.pool.checkout(endpoint, self.wire, connect, reuse, began, admit).await;
@@ -320,7 +320,7 @@ impl Call<'_> {
                 if fields.has(Fields::KEEP_ALIVE) {
                     lease.note_keep_alive(response.headers());
                 }
-                in_flight.observe(clock::nanos(now), now - sent, Outcome::Answered);
+                in_flight.observe(now, now - sent, Outcome::Answered);
                 let answer =
                     Answer { response, lease, in_flight, fields, names, at: now, sent_key: None };
                 (Ok(answer), false)

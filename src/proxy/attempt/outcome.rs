@@ -20,7 +20,7 @@ pub(super) fn connect_failure(cluster: &Cluster, error: ConnectError) -> Failure
 
 pub(super) fn failed(in_flight: &InFlight, began: Instant) {
     let now = clock::now();
-    in_flight.observe(clock::nanos(now), now - began, Outcome::Failed);
+    in_flight.observe(now, now - began, Outcome::Failed);
 }
 
 /// Whether a response may be passed on: an unasked 101 would let the upstream take over the client's

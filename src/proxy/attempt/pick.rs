@@ -14,9 +14,9 @@ use super::super::trial::{Trial, WOULD_REFUSE};
 use super::Call;
 use super::outcome::{connect_failure, failed};
 use crate::balance::NonePicked;
-use crate::clock;
+use crate::clock::{self, Instant};
 use crate::config::snapshot::{Cluster, Destination};
-use crate::endpoint::{Endpoint, InFlight, Nanos};
+use crate::endpoint::{Endpoint, InFlight};
 use crate::policy::{End, Mode};
 use crate::upstream::ConnectErrorKind;
 use crate::worker::{View, Worker};
@@ -46,7 +46,7 @@ pub async fn dial(
     let wish = group.balancer.wish_of_peer(peer);
     let mut tried = SmallVec::<[u32; 4]>::new();
     loop {
-        let (index, trial) = ask(worker, view, to, &tried, wish, clock::nanos(clock::now()))?;
+        let (index, trial) = ask(worker, view, to, &tried, wish, clock::now())?;
         tried.push(index as u32);
         let endpoint = &group.endpoints[index];
         let held = admission::connection(worker, cluster, endpoint, None).await;
@@ -60,7 +60,7 @@ pub async fn dial(
                 worker.recorder.shadow(would);
             }
         };
-        let in_flight = endpoint.begin(clock::nanos(began)).holding(held);
+        let in_flight = endpoint.begin(began).holding(held);
         match crate::upstream::connect::connect(&endpoint.address, connect_timeout).await {
             Ok(stream) => {
                 tell(End::Answered { status: StatusCode::OK, grpc: None });
@@ -81,8 +81,11 @@ pub async fn dial(
     }
 }
 
-fn refused(cluster: &Cluster, until: Nanos, now: Nanos) -> Failure {
-    Failure::BreakerOpen { service: cluster.name.to_string(), after: until.since(now) }
+fn refused(cluster: &Cluster, until: Instant, now: Instant) -> Failure {
+    Failure::BreakerOpen {
+        service: cluster.name.to_string(),
+        after: until.saturating_duration_since(now),
+    }
 }
 
 /// An endpoint that may be asked now, another one than those `tried` where there is one.
@@ -92,7 +95,7 @@ fn ask(
     to: Destination,
     tried: &[u32],
     wish: Option<u64>,
-    now: Nanos,
+    now: Instant,
 ) -> Result<(usize, Trial), Failure> {
     let cluster = view.snapshot.cluster(to);
     let mut trial = Trial::begin(cluster, now).map_err(|until| refused(cluster, until, now))?;
@@ -118,7 +121,7 @@ impl Call<'_> {
         &self,
         tried: &mut SmallVec<[u32; 4]>,
         report: &mut Report,
-        now: Nanos,
+        now: Instant,
     ) -> Result<(Arc<Endpoint>, Trial), Failure> {
         let (endpoint, trial) = match &self.to {
             Choice::Host(endpoint) => {
@@ -140,7 +143,7 @@ impl Call<'_> {
 
     /// Whether an endpoint is left that was not tried and does well. What cannot be reached now cannot be
     /// reached in the next microsecond either.
-    pub(super) fn has_other(&self, tried: &[u32], now: Nanos) -> bool {
+    pub(super) fn has_other(&self, tried: &[u32], now: Instant) -> bool {
         match &self.to {
             Choice::Host(_) => false,
             Choice::Group(to) => self.view.has_other(*to, tried, now),
@@ -148,7 +151,7 @@ impl Call<'_> {
     }
 
     /// Whether breakers let nobody through to the service.
-    pub(super) fn is_refused(&self, now: Nanos) -> bool {
+    pub(super) fn is_refused(&self, now: Instant) -> bool {
         if self.cluster.breaker.as_ref().is_some_and(|breaker| breaker.refuses(now).is_some()) {
             return true;
         }

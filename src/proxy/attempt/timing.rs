@@ -112,7 +112,7 @@ impl Call<'_> {
                     limits = Limits { request, per_try: None, stream_idle: None };
                 }
                 Look::Again(at) => {
-                    tokio::time::sleep_until(at).await;
+                    clock::sleep_until(at).await;
                     now = clock::now();
                 }
                 Look::Never => std::future::pending().await,

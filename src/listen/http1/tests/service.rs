@@ -11,9 +11,8 @@ use http_body_util::Full;
 use tokio::io::{
     AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, WriteHalf, duplex,
 };
-use tokio::time::Instant;
 
-use crate::clock;
+use crate::clock::{self, Instant};
 use crate::listen::http1::{
     After, BodyError, Connection, HeadLimits, Incoming, Next, Refused, Shared,
 };
