@@ -14,8 +14,11 @@ use super::{fault, mirror};
 pub async fn enter(call: &mut Call<'_>, report: &mut Report) -> Result<(), Failure> {
     let mut began = report.started();
     // For the service itself, so that its bulkhead and its budget see nothing of it.
-    if let Some(fault) = &call.policy.fault {
-        began = Box::pin(fault::inject(call, fault, report)).await?.unwrap_or(began);
+    if let Some(fault) = &call.policy.fault
+        && let Some(injected) = fault::of(call, fault, report)
+    {
+        let later = Box::pin(fault::inject(call, fault, injected, report)).await?;
+        began = later.unwrap_or(began);
     }
     // One slot for all attempts: they are one request.
     let deadline = call.deadline(report.started());

@@ -8,6 +8,7 @@ mod outcome;
 mod pick;
 mod timing;
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -127,10 +128,10 @@ pub async fn run(call: &mut Call<'_>, report: &mut Report) -> Result<Answer, Fai
     let sent_key = call.write_head();
     let mut tried = SmallVec::<[u32; 4]>::new();
     let mut reuse = Reuse::Allowed;
-    if call.time_limit() == Some(Duration::ZERO) {
-        return Err(call.late(Duration::ZERO));
-    }
     loop {
+        if call.is_over(report.started(), began) {
+            return Err(call.late());
+        }
         let (endpoint, picked) = call.pick(&mut tried, report, began)?;
         report.attempt(&endpoint);
         let left = call.left(report.started(), began);
@@ -141,19 +142,15 @@ pub async fn run(call: &mut Call<'_>, report: &mut Report) -> Result<Answer, Fai
             &call.policy.deadline,
             left,
         );
-        let trial;
-        let (result, stale) = match hedge {
-            None => {
-                trial = picked;
-                call.once(&call.parts, &endpoint, reuse, began, report.started()).await
-            }
-            Some(hedge) => {
-                let first = First { endpoint: &endpoint, trial: picked, reuse, began };
-                // Boxed: most requests are not hedged, and should not have room for it.
-                let race = hedge::race(call, hedge, first, &mut tried, &mut hedges, report);
-                let (decided, result, stale) = Box::pin(race).await;
-                trial = decided;
-                (result, stale)
+        let (trial, (result, stale)) = {
+            let attempt = call.once(&call.parts, &endpoint, reuse, began, report.started());
+            let attempt = pin!(attempt);
+            match hedge {
+                None => (picked, attempt.await),
+                Some(hedge) => {
+                    let first = First { endpoint: &endpoint, trial: picked, attempt, began };
+                    hedge::hedged(call, hedge, first, &mut tried, &mut hedges, report).await
+                }
             }
         };
         call.tell(trial, &result, stale, report);
@@ -284,8 +281,16 @@ impl Call<'_> {
         };
         let in_flight = endpoint.begin(began).holding(held);
         let connect = self.policy.timeouts.connect;
+        let connect = self.per_try().map_or(connect, |per_try| connect.min(per_try));
         let admit = async || admission::connection(worker, cluster, endpoint, deadline).await;
-        let lease = worker.pool.checkout(endpoint, self.wire, connect, reuse, began, admit).await;
+        let lease = tokio::select! {
+            biased;
+            lease = worker.pool.checkout(endpoint, self.wire, connect, reuse, began, admit) => lease,
+            () = self.over(deadline) => {
+                failed(&in_flight, began);
+                return (Err(self.late()), false);
+            }
+        };
         let mut lease = match lease {
             Ok(lease) => lease,
             Err(error) => {

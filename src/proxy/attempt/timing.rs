@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::error::Failure;
+use super::super::error::{Failure, TimeLimit};
 use super::super::overrun::Overrun;
 use super::Call;
 use crate::clock::{self, Instant};
@@ -41,14 +41,42 @@ impl Call<'_> {
         self.time_limit().map(|limit| started + limit)
     }
 
-    pub(super) fn late(&self, after: Duration) -> Failure {
-        Failure::Timeout { service: self.cluster.name.to_string(), after }
+    /// The time for the request as a whole is up.
+    pub fn late(&self) -> Failure {
+        self.timeout(self.time_limit().unwrap_or_default(), TimeLimit::Request)
+    }
+
+    fn timeout(&self, after: Duration, of: TimeLimit) -> Failure {
+        let by_client = of == TimeLimit::Request && Some(after) == self.client_timeout;
+        let of = if by_client { TimeLimit::Client } else { of };
+        Failure::Timeout { service: self.cluster.name.to_string(), after, of }
+    }
+
+    /// How long one attempt may take, where that acts.
+    pub(super) fn per_try(&self) -> Option<Duration> {
+        self.policy.retry.per_try.filter(|_| self.policy.timeouts.mode == Mode::Enforce)
     }
 
     /// When the head of the response is overdue, all attempts together; unknown while the request is still
     /// being sent.
     pub(super) fn overdue(&self, started: Instant) -> Option<Instant> {
         self.due(self.time_limit()?, started)
+    }
+
+    /// Whether nobody waits for it any more, as far as that is known.
+    pub(super) fn is_over(&self, started: Instant, now: Instant) -> bool {
+        match self.time_limit() {
+            None => false,
+            Some(limit) => limit.is_zero() || self.due(limit, started).is_some_and(|at| at <= now),
+        }
+    }
+
+    /// Ready once nobody waits for it any more.
+    pub async fn over(&self, deadline: Option<Instant>) {
+        match deadline {
+            Some(at) => self.worker.alarms.at(at).await,
+            None => std::future::pending().await,
+        }
     }
 
     fn due(&self, limit: Duration, started: Instant) -> Option<Instant> {
@@ -84,8 +112,7 @@ impl Call<'_> {
             return client.map(|limit| limit.saturating_sub(passed));
         }
         let limit = self.time_limit().map(|limit| limit.saturating_sub(passed));
-        let enforced = self.policy.timeouts.mode == Mode::Enforce;
-        least(limit, self.policy.retry.per_try.filter(|_| enforced))
+        least(limit, self.per_try())
     }
 
     /// Waits until the attempt that is `sent` here is overdue, or the request with it. What is overdue by
@@ -112,7 +139,7 @@ impl Call<'_> {
                     limits = Limits { request, per_try: None, stream_idle: None };
                 }
                 Look::Again(at) => {
-                    clock::sleep_until(at).await;
+                    self.worker.alarms.at(at).await;
                     now = clock::now();
                 }
                 Look::Never => std::future::pending().await,
@@ -131,9 +158,10 @@ impl Call<'_> {
         match *late {
             // An upstream that takes no more is as late as one that does not answer.
             Late::Body { after, starved: true } => Failure::BodyTimeout { after },
-            Late::Request(after) | Late::Attempt(after) | Late::Body { after, .. } => {
-                self.late(after)
+            Late::Request(after) | Late::Body { after, .. } => {
+                self.timeout(after, TimeLimit::Request)
             }
+            Late::Attempt(after) => self.timeout(after, TimeLimit::Attempt),
         }
     }
 
