@@ -141,6 +141,7 @@ impl Failure {
             | Self::Loop { .. }
             | Self::BodyTimeout { .. }
             | Self::BodyBroken
+            | Self::Timeout { of: TimeLimit::Client, .. }
             | Self::NotHttp { .. } => Fault::Client,
             Self::NoEndpoint { .. }
             | Self::BreakerOpen { .. }

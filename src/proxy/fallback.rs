@@ -152,6 +152,9 @@ pub async fn run(
     }
     report.fell_back(cause);
     report.service(other.cluster);
+    // It has the time that its own policy gives it. The client waits no longer than it said.
+    let now = clock::now();
+    let passed = now.saturating_duration_since(call.started);
     let mut instead = Call {
         cluster,
         cluster_index: other.cluster,
@@ -167,7 +170,9 @@ pub async fn run(
         wire,
         overrun: report.overrun(other.fallback.policy.timeouts.mode),
         keeps_body: false,
-        began: clock::now(),
+        client_timeout: call.client_timeout.map(|limit| limit.saturating_sub(passed)),
+        started: now,
+        began: now,
         ..*call
     };
     send(&mut instead, report).await

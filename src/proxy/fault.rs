@@ -39,7 +39,7 @@ pub async fn inject(
         tokio::select! {
             biased;
             () = tokio::time::sleep(delay) => later = Some(clock::now()),
-            () = call.over(call.deadline(report.started())) => return Err(call.late()),
+            () = call.over(call.deadline()) => return Err(call.late()),
         }
     }
     match injected.abort {

@@ -19,7 +19,9 @@ use super::incoming::Incoming;
 use super::upload::{RequestBody, Upload};
 use crate::clock;
 use crate::config::snapshot::{Cluster, Destination};
+use crate::endpoint::Held;
 use crate::policy::Mirror;
+use crate::policy::breaker::SharedBreaker;
 use crate::policy::slots::{Slot, Slots};
 use crate::upstream::Reuse;
 use crate::worker::{View, Worker};
@@ -129,16 +131,23 @@ impl Copying {
     async fn exchange(&self, connect: std::time::Duration) -> Option<()> {
         let (worker, cluster) = (&self.worker, self.cluster());
         let wire = attempt::wire(cluster.protocol, self.grpc)?;
+        // It tells nothing, so it is no probe either.
+        let passes = |breaker: &Arc<SharedBreaker>| breaker.passes_unseen();
+        cluster.breaker.as_ref().is_none_or(passes).then_some(())?;
         let slots = admission::OfService::new(&self.view, self.cluster);
         let _slot = Slot::try_take(slots)?;
         let to = Destination { cluster: self.cluster, group: 0 };
         let now = clock::now();
-        let nanos = now;
         // Without a wish, as Envoy's: a key or cookie is read from the request as the client sent it, which this is
         // no more.
-        let picked = self.view.pick(to, &[], None, &mut worker.random.borrow_mut(), nanos).ok()?;
+        let picked = self.view.pick(to, &[], None, &mut worker.random.borrow_mut(), now).ok()?;
         let endpoint = &self.view.snapshot.group(to).endpoints[picked.index];
-        let in_flight = endpoint.begin(nanos);
+        endpoint.breaker.as_ref().is_none_or(passes).then_some(())?;
+        let held = match endpoint.state.bulkhead() {
+            Some(bulkhead) => Held([Some(Slot::try_take(bulkhead.requests.clone())?), None]),
+            None => Held::default(),
+        };
+        let in_flight = endpoint.begin(now).holding(held);
         let admit = async || admission::connection(worker, cluster, endpoint, Some(now)).await;
         let checkout = worker.pool.checkout(endpoint, wire, connect, Reuse::Allowed, now, admit);
         let mut lease = checkout.await.ok()?;

@@ -61,10 +61,11 @@ impl Trial {
     fn admission(&mut self, breaker: &Arc<SharedBreaker>) -> Result<Option<Admission>, Instant> {
         let admission = breaker.admit(self.began);
         if admission.is_none() {
-            if let Some(until) = breaker.refuses(self.began) {
-                return Err(until);
+            match breaker.config.mode {
+                // Where a probe was given back meanwhile it is not known until when; the next one finds out.
+                Mode::Enforce => return Err(breaker.blocked(self.began).unwrap_or(self.began)),
+                Mode::Shadow => self.would_refuse = true,
             }
-            self.would_refuse = true;
         }
         Ok(admission)
     }

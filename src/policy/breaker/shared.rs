@@ -43,6 +43,11 @@ impl SharedBreaker {
         Some(Admission { breaker: self.clone(), pass })
     }
 
+    /// Whether calls pass that nobody reports of: not while each is one of so many probes.
+    pub fn passes_unseen(&self) -> bool {
+        self.gate.load(Relaxed) & 1 == 0 || self.config.mode == Mode::Shadow
+    }
+
     pub fn state(&self) -> BreakerState {
         if self.gate.load(Relaxed) & 1 == 0 { BreakerState::Closed } else { self.lock().state() }
     }

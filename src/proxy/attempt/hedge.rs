@@ -11,7 +11,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use super::super::admission::{OfService, ServiceSlot};
-use super::super::error::Failure;
+use super::super::error::{Failure, Fault};
 use super::super::report::Report;
 use super::super::trial::Trial;
 use super::{Answer, Call, again_after, number};
@@ -206,12 +206,11 @@ impl Call<'_> {
         report: &mut Report,
         now: Instant,
     ) -> Result<Option<Rival<'_>>, &'static str> {
-        let (started, nanos) = (report.started(), now);
         let situation = Situation {
-            has_other: self.has_other(tried, nanos),
-            refused: self.is_refused(nanos),
+            has_other: self.has_other(tried, now),
+            refused: self.is_refused(now),
             replayable: self.upload.as_ref().is_none_or(|upload| upload.can_replay()),
-            left: self.overdue(started).map(|at| at.saturating_duration_since(now)),
+            left: self.overdue().map(|at| at.saturating_duration_since(now)),
         };
         if let Next::Skip(reason) = hedge::next(&situation) {
             return Err(reason);
@@ -226,7 +225,7 @@ impl Call<'_> {
         if !report.enforced(hedge.mode, WOULD_HEDGE) {
             return Ok(None);
         }
-        let picked = self.pick(tried, report, nanos);
+        let picked = self.pick(tried, report, now);
         let (endpoint, trial) = picked.map_err(|_| "circuit_breaker_open")?;
         if endpoint.state.is_full() {
             return Err("bulkhead");
@@ -237,11 +236,11 @@ impl Call<'_> {
         report.hedged(&endpoint);
         self.worker.recorder.hedges.inc([&self.cluster.name, "sent"]);
         let mut parts = self.parts.clone();
-        let attempt = report.attempts();
-        let left = self.left(started, now);
+        let attempt = report.tries();
+        let left = self.left(now);
         number(&mut parts.headers, attempt, self.is_grpc, &self.policy.deadline, left);
         let to = endpoint.clone();
-        let running = async move { self.once(&parts, &to, Reuse::Allowed, now, started).await };
+        let running = async move { self.once(&parts, &to, Reuse::Allowed, now).await };
         let running = Box::pin(running);
         Ok(Some(Rival { endpoint, trial, began: now, running, slot: Some(slot) }))
     }
@@ -261,7 +260,9 @@ impl Call<'_> {
         }
         let now = match result {
             Ok(answer) if !answer.response.status().is_server_error() => Some(answer.at),
-            Err(Failure::Timeout { .. }) => Some(clock::now()),
+            Err(failure @ Failure::Timeout { .. }) if failure.fault() == Fault::Upstream => {
+                Some(clock::now())
+            }
             Ok(_) | Err(_) => None,
         };
         if let Some(now) = now {

@@ -66,6 +66,7 @@ pub struct Report {
     service: u32,
     endpoint: Option<Arc<Endpoint>>,
     attempts: u32,
+    tries: u32,
     upload: Option<Rc<Upload>>,
     upstream_time: Option<Duration>,
     /// None until there is an answer.
@@ -133,6 +134,7 @@ impl Report {
             service: NONE,
             endpoint: None,
             attempts: 0,
+            tries: 0,
             upload: None,
             upstream_time: None,
             status: None,
@@ -201,6 +203,8 @@ impl Report {
     /// Another answer stands in for the one that `cause` kept from being.
     pub fn fell_back(&mut self, cause: Cause) {
         self.fallback = Some(cause);
+        self.tell_expected(Some, clock::now);
+        self.tries = 0;
         // What is asked next has a bulkhead of its own.
         self.slot = None;
         let service = self.service_name().unwrap_or_default();
@@ -239,8 +243,8 @@ impl Report {
 
     pub fn attempt(&mut self, endpoint: &Arc<Endpoint>) {
         self.attempts += 1;
-        self.trial = None;
-        self.endpoint = Some(endpoint.clone());
+        self.tries += 1;
+        self.turn_to(endpoint);
     }
 
     /// One more attempt, while another one is under way.
@@ -260,7 +264,8 @@ impl Report {
 
     /// Of several attempts that are under way it is the one to this endpoint that is talked of from now on.
     pub fn turn_to(&mut self, endpoint: &Arc<Endpoint>) {
-        self.trial = None;
+        // What was answered before is not read to its end: its head has to do.
+        self.tell_expected(Some, clock::now);
         self.endpoint = Some(endpoint.clone());
     }
 
@@ -269,8 +274,9 @@ impl Report {
         self.endpoint.as_ref()
     }
 
-    pub fn attempts(&self) -> u32 {
-        self.attempts
+    /// Attempts at the service that is asked now.
+    pub fn tries(&self) -> u32 {
+        self.tries
     }
 
     /// The upstream has answered.
@@ -292,6 +298,11 @@ impl Report {
             self.shadow.push(would);
         }
         mode == Mode::Enforce
+    }
+
+    /// What was noted of it elsewhere.
+    pub fn shadowed(&mut self, would: Would) {
+        self.shadow.push(would);
     }
 
     /// Where timeouts in this mode note what they would cut, if they are not to cut it.
