@@ -184,11 +184,11 @@ async fn the_service_that_stands_in_has_its_own_time_and_its_own_attempts() {
     endpoints: [\"{hung}\"]
     policy:
       fallback: {{ service: other }}
-      retry: {{ on: [timeout], per_try_timeout: 40ms, max_retries: 3, any_method: true, backoff: {{ base: 1ms }} }}
+      retry: {{ on: [timeout], per_try_timeout: 40ms, max_retries: 3, methods: all, backoff: {{ base: 1ms }} }}
   other:
     endpoints: [\"{DEAD}\", \"{other}\"]
     load_balancer: round_robin
-    policy: {{ circuit_breaker: {{ scope: service, consecutive_failures: 1 }} }}
+    policy: {{ circuit_breaker: {{ scope: service, consecutive_failures: 3 }} }}
 runtime: {{ workers: 1 }}
 ",
         hung = hung.address,

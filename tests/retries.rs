@@ -81,6 +81,9 @@ async fn a_listed_status_is_tried_again_over_the_same_connection() {
     let answer = send(&proxy, "GET", &[]).await;
     assert_eq!((answer.status.as_u16(), answer.text(), answer.reason()), (503, "bad", ""));
     assert_eq!(app.seen().len(), 2);
+    assert_eq!(skipped(&proxy, "limit").await, 1.0);
+    let line = &proxy.log(1).await[0];
+    assert_eq!((&line["response_flags"], &line["notes"]), (&"URX".into(), &"retry:limit".into()));
     let app = ailing(9, status(500)).await;
     let proxy = before(&[&app], "on: [gateway_error]").await;
     assert_eq!(send(&proxy, "GET", &[]).await.status, 500);

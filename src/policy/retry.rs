@@ -74,6 +74,9 @@ pub struct Situation {
     pub left: Option<Duration>,
 }
 
+/// Why a request is not sent again that was sent as often as may be.
+pub const LIMIT: &str = "limit";
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
     /// Again, after this time.
@@ -103,7 +106,7 @@ pub fn next(retry: &Retry, situation: &Situation, chance: f64) -> Next {
         return Next::No;
     }
     if retries >= retry.max {
-        return Next::No;
+        return Next::Skip(LIMIT);
     }
     if !situation.replayable {
         return Next::Skip("body_too_large");
@@ -227,7 +230,7 @@ mod tests {
             next(&on_503(), &situation, 1.0)
         };
         assert_eq!(with(|s| s.retries = 1), Next::Again(50 * MS));
-        assert_eq!(with(|s| s.retries = 2), Next::No);
+        assert_eq!(with(|s| s.retries = 2), Next::Skip(LIMIT));
         assert_eq!(with(|s| s.replayable = false), Next::Skip("body_too_large"));
         assert_eq!(with(|s| s.left = Some(25 * MS)), Next::Skip("deadline"));
         assert_eq!(with(|s| s.left = Some(26 * MS)), Next::Again(25 * MS));

@@ -143,7 +143,7 @@ pub async fn run(
     let cluster = &call.view.snapshot.clusters[other.cluster as usize];
     let Some(wire) = attempt::wire(cluster.protocol, call.is_grpc) else { return answered };
     if call.upload.as_ref().is_some_and(|upload| !upload.can_replay()) {
-        call.worker.recorder.retry_skipped.inc(["body_too_large"]);
+        report.not_again("body_too_large");
         return answered;
     }
     // Its slots and its place at the endpoint are free again, and soon its connection.

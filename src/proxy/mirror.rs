@@ -46,22 +46,27 @@ pub struct Copying {
     over: Cell<bool>,
 }
 
-/// Takes a copy of `call`, if this is one of the requests that are copied.
-pub fn begin(call: &Call<'_>, mirror: &Mirror) {
+/// Takes a copy of `call`, if this is one of the requests that are copied; whether it did.
+pub fn begin(call: &Call<'_>, mirror: &Mirror) -> bool {
     let chance = call.worker.random.borrow_mut().f64();
     // What becomes a tunnel has no copy, and a copy has none, lest two mirrors face each other.
     if !mirror.takes(chance) || call.upgrade.is_some() || call.parts.headers.contains_key(&MIRROR) {
-        return;
+        return false;
     }
-    let Some(service) = call.view.snapshot.outbound.hosts.get(&*mirror.service) else { return };
+    let Some(service) = call.view.snapshot.outbound.hosts.get(&*mirror.service) else {
+        return false;
+    };
     let cluster = &call.view.snapshot.clusters[service.cluster as usize];
-    let count = |result| call.worker.recorder.mirrored.inc([&cluster.name, result]);
+    let dropped = |result| {
+        call.worker.recorder.mirrored.inc([&cluster.name, result]);
+        false
+    };
     let Some(counted) = admission::copy(&cluster.bulkhead, mirror.max_in_flight) else {
-        return count("dropped");
+        return dropped("dropped");
     };
     let announced = call.upload.as_ref().and_then(|upload| upload.announced());
     if announced.is_some_and(|length| length > mirror.max_body as u64) {
-        return count("body_too_large");
+        return dropped("body_too_large");
     }
     let copying = Copying {
         worker: call.worker.clone(),
@@ -80,6 +85,7 @@ pub fn begin(call: &Call<'_>, mirror: &Mirror) {
         None => copying.complete(),
         Some(upload) => upload.copy_to(copying),
     }
+    true
 }
 
 impl Copying {

@@ -27,8 +27,10 @@ pub async fn enter(call: &mut Call<'_>, report: &mut Report) -> Result<(), Failu
     report.entered(slot);
     call.began = waited.unwrap_or(began);
     // Behind the bulkhead: what is not sent is not copied either.
-    if let Some(mirror) = &call.policy.mirror {
-        mirror::begin(call, mirror);
+    if let Some(mirror) = &call.policy.mirror
+        && mirror::begin(call, mirror)
+    {
+        report.note("mirror", "copied");
     }
     Ok(())
 }

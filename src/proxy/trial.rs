@@ -25,6 +25,8 @@ pub struct Trial {
     of_endpoint: Option<Admission>,
     /// A breaker in shadow mode would have refused it.
     pub would_refuse: bool,
+    /// Its endpoint is away, and so many are that it was picked nevertheless.
+    pub in_panic: bool,
 }
 
 impl Trial {
@@ -40,6 +42,7 @@ impl Trial {
             of_service: None,
             of_endpoint: None,
             would_refuse: false,
+            in_panic: false,
         };
         if let Some(breaker) = &cluster.breaker {
             trial.of_service = trial.admission(breaker)?;

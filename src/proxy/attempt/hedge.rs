@@ -190,6 +190,7 @@ impl Call<'_> {
             Ok(rival) => rival,
             Err(reason) => {
                 recorder.hedge_skipped.inc([reason]);
+                report.note("hedge", reason);
                 None
             }
         }

@@ -178,7 +178,7 @@ pub async fn run(call: &mut Call<'_>, report: &mut Report) -> Result<Answer, Fai
             retry_after,
             left: call.overdue().map(|at| at.saturating_duration_since(began)),
         };
-        let Some(wait) = call.may_send_again(&situation, began) else {
+        let Some(wait) = call.may_send_again(&situation, began, report) else {
             break call.answered(result, sent_key);
         };
         if stale || matches!(result, Err(Failure::Unwritten { .. })) {
@@ -238,28 +238,27 @@ impl Call<'_> {
     }
 
     /// When to send it again, if it may be: by the policy, then by the budget of the service.
-    fn may_send_again(&self, situation: &Situation, now: Instant) -> Option<Duration> {
+    fn may_send_again(
+        &self,
+        situation: &Situation,
+        now: Instant,
+        report: &mut Report,
+    ) -> Option<Duration> {
         let chance = self.worker.random.borrow_mut().f64();
-        let skipped = &self.worker.recorder.retry_skipped;
-        match retry::next(&self.policy.retry, situation, chance) {
-            Next::No => None,
-            Next::Skip(reason) => {
-                skipped.inc([reason]);
-                None
-            }
+        let skipped = match retry::next(&self.policy.retry, situation, chance) {
+            Next::No => return None,
+            Next::Skip(reason) => reason,
+            Next::Again(wait) if self.is_refused(now + wait) => "circuit_breaker_open",
             Next::Again(wait) => {
-                if self.is_refused(now + wait) {
-                    skipped.inc(["circuit_breaker_open"]);
-                    return None;
-                }
-                let limits = self.cluster.budget_limits;
-                if self.cluster.budget.withdraw(now, limits) {
+                let (budget, limits) = (&self.cluster.budget, self.cluster.budget_limits);
+                if budget.withdraw(now, limits) {
                     return Some(wait);
                 }
-                skipped.inc(["budget"]);
-                None
+                "budget"
             }
-        }
+        };
+        report.not_again(skipped);
+        None
     }
 
     /// One attempt, with `parts` for its head. With a failure, whether it may be that its connection was dead

@@ -125,6 +125,7 @@ fn ask(
         })?;
         // Otherwise another worker was quicker with the last probe, and the next pick knows.
         if trial.at(&view.snapshot.group(to).endpoints[picked.index]).is_ok() {
+            trial.in_panic = picked.in_panic;
             if picked.in_panic {
                 worker.recorder.panic_picks.inc([&cluster.name]);
             }
@@ -155,6 +156,9 @@ impl Call<'_> {
         };
         if trial.would_refuse {
             report.enforced(Mode::Shadow, WOULD_REFUSE);
+        }
+        if trial.in_panic {
+            report.note("panic_threshold", "ignored");
         }
         Ok((endpoint, trial))
     }

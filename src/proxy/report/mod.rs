@@ -26,7 +26,7 @@ use crate::config::snapshot::Route;
 use crate::endpoint::Endpoint;
 use crate::policy::fallback::Cause;
 use crate::policy::rate_limit::Quota;
-use crate::policy::{End, Mode, Would};
+use crate::policy::{End, Mode, Would, retry};
 use crate::telemetry::access_log::Record;
 use crate::telemetry::flags::Flag;
 use crate::telemetry::metrics::{ErrorType, MethodLabel, OpenGuard, RequestKey, RequestLabels};
@@ -75,6 +75,9 @@ pub struct Report {
     reason: &'static str,
     grpc: bool,
     grpc_status: Option<u16>,
+    exhausted: bool,
+    /// What policies did, as the log has it.
+    notes: String,
     /// What policies in shadow mode would have done.
     shadow: Vec<Would>,
     /// What timeouts in shadow mode would have cut.
@@ -142,6 +145,8 @@ impl Report {
             reason: ANSWERED_HERE,
             grpc: super::headers::is_grpc(&parts.headers, fields),
             grpc_status: None,
+            exhausted: false,
+            notes: String::new(),
             shadow: Vec::new(),
             overrun: None,
             delayed: false,
@@ -300,6 +305,21 @@ impl Report {
         mode == Mode::Enforce
     }
 
+    /// Notes what a policy did that the answer does not tell.
+    pub fn note(&mut self, policy: &str, act: &str) {
+        if !self.notes.is_empty() {
+            self.notes.push(',');
+        }
+        self.notes.extend([policy, ":", act]);
+    }
+
+    /// As [`Report::note`], of why it was not sent again.
+    pub fn not_again(&mut self, reason: &'static str) {
+        self.worker.recorder.retry_skipped.inc([reason]);
+        self.exhausted |= reason == retry::LIMIT;
+        self.note("retry", reason);
+    }
+
     /// What was noted of it elsewhere.
     pub fn shadowed(&mut self, would: Would) {
         self.shadow.push(would);
@@ -359,6 +379,13 @@ impl Report {
         self.status = Some(if self.grpc { StatusCode::OK } else { failure.status() });
         self.grpc_status = self.grpc.then(|| failure.grpc_status());
         self.worker.recorder.rejected.inc([failure.reason()]);
+        match failure {
+            Failure::RateLimited { limit, .. } => self.note("rate_limit", &limit.name),
+            Failure::Shed { priority, signal } => {
+                self.note(priority.as_str(), signal.as_str());
+            }
+            _ => {}
+        }
     }
 
     /// `grpc-status` stands in the trailers, or in the head where there is no body.
@@ -479,6 +506,8 @@ impl Report {
             span_id: self.trace.map(|trace| trace.span_id),
             attempts: self.attempts,
             grpc_status: self.grpc_status,
+            exhausted: self.exhausted,
+            notes: &self.notes,
             shadow: &self.shadow,
             hedge: self.hedge,
             fallback: fallback.as_deref(),

@@ -104,6 +104,8 @@ impl<'a> TcpReport<'a> {
             span_id: None,
             attempts: self.attempts,
             grpc_status: None,
+            exhausted: false,
+            notes: "",
             shadow: &self.shadow,
             hedge: None,
             fallback: None,
