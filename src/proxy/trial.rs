@@ -101,14 +101,16 @@ impl Trial {
             return None;
         }
         let took = self.answered.map_or(now, |(_, at)| at).saturating_duration_since(self.began);
-        for (admission, of_endpoint) in [(self.of_endpoint, true), (self.of_service, false)] {
-            let Some(admission) = admission else { continue };
-            let config = admission.config();
+        let of_endpoint = (&endpoint.breaker, self.of_endpoint, true);
+        let of_service = (&cluster.breaker, self.of_service, false);
+        for (breaker, admission, of_endpoint) in [of_endpoint, of_service] {
+            let (Some(breaker), Some(admission)) = (breaker, admission) else { continue };
+            let config = &breaker.config;
             let slow = config.slow_call_rate.is_some() && took > config.slow_call;
             let seen = Seen { failed: config.failures.contains(end), slow };
             let mode = config.mode;
             let chance = worker.random.borrow_mut().f64();
-            if let Some(state) = admission.record(seen, now, chance) {
+            if let Some(state) = breaker.record(admission, seen, now, chance) {
                 let endpoint = of_endpoint.then_some(endpoint);
                 changed(worker, cluster, endpoint, state, mode);
                 if let (Some(endpoint), BreakerState::Closed, Mode::Enforce) =

@@ -178,7 +178,8 @@ fn half_open_admits_its_number_from_any_threads() {
     const THREADS: usize = 8;
     let config = BreakerConfig { consecutive_failures: Some(1), probes: 3, ..config() };
     let breaker = Arc::new(SharedBreaker::new(Arc::new(config)));
-    let end = breaker.admit(Instant(0)).expect("closed").record(FAILED, Instant(0), 0.0);
+    let first = breaker.admit(Instant(0)).expect("closed");
+    let end = breaker.record(first, FAILED, Instant(0), 0.0);
     assert_eq!(end, Some(BreakerState::Open));
     assert_eq!(breaker.refuses(Instant(S)), breaker.blocked(Instant(S)));
     assert!(breaker.blocked(Instant(S)).is_some());
