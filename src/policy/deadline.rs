@@ -83,7 +83,7 @@ fn milliseconds(left: Duration) -> Option<HeaderValue> {
     thread_local! {
         static LAST: RefCell<Option<(u64, HeaderValue)>> = const { RefCell::new(None) };
     }
-    let millis = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+    let millis = left.as_secs().saturating_mul(1000).saturating_add(left.subsec_millis().into());
     LAST.with_borrow_mut(|last| match last {
         Some((known, value)) if *known == millis => Some(value.clone()),
         _ => {

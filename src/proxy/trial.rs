@@ -101,24 +101,26 @@ impl Trial {
             return None;
         }
         let took = self.answered.map_or(now, |(_, at)| at).saturating_duration_since(self.began);
-        let of_endpoint = (&endpoint.breaker, self.of_endpoint, true);
-        let of_service = (&cluster.breaker, self.of_service, false);
-        for (breaker, admission, of_endpoint) in [of_endpoint, of_service] {
-            let (Some(breaker), Some(admission)) = (breaker, admission) else { continue };
+        let record = |breaker: &SharedBreaker, admission: Admission| {
             let config = &breaker.config;
             let slow = config.slow_call_rate.is_some() && took > config.slow_call;
             let seen = Seen { failed: config.failures.contains(end), slow };
-            let mode = config.mode;
             let chance = worker.random.borrow_mut().f64();
-            if let Some(state) = breaker.record(admission, seen, now, chance) {
-                let endpoint = of_endpoint.then_some(endpoint);
-                changed(worker, cluster, endpoint, state, mode);
-                if let (Some(endpoint), BreakerState::Closed, Mode::Enforce) =
-                    (endpoint, state, mode)
-                {
-                    endpoint.state.come_back(now);
-                }
+            breaker.record(admission, seen, now, chance)
+        };
+        if let (Some(breaker), Some(admission)) = (&endpoint.breaker, self.of_endpoint)
+            && let Some(state) = record(breaker, admission)
+        {
+            let mode = breaker.config.mode;
+            changed(worker, cluster, Some(endpoint), state, mode);
+            if (state, mode) == (BreakerState::Closed, Mode::Enforce) {
+                endpoint.state.come_back(now);
             }
+        }
+        if let (Some(breaker), Some(admission)) = (&cluster.breaker, self.of_service)
+            && let Some(state) = record(breaker, admission)
+        {
+            changed(worker, cluster, None, state, breaker.config.mode);
         }
         let outliers = cluster.outliers.as_ref()?;
         let verdict = Verdict::of(end);
