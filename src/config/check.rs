@@ -311,6 +311,17 @@ impl Checker<'_> {
             Kind::Map(_) if shape.list.is_some() => {
                 mistake.help("begin each item of a list with `- `")
             }
+            // Not what is on unless somebody says otherwise.
+            Kind::Bool(_) | Kind::Int(_) | Kind::Float(_) | Kind::String(_)
+                if shape.is_off_by_default && shape.map.is_some() =>
+            {
+                mistake.help(match &shape.map {
+                    Some(map) if !map.required.is_empty() => {
+                        format!("write a map with `{}`, or `off`", map.required.join("`, `"))
+                    }
+                    _ => "write a map of what is not as usual (`{}`: nothing), or `off`".to_owned(),
+                })
+            }
             Kind::Bool(_) | Kind::Int(_) | Kind::Float(_) | Kind::String(_)
                 if shape.list.is_some() =>
             {

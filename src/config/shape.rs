@@ -22,6 +22,8 @@ pub(super) struct Shape {
     pub boolean: bool,
     /// `false`, as another spelling of `off`.
     pub off: bool,
+    /// It is `off` where nothing is said, by its description.
+    pub is_off_by_default: bool,
     /// These texts, in their order.
     pub literals: Vec<String>,
     /// These whole numbers.
@@ -95,6 +97,7 @@ struct Compiler<'a> {
 impl<'a> Compiler<'a> {
     /// A definition has one id, which is given before its content is known: it may contain itself.
     fn id(&mut self, schema: &'a Value) -> Id {
+        let description = schema.get("description").and_then(Value::as_str);
         let schema = without_null(schema);
         let reference = schema.get("$ref").and_then(Value::as_str);
         if let Some(known) = reference.and_then(|reference| self.by_reference.get(reference)) {
@@ -107,6 +110,8 @@ impl<'a> Compiler<'a> {
         }
         let mut shape = Shape::default();
         self.add(&mut shape, schema);
+        shape.is_off_by_default =
+            description.is_some_and(|text| text.contains("Default: `off`")) && shape.off;
         self.all[id] = shape;
         id
     }

@@ -14,7 +14,7 @@ mod delay;
 mod http;
 mod net;
 
-pub use self::amount::{Duration, Factor, Number, Ratio, Size};
+pub use self::amount::{Duration, Factor, Number, Period, Ratio, Size};
 pub use self::condition::Condition;
 pub use self::delay::HedgeDelay;
 pub use self::http::{CookieName, HeaderName, HeaderValue, Host, HostPattern, Method, UrlPath};
@@ -70,6 +70,7 @@ const fn format<T: Unit>() -> Format {
 /// Every unit, by the `format` of its schema.
 pub const FORMATS: &[Format] = &[
     format::<Duration>(),
+    format::<Period>(),
     format::<HedgeDelay>(),
     format::<Size>(),
     format::<Ratio>(),

@@ -7,7 +7,7 @@ use http::StatusCode;
 use super::super::schema::{self, FallbackCause, FallbackOn, OrOff};
 use super::super::units;
 use super::policy::mode;
-use super::{Compiler, Mistake, Path, Protocol};
+use super::{Compiler, Mistake, Path, Protocol, path_to};
 use crate::policy::fallback::{Cause, Fallback, Instead};
 use crate::policy::fault::{Abort, Delay, Fault};
 use crate::policy::{Mirror, Mode};
@@ -101,15 +101,29 @@ impl Compiler<'_> {
             self.check_fault(fault, &at.join("fault"));
         }
         if let Some(OrOff::On(mirror)) = &typed.mirror {
-            self.http_service(&mirror.service, &at.join("mirror").join("service"));
+            let at = at.join("mirror").join("service");
+            self.http_service(&mirror.service, &at);
+            self.not_itself(&mirror.service, at, "would get a copy of each of its own requests");
         }
     }
 
     fn check_fallback(&mut self, typed: &schema::Fallback, at: &Path) {
+        if typed.on.as_ref().is_some_and(Vec::is_empty) {
+            let mistake = Mistake::at(at.join("on"), "it stands in for nothing");
+            let mistake = mistake.help("list failures, as `[timeout, 503]`, or leave it out");
+            self.mistake(mistake.unless_wrong(at.join("on")));
+        }
         let Some(service) = &typed.service else {
+            if typed.status.is_none() && typed.body.is_none() && typed.json.is_none() {
+                let mistake = Mistake::at(at.clone(), "it is not said what is answered instead");
+                let mistake =
+                    mistake.help("add `status`, `body`, `json` or `service`, or say `off`");
+                self.mistake(mistake.unless_wrong(at.clone()));
+            }
             return self.check_stored_answer(&respond(typed), at);
         };
         self.http_service(service, &at.join("service"));
+        self.not_itself(service, at.join("service"), "would stand in for itself");
         let given = [
             ("status", typed.status.is_some()),
             ("body", typed.body.is_some()),
@@ -152,6 +166,15 @@ impl Compiler<'_> {
             let at = at.join("abort");
             let mistake = Mistake::at(at.clone(), "`status` is missing");
             self.mistake(mistake.help("write `status: 503`, or `grpc_status`").unless_wrong(at));
+        }
+    }
+
+    /// Tells where a policy of a service names that same service.
+    fn not_itself(&mut self, name: &units::Name, at: Path, what: &str) {
+        let own = path_to!["services", name, "policy"];
+        if at.is_within(&own) {
+            let mistake = Mistake::at(at, format!("service `{}` {what}", name.as_str()));
+            self.mistake(mistake.help("name another service"));
         }
     }
 

@@ -15,7 +15,7 @@ use crate::policy::health::{CheckKind, HealthCheck};
 /// The check that the inner one of `layers` asks for. Its mistakes are told by [`Compiler::check_health`].
 pub(super) fn health(layers: &[Option<&OrOff<schema::HealthCheck>>]) -> Option<Arc<HealthCheck>> {
     let typed = layers.iter().rev().flatten().next()?.on()?;
-    let time = |typed: Option<units::Duration>, default| typed.map_or(default, |typed| typed.0);
+    let time = |typed: Option<units::Period>, default| typed.map_or(default, |typed| typed.0);
     Some(Arc::new(HealthCheck {
         kind: kind(typed)?,
         port: typed.port,
@@ -74,21 +74,12 @@ impl Compiler<'_> {
             let mistake = Mistake::at_key(at.join("statuses"), "only `http` has statuses");
             self.mistake(mistake.help("remove it").unless_wrong(at.clone()));
         }
-        for (key, time) in [("interval", typed.interval), ("timeout", typed.timeout)] {
-            if time.is_some_and(|time| time.0.is_zero()) {
-                let message = match key {
-                    "interval" => "one check would follow the other without a pause",
-                    _ => "no answer comes in no time",
-                };
-                let mistake = Mistake::at(at.join(key), message);
-                self.mistake(mistake.help("write a duration like `5s`"));
-            }
-        }
         let mut all = Conditions::default();
         typed.statuses.iter().flatten().for_each(|status| status.add_to(&mut all));
         if typed.statuses.is_some() && !all.is_statuses() {
             let mistake = Mistake::at(at.join("statuses"), "here stand statuses alone");
-            self.mistake(mistake.help("list some, as `[2xx, 404]`"));
+            let mistake = mistake.help("list some, as `[2xx, 404]`");
+            self.mistake(mistake.unless_wrong(at.join("statuses")));
         }
     }
 

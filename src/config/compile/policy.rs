@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::super::schema::{self, HeaderEdits, OrOff};
-use super::super::units::{HeaderName, HedgeDelay};
+use super::super::units::{self, HeaderName, HedgeDelay};
 use super::{Compiler, Mistake, Path, fault, overload};
 use crate::policy::deadline::DeadlineField;
 use crate::policy::hedge::After;
@@ -169,6 +169,20 @@ impl Compiler<'_> {
                     self.mistake(mistake.help("give `deadline_header` a name, or leave it out"));
                 }
                 _ => {}
+            }
+        }
+        if let Some(OrOff::On(retry)) = &typed.retry {
+            let default = Retry::default().backoff;
+            let backoff = retry.backoff.clone().unwrap_or_default();
+            let base = backoff.base.map_or(default.base, |base| base.0);
+            let max = backoff.max.map_or(default.max, |max| max.0);
+            if base > max {
+                let key = if backoff.base.is_some() { "base" } else { "max" };
+                let message = "the first pause is longer than any may be";
+                let mistake = Mistake::at(at.join("retry").join("backoff").join(key), message);
+                self.mistake(
+                    mistake.help(format!("raise `max`, which is {}", units::Duration(max))),
+                );
             }
         }
         let typed_hedge = typed.hedge.as_ref().and_then(|hedge| hedge.on());

@@ -140,7 +140,7 @@ fn outlier(layers: &[Option<&schema::Policy>]) -> Option<OutlierConfig> {
     Some(config)
 }
 
-fn time(typed: Option<units::Duration>, default: Duration) -> Duration {
+fn time(typed: Option<units::Period>, default: Duration) -> Duration {
     typed.map_or(default, |typed| typed.0)
 }
 
@@ -179,6 +179,34 @@ impl Compiler<'_> {
                     self.mistake(mistake.help("write a number from 1, or `off`"));
                 }
             }
+            let zero = |ratio: Option<units::Ratio>| ratio.is_some_and(|ratio| ratio.0 == 0.0);
+            let percentage = outliers.failure_percentage.as_ref().and_then(|it| it.on());
+            let of_share = [
+                (
+                    "failure_percentage",
+                    Some("threshold"),
+                    percentage.is_some_and(|it| zero(it.threshold)),
+                ),
+                ("max_ejected", None, zero(outliers.max_ejected)),
+            ];
+            for (key, inner, wrong) in of_share {
+                if wrong {
+                    let at = at.join("outlier_detection").join(key);
+                    let (at, message, help) = match inner {
+                        Some(inner) => (
+                            at.join(inner),
+                            "endpoints without a failure would be ejected",
+                            "write a share above 0, as `85%`",
+                        ),
+                        None => (
+                            at,
+                            "one may always be ejected, however small the share",
+                            "write `outlier_detection: off`, or a share above 0",
+                        ),
+                    };
+                    self.mistake(Mistake::at(at, message).help(help));
+                }
+            }
             let default = OutlierConfig::default();
             let first = time(outliers.ejection_time, default.base_ejection);
             let most = time(outliers.max_ejection_time, default.max_ejection);
@@ -204,22 +232,32 @@ impl Compiler<'_> {
             let mistake = Mistake::at_key(at.join("slow_call"), message);
             self.mistake(mistake.help("add `slow_call_rate: 50%`, or remove `slow_call`"));
         }
+        let by_share = typed.failure_rate.is_some() || typed.slow_call_rate.is_some();
+        let by_share =
+            by_share || typed.failure_count.is_none() && typed.consecutive_failures.is_none();
         let min = typed.min_calls.unwrap_or(default.min_calls);
-        if let Some(schema::BreakerWindow::Calls(window)) = &typed.window
-            && window.calls < min
-        {
-            let message = format!(
-                "the window holds {} calls, and no share counts with fewer than {min}",
-                window.calls
-            );
-            let mistake = Mistake::at(at.join("window"), message);
-            self.mistake(mistake.help(format!("let it hold {min}, or set `min_calls` lower")));
+        if let Some(schema::BreakerWindow::Calls(window)) = &typed.window {
+            let held = window.calls;
+            if by_share && held < min {
+                let message = format!(
+                    "the window holds {held} calls, and no share counts with fewer than {min}"
+                );
+                let mistake = Mistake::at(at.join("window"), message);
+                self.mistake(mistake.help(format!("let it hold {min}, or set `min_calls` lower")));
+            }
+            if let Some(count) = typed.failure_count.filter(|count| *count > held) {
+                let message = format!("the window holds {held} calls, and never {count} failures");
+                let mistake = Mistake::at(at.join("failure_count"), message);
+                self.mistake(
+                    mistake.help(format!("write at most {held}, or let the window hold more")),
+                );
+            }
         }
         if typed.failures.as_ref().is_some_and(Vec::is_empty) {
             let mistake = Mistake::at(at.join("failures"), "nothing is a failure for this breaker");
-            self.mistake(
-                mistake.help("list some, as `[5xx, connect_failure, timeout]`, or leave it out"),
-            );
+            let mistake =
+                mistake.help("list some, as `[5xx, connect_failure, timeout]`, or leave it out");
+            self.mistake(mistake.unless_wrong(at.join("failures")));
         }
     }
 

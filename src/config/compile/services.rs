@@ -90,6 +90,34 @@ impl<'a> Compiler<'a> {
             self.check_faults(policy, &at);
             self.check_timeouts(policy, &at);
         }
+        let of_tcp = services_of_tcp(self.config);
+        for (policy, at) in of_tcp {
+            self.check_tcp_policy(policy, &at);
+        }
+    }
+
+    /// Tells what a service that speaks TCP has no use for.
+    fn check_tcp_policy(&mut self, typed: &schema::Policy, at: &Path) {
+        let given = [
+            ("hedge", typed.hedge.is_some()),
+            ("max_body", typed.max_body.is_some()),
+            ("priority", typed.priority.is_some()),
+            ("fallback", typed.fallback.is_some()),
+            ("fault", typed.fault.is_some()),
+            ("mirror", typed.mirror.is_some()),
+            ("rate_limit", typed.rate_limit.is_some()),
+            ("adaptive_concurrency", typed.adaptive_concurrency.is_some()),
+        ];
+        for (key, given) in given {
+            if given {
+                let message = format!("`{key}` is for requests, and this service speaks tcp");
+                let mistake = Mistake::at_key(at.join(key), message);
+                self.mistake(mistake.help(
+                    "remove it; connections have `timeout.connect`, `bulkhead.max_connections`, \
+                     `circuit_breaker` and `outlier_detection`",
+                ));
+            }
+        }
     }
 
     fn check_defaults(&mut self, defaults: Option<&schema::ServiceDefaults>) {
@@ -412,4 +440,14 @@ pub(super) fn address(typed: &units::Address) -> Address {
         }
         units::Address::Unix(path) => Address::Unix(path.clone()),
     }
+}
+
+/// The policies that services have of their own that speak TCP.
+fn services_of_tcp(config: &schema::Config) -> Vec<(&schema::Policy, Path)> {
+    let each = config.services.iter().flat_map(|services| &services.by_name);
+    each.filter(|(_, service)| service.protocol == Some(schema::Protocol::Tcp))
+        .filter_map(|(name, service)| {
+            Some((service.policy.as_ref()?, path_to!["services", name, "policy"]))
+        })
+        .collect()
 }

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::OrOff;
-use crate::config::units::{CookieName, Duration, Factor, HeaderName, UrlPath};
+use crate::config::units::{CookieName, Factor, HeaderName, Period, UrlPath};
 
 /// How an endpoint is chosen: the name of an algorithm, or one of them with its settings.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -122,7 +122,7 @@ pub struct StickyCookie {
     pub name: Option<CookieName>,
     /// How long clients keep it. Default: as long as the browser runs.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub ttl: Option<Duration>,
+    pub ttl: Option<Period>,
     /// The path below which clients send it. Default: `/`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<UrlPath>,

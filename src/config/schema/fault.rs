@@ -121,6 +121,7 @@ pub struct Mirror {
     pub share: Option<Ratio>,
     /// Copies at the same time; more are dropped. Default: 100.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
     pub max_in_flight: Option<u32>,
     /// Requests with a longer body are not copied. Default: `64KiB`.
     #[serde(skip_serializing_if = "Option::is_none")]

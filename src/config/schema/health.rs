@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::config::units::{Condition, Duration, Host, Ratio, UrlPath};
+use crate::config::units::{Condition, Host, Period, Ratio, UrlPath};
 
 /// Asks from time to time whether a server is well: by one of `http`, `tcp`, `grpc`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -30,10 +30,10 @@ pub struct HealthCheck {
     pub port: Option<u16>,
     /// How often. Default: `10s`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub interval: Option<Duration>,
+    pub interval: Option<Period>,
     /// How long a check may take. Default: `5s`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub timeout: Option<Duration>,
+    pub timeout: Option<Period>,
     /// By what share an interval is longer at random. Default: `10%`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub jitter: Option<Ratio>,

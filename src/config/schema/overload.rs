@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{OrOff, shorthand};
-use crate::config::units::{Duration, HeaderName, Ratio, Size};
+use crate::config::units::{Duration, HeaderName, Period, Ratio, Size};
 
 /// How much of the proxy one service may take; beyond it requests wait, and then get 503.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -38,10 +38,10 @@ pub struct Codel {
     /// The wait that is no harm; while everyone waits longer, nobody may wait longer than twice as
     /// much. Default: `5ms`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub target: Option<Duration>,
+    pub target: Option<Period>,
     /// For how long everyone has to have waited longer. Default: `100ms`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub interval: Option<Duration>,
+    pub interval: Option<Period>,
 }
 
 /// How much one endpoint may take. One that has all its requests is not picked while there are others.
@@ -73,7 +73,7 @@ pub struct AdaptiveConcurrency {
     pub max_limit: Option<u32>,
     /// How often the limit follows the latency. Default: `100ms`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub update_interval: Option<Duration>,
+    pub update_interval: Option<Period>,
     /// The latency without load.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_rtt: Option<MinRtt>,
@@ -85,7 +85,7 @@ pub struct AdaptiveConcurrency {
 pub struct MinRtt {
     /// How often it is measured. Default: `60s`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub interval: Option<Duration>,
+    pub interval: Option<Period>,
     /// By how many requests. Default: 50.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
@@ -160,10 +160,10 @@ pub struct Overload {
 pub struct LagThresholds {
     /// From then on sheddable requests are refused. Default: `100ms`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub sheddable: Option<Duration>,
+    pub sheddable: Option<Period>,
     /// From then on all but critical ones are. Default: `500ms`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub default: Option<Duration>,
+    pub default: Option<Period>,
 }
 
 /// How much memory may be in use.

@@ -7,7 +7,7 @@ use super::{
     AdaptiveConcurrency, Bulkhead, CircuitBreaker, Fallback, Fault, Mirror, OrOff,
     OutlierDetection, Priority, RateLimits, SlowStart,
 };
-use crate::config::units::{Condition, Duration, HeaderName, HedgeDelay, Ratio, Size};
+use crate::config::units::{Condition, Duration, HeaderName, HedgeDelay, Period, Ratio, Size};
 
 /// How requests are governed. It has the same shape everywhere; what is not given comes from the
 /// policy around it.
@@ -68,7 +68,7 @@ pub struct Policy {
 #[serde(untagged)]
 pub enum Timeout {
     /// Of the whole request.
-    Request(Duration),
+    Request(Period),
     /// Each by its name.
     Each(Timeouts),
 }
@@ -96,14 +96,14 @@ pub struct Timeouts {
     /// From the end of the request to the head of the response, all attempts together,
     /// or `off`. Default: `15s`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub request: Option<OrOff<Duration>>,
+    pub request: Option<OrOff<Period>>,
     /// To connect to an endpoint. Default: `1s`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub connect: Option<Duration>,
+    pub connect: Option<Period>,
     /// The longest silence of a body, in either direction, or `off`. A tunnel has
     /// `limits.idle_timeout`. Default: `5m`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub stream_idle: Option<OrOff<Duration>>,
+    pub stream_idle: Option<OrOff<Period>>,
     /// The header by which clients say how long they will wait, and we how much of it is left; or `off`. gRPC
     /// has `grpc-timeout`. Default: `x-request-deadline`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -143,7 +143,7 @@ pub struct Retry {
     pub methods: Option<RetryMethods>,
     /// How long one attempt may wait for its answer, or `off`. Default: `off`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub per_try_timeout: Option<OrOff<Duration>>,
+    pub per_try_timeout: Option<OrOff<Period>>,
     /// The pause before a retry: at random up to a bound that doubles each time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backoff: Option<RetryBackoff>,

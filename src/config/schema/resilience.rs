@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Mode, OrOff};
-use crate::config::units::{Condition, Duration, Number, Ratio};
+use crate::config::units::{Condition, Number, Period, Ratio};
 
 /// Stops calling what fails. Of the grades (`consecutive_failures`, `failure_count`, `failure_rate`,
 /// `slow_call_rate`) those that are given count; without any, `failure_rate` does with its default.
@@ -35,7 +35,7 @@ pub struct CircuitBreaker {
     pub slow_call_rate: Option<Ratio>,
     /// A call that takes longer for its answer is slow. Default: `1s`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub slow_call: Option<Duration>,
+    pub slow_call: Option<Period>,
     /// The calls that count: those of the last so long, or `{ calls: 100 }`, the last so many.
     /// Default: `10s`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -46,10 +46,10 @@ pub struct CircuitBreaker {
     /// How long it stays open the first time; up to half longer, at random. It doubles with each time in a
     /// row. Default: `5s`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub open_for: Option<Duration>,
+    pub open_for: Option<Period>,
     /// How long at most. Default: `60s`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_open_for: Option<Duration>,
+    pub max_open_for: Option<Period>,
     /// Calls that are let through then, to see whether it is well. Default: 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
@@ -77,7 +77,7 @@ pub enum BreakerScope {
 #[serde(untagged)]
 pub enum BreakerWindow {
     /// Those of the last so long.
-    Time(Duration),
+    Time(Period),
     /// The last so many.
     Calls(BreakerCalls),
 }
@@ -112,13 +112,13 @@ pub struct OutlierDetection {
     pub failure_percentage: Option<OrOff<FailurePercentage>>,
     /// How often shares are looked at. Default: `10s`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub interval: Option<Duration>,
+    pub interval: Option<Period>,
     /// How long an ejection lasts, times the number of them. Default: `30s`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub ejection_time: Option<Duration>,
+    pub ejection_time: Option<Period>,
     /// How long at most. Default: `5m`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_ejection_time: Option<Duration>,
+    pub max_ejection_time: Option<Period>,
     /// How many of the endpoints may be ejected at a time. One of two or more always may, the last one
     /// never. Default: `50%`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -164,7 +164,7 @@ pub struct FailurePercentage {
 pub struct SlowStart {
     /// How long until it has its full share. Default: `30s`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub window: Option<Duration>,
+    pub window: Option<Period>,
     /// Its share at first. Default: `10%`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_weight: Option<Ratio>,

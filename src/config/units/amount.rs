@@ -72,6 +72,38 @@ impl FromStr for Duration {
     }
 }
 
+/// A [`Duration`] in which something can happen: at least a millisecond.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Period(pub time::Duration);
+unit!(Period);
+
+impl Unit for Period {
+    const FORMAT: &'static str = "pilotfish-period";
+    const NOUN: &'static str = Duration::NOUN;
+    const PATTERN: &'static str = Duration::PATTERN;
+}
+
+impl FromStr for Period {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let Duration(time) = text.parse()?;
+        if time < time::Duration::from_millis(1) {
+            return Err(Invalid::new(
+                format!("{} is too short a time", quote(text)),
+                "write at least `1ms`; for none at all some keys have `off`",
+            ));
+        }
+        Ok(Self(time))
+    }
+}
+
+impl fmt::Display for Period {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Duration(self.0).fmt(f)
+    }
+}
+
 fn not_a_duration(text: &str) -> Invalid {
     Invalid::new(
         format!("{} is not a duration", quote(text)),

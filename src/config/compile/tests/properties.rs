@@ -197,6 +197,7 @@ impl Writer<'_> {
             Some("pilotfish-listen") => &["1", "0", "127.0.0.1:15001", "[::]:80", "0.0.0.0:80"],
             Some("pilotfish-port") => &["1", "80", "15001"],
             Some("pilotfish-duration") => &["0s", "1ms", "1m30s", "365d"],
+            Some("pilotfish-period") => &["1ms", "1m30s", "365d"],
             Some("pilotfish-hedge-delay") => &["100ms", "p95", "0s"],
             Some("pilotfish-size") => &["0", "64KiB", "1GiB"],
             Some("pilotfish-ratio") => &["0", "20%", "1"],
