@@ -287,6 +287,7 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use super::super::codel::CodelLimits;
     use super::*;
 
     type Shared = Arc<Slots>;
@@ -342,6 +343,32 @@ mod tests {
         assert_eq!((slots.in_use(), slots.waiting()), (1, 0));
         assert!(Slot::try_take(slots.clone()).is_none(), "it is the other's, who has not looked");
         drop(turn);
+        assert_eq!((slots.in_use(), slots.waiting()), (0, 0));
+    }
+
+    /// The clock has nothing to do with it: those who waited too long by the times that were told are late.
+    #[test]
+    fn slots_are_given_back_when_it_is_said() {
+        let at = |ms: u64| Instant(ms * 1_000_000);
+        let codel = Some(CodelLimits::default());
+        let queue = QueueLimits { max: 10, timeout: Duration::from_secs(60), codel };
+        let slots: Shared = Arc::new(Slots::new(SlotLimits { max: 1, queue }));
+        let Asked::Taken(first) = Slot::ask(slots.clone(), || at(1)) else { panic!("one is free") };
+        let wait = |ms| match Slot::ask(slots.clone(), || at(ms)) {
+            Asked::Wait(turn, _) => turn,
+            _ => panic!("it waits"),
+        };
+        let (mut second, mut third, gone) = (wait(1), wait(2), wait(3));
+        gone.leave_at(at(4));
+        assert_eq!(slots.waiting(), 2);
+        let context = &mut Context::from_waker(std::task::Waker::noop());
+        let mut poll = |turn: &mut Turn<Shared>| Pin::new(turn).poll(context);
+        first.give_back_at(at(50));
+        let Poll::Ready(Ok(slot)) = poll(&mut second) else {
+            panic!("the queue does not stand yet")
+        };
+        slot.give_back_at(at(120));
+        assert!(matches!(poll(&mut third), Poll::Ready(Err(Refused::Late))));
         assert_eq!((slots.in_use(), slots.waiting()), (0, 0));
     }
 
