@@ -3,6 +3,7 @@
 
 pub mod worker;
 
+mod alarm;
 pub mod balance;
 pub mod endpoint;
 mod http1;

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use http::HeaderValue;
 use tokio::sync::{mpsc, watch};
 
+use crate::alarm::Alarms;
 use crate::balance::{Cursor, NonePicked, Panic, Pick, Picked};
 use crate::clock::Instant;
 use crate::config::live::{Live, Reader};
@@ -101,6 +102,7 @@ pub struct Worker {
     pub drain: Rc<Drain>,
     pub tidying: Rc<Tidying>,
     pub lag: Rc<LagProbe>,
+    pub alarms: Alarms,
     /// What control measures of the process.
     pub pressure: Arc<Pressure>,
     loads: Loads,
@@ -259,6 +261,7 @@ impl Worker {
             drain,
             tidying: Rc::default(),
             lag: Rc::default(),
+            alarms: Alarms::default(),
             pressure: start.pressure,
             loads: start.loads,
             peers: start.peers,

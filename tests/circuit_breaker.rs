@@ -309,3 +309,65 @@ async fn who_leaves_says_nothing() {
     }
     assert_eq!(breakers(&proxy, "endpoint", "closed").await, 1.0);
 }
+
+/// Any client could open it for all others otherwise.
+#[tokio::test]
+async fn what_a_client_will_not_wait_for_says_nothing() {
+    let slow = Upstream::http(|_| async {
+        tokio::time::sleep(std::time::Duration::from_millis(60)).await;
+        Response::new(body("slow"))
+    })
+    .await;
+    let policy = "circuit_breaker: { scope: both, consecutive_failures: 1 }";
+    let proxy = before(&[&slow], policy).await;
+    for _ in 0..4 {
+        let request = Request::get("/").header("host", "s").header("x-request-deadline", "10ms");
+        let request = request.body(body("")).expect("a request");
+        let answer = client::send(proxy.outbound(), request).await;
+        assert_eq!((answer.status.as_u16(), answer.reason()), (504, "client_deadline"));
+    }
+    assert_eq!(get(&proxy).await.text(), "slow");
+    for scope in ["service", "endpoint"] {
+        assert_eq!(changes(&proxy, scope, "open").await, 0.0);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_was_tried_again_after_counts() {
+    let (bad, good) = (Switch::on(429).await, Switch::on(200).await);
+    let policy = "circuit_breaker: { consecutive_failures: 3, failures: [429] },
+      retry: { on: [429], backoff: { base: 1ms, max: 1ms } }";
+    let proxy = before(&[&bad.upstream, &good.upstream], policy).await;
+    assert_eq!(statuses(&proxy, 20).await, [200; 20]);
+    assert_eq!(bad.seen(), 3);
+    assert_eq!(changes(&proxy, "endpoint", "open").await, 1.0);
+}
+
+#[tokio::test]
+async fn a_copy_is_no_probe() {
+    let (app, bad) = (Upstream::named("app").await, Switch::on(500).await);
+    let proxy = Proxy::start(&format!(
+        "services:
+  app: {{ endpoints: [\"{}\"], policy: {{ mirror: {{ service: s }} }} }}
+  s:
+    endpoints: [\"{}\"]
+    policy: {{ circuit_breaker: {{ scope: both, consecutive_failures: 1, open_for: 200ms, max_open_for: 200ms }} }}
+runtime: {{ workers: 1 }}
+",
+        app.address, bad.upstream.address
+    ))
+    .await;
+    assert_eq!(get(&proxy).await.status, 500);
+    let copy =
+        async || assert_eq!(client::get_from(proxy.outbound(), "app", "/").await.text(), "app");
+    let dropped = "pilotfish_mirror_total{service=\"s\",result=\"failed\"}";
+    for round in 1..=2 {
+        copy().await;
+        eventually(|| async { (proxy.metric(dropped).await >= f64::from(round)).then_some(()) })
+            .await;
+        // Until it would admit a probe.
+        tokio::time::sleep(std::time::Duration::from_millis(250)).await;
+    }
+    assert_eq!(bad.seen(), 1);
+    assert_eq!(get(&proxy).await.status, 500, "the probe");
+}

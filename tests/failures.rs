@@ -8,10 +8,9 @@ use std::time::Duration;
 use http::{Method, Request};
 use http_body_util::Empty;
 use support::client::{self, Answer, Raw};
-use support::upstream::{Upstream, read_head};
+use support::upstream::{Full, Upstream, read_head};
 use support::{Proxy, eventually, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 /// Reads requests and never answers.
 async fn silent() -> Upstream {
@@ -74,19 +73,7 @@ async fn in_flight(proxy: &Proxy) -> u64 {
 
 #[tokio::test]
 async fn where_no_upstream_can_answer_the_proxy_does() {
-    // A listener whose queue is full takes no more connections and refuses none.
-    let full =
-        socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
-    full.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().expect("an address").into())
-        .expect("a port");
-    full.listen(0).expect("it listens");
-    let full_address = full.local_addr().expect("its address").as_socket().expect("of IP");
-    let mut queue = Vec::new();
-    while let Ok(Ok(stream)) =
-        tokio::time::timeout(Duration::from_millis(200), TcpStream::connect(full_address)).await
-    {
-        queue.push(stream);
-    }
+    let full = Full::start().await;
     let silent = silent().await;
     let closing = Upstream::canned(b"").await;
     let proxy = Proxy::start(&format!(
@@ -94,7 +81,7 @@ async fn where_no_upstream_can_answer_the_proxy_does() {
 services:
   none: {{ endpoints: [] }}
   gone: {{ endpoints: [\"127.0.0.1:1\"] }}
-  full: {{ endpoints: [\"{full_address}\"], policy: {{ timeout: {{ connect: 50ms }} }} }}
+  full: {{ endpoints: [\"{full}\"], policy: {{ timeout: {{ connect: 50ms }} }} }}
   slow: {{ endpoints: [\"127.0.0.1:{silent}\"], policy: {{ timeout: 100ms }} }}
   closing: {{ endpoints: [\"{closing}\"] }}
   tcp: {{ endpoints: [\"127.0.0.1:{silent}\"], protocol: tcp }}
@@ -102,6 +89,7 @@ services:
 ",
         silent = silent.address.port(),
         closing = closing.address,
+        full = full.address,
     ))
     .await;
     let itself = format!("127.0.0.1:{}", proxy.outbound().port());

@@ -171,3 +171,64 @@ async fn a_grpc_call_gets_its_status_and_no_stored_answer() {
     let answer = client::send2(proxy.outbound(), request).await.unwrap();
     assert_eq!((answer.header("grpc-status"), answer.reason()), ("14", "connect_refused"));
 }
+
+/// Both have the same time, and the first one has used all of it.
+#[tokio::test]
+async fn the_service_that_stands_in_has_its_own_time_and_its_own_attempts() {
+    let hung = Upstream::http(|_| std::future::pending()).await;
+    let other = Upstream::named("other").await;
+    let proxy = Proxy::start(&format!(
+        "services:
+  defaults: {{ policy: {{ timeout: 150ms }} }}
+  s:
+    endpoints: [\"{hung}\"]
+    policy:
+      fallback: {{ service: other }}
+      retry: {{ on: [timeout], per_try_timeout: 40ms, max_retries: 3, methods: all, backoff: {{ base: 1ms }} }}
+  other:
+    endpoints: [\"{DEAD}\", \"{other}\"]
+    load_balancer: round_robin
+    policy: {{ circuit_breaker: {{ scope: service, consecutive_failures: 3 }} }}
+runtime: {{ workers: 1 }}
+",
+        hung = hung.address,
+        other = other.address,
+    ))
+    .await;
+    for count in 1..=6 {
+        let answer = match count % 2 {
+            0 => get(&proxy).await,
+            _ => client::post(proxy.outbound(), "s", "/", "the body").await,
+        };
+        assert_eq!((answer.status.as_u16(), answer.text()), (200, "other"), "{count}");
+        assert_eq!(answer.header("x-pilotfish-fallback"), "timeout");
+        // Of the attempts at the one that hung it hears nothing.
+        let attempts = other.seen().last().expect("one").header("x-pilotfish-attempt").to_owned();
+        assert!(attempts.is_empty() || attempts == "2", "{attempts}");
+    }
+    // What the client will wait for goes on from where it is.
+    let request = Request::get("/").header("host", "s").header("x-request-deadline", "100ms");
+    let request = request.body(body("")).expect("a request");
+    let answer = client::send(proxy.outbound(), request).await;
+    assert_eq!((answer.status.as_u16(), answer.reason()), (504, "client_deadline"));
+}
+
+#[tokio::test]
+async fn a_client_stays_with_its_endpoint_whoever_stood_in() {
+    let (app, other) = (by_path().await, Upstream::named("other").await);
+    let proxy = Proxy::start(&format!(
+        "services:
+  s:
+    endpoints: [\"{}\"]
+    load_balancer: sticky_cookie
+    policy: {{ fallback: {{ service: other, on: [503] }} }}
+  other: {{ endpoints: [\"{}\"] }}
+",
+        app.address, other.address,
+    ))
+    .await;
+    let answer = client::get_from(proxy.outbound(), "s", "/503").await;
+    assert_eq!((answer.text(), answer.header("set-cookie")), ("other", ""));
+    let answer = client::get_from(proxy.outbound(), "s", "/200").await;
+    assert_ne!(answer.header("set-cookie"), "");
+}

@@ -284,7 +284,7 @@ async fn grpc_gets_our_errors_in_its_own_form() {
     for (service, status, reason) in [
         ("nobody", "12", "unknown_host"),
         ("gone", "14", "connect_refused"),
-        ("slow", "4", "request_timeout"),
+        ("slow", "4", "client_deadline"),
         ("silent", "4", "request_timeout"),
     ] {
         let request = Request::post(format!("http://{service}/pkg.Service/Method"))

@@ -81,6 +81,9 @@ async fn a_listed_status_is_tried_again_over_the_same_connection() {
     let answer = send(&proxy, "GET", &[]).await;
     assert_eq!((answer.status.as_u16(), answer.text(), answer.reason()), (503, "bad", ""));
     assert_eq!(app.seen().len(), 2);
+    assert_eq!(skipped(&proxy, "limit").await, 1.0);
+    let line = &proxy.log(1).await[0];
+    assert_eq!((&line["response_flags"], &line["notes"]), (&"URX".into(), &"retry:limit".into()));
     let app = ailing(9, status(500)).await;
     let proxy = before(&[&app], "on: [gateway_error]").await;
     assert_eq!(send(&proxy, "GET", &[]).await.status, 500);
@@ -139,8 +142,8 @@ async fn an_attempt_that_hangs_is_given_up_for_another_endpoint() {
     // A POST may have been processed by the one that hangs.
     let hung = hanging.connections();
     let answers = [send(&proxy, "POST", &[]).await, send(&proxy, "POST", &[]).await];
-    let failed = answers.iter().filter(|answer| answer.reason() == "request_timeout").count();
-    assert_eq!(failed, hanging.connections() - hung);
+    let failed = answers.iter().filter(|answer| answer.reason() == "per_try_timeout").count();
+    assert_eq!((failed, hanging.connections() - hung), (1, 1));
 }
 
 /// Answers the first request of each connection, and closes when the second one is there.
@@ -222,7 +225,7 @@ async fn the_time_that_a_client_has_shrinks_on_its_way_and_ends_the_attempts() {
     let app = Upstream::named("never").await;
     let proxy = before(&[&app], "").await;
     let answer = send(&proxy, "GET", &[("x-request-deadline", "0")]).await;
-    assert_eq!((answer.status.as_u16(), answer.reason()), (504, "request_timeout"));
+    assert_eq!((answer.status.as_u16(), answer.reason()), (504, "client_deadline"));
     assert_eq!(app.seen().len(), 0);
 
     // A pause that would outlast it is not begun.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::{Request, Response};
 use pilotfish::clock;
 use support::client::{self, Answer};
-use support::upstream::{Seen, Upstream, body, endless, read_head};
+use support::upstream::{Full, Seen, Upstream, body, endless, read_head};
 use support::{Proxy, eventually, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -55,7 +55,7 @@ async fn the_deadline_has_the_name_that_it_is_given() {
     let app = slow(Duration::from_millis(300)).await;
     let proxy = before(&app, "timeout: { deadline_header: x-timeout-ms }").await;
     let answer = get(&proxy, &[("x-timeout-ms", "50")]).await;
-    assert_eq!((answer.status.as_u16(), answer.reason()), (504, "request_timeout"));
+    assert_eq!((answer.status.as_u16(), answer.reason()), (504, "client_deadline"));
     // The usual one is nobody's then, and goes on as it came.
     assert_eq!(get(&proxy, &[("x-request-deadline", "50")]).await.text(), "slow");
     let seen = app.seen();
@@ -135,6 +135,66 @@ async fn the_time_of_a_body_without_a_length_does_not_begin_anew_with_a_retry() 
     assert!(took < Duration::from_millis(1200), "{took:?}");
 }
 
+/// Two services with `policy`: one whose only endpoint takes no connection, and one that has another.
+async fn beside_full(full: &Full, good: &Upstream, protocol: &str, policy: &str) -> Proxy {
+    let (full, good) = (full.address, good.address);
+    Proxy::start(&format!(
+        "services:
+  defaults: {{ load_balancer: round_robin, policy: {{ {policy} }} }}
+  s: {{ endpoints: [\"{full}\"], protocol: {protocol} }}
+  two: {{ endpoints: [\"{full}\", \"{good}\"], protocol: {protocol} }}
+runtime: {{ workers: 1 }}
+"
+    ))
+    .await
+}
+
+#[tokio::test]
+async fn connecting_takes_no_longer_than_the_request_may() {
+    let (full, good) = (Full::start().await, Upstream::named("good").await);
+    for protocol in ["auto", "http2"] {
+        let policy = "timeout: { request: 100ms, connect: 60s }";
+        let proxy = beside_full(&full, &good, protocol, policy).await;
+        let answer = get(&proxy, &[]).await;
+        assert_eq!((answer.status.as_u16(), answer.reason()), (504, "request_timeout"));
+        let answer = get(&proxy, &[("x-request-deadline", "50")]).await;
+        assert_eq!((answer.status.as_u16(), answer.reason()), (504, "client_deadline"));
+        // A body that is here to its end, or is not.
+        let mut client = client::Raw::connect(proxy.outbound()).await;
+        client.send(b"POST / HTTP/1.1\r\nhost: s\r\ncontent-length: 5\r\n\r\nab").await;
+        let head = client.head().await;
+        assert!(head.starts_with("HTTP/1.1 504"), "{head}");
+    }
+}
+
+/// Nothing was sent to where no connection came about, so any method is sent elsewhere.
+#[tokio::test]
+async fn an_attempt_that_cannot_connect_in_its_time_goes_elsewhere() {
+    let (full, good) = (Full::start().await, Upstream::named("good").await);
+    for protocol in ["auto", "http2"] {
+        let policy = "timeout: { connect: 60s }, retry: { per_try_timeout: 100ms }";
+        let proxy = beside_full(&full, &good, protocol, policy).await;
+        for _ in 0..2 {
+            let request = Request::post("/").header("host", "two").body(body("data"));
+            let answer = client::send(proxy.outbound(), request.expect("a request")).await;
+            assert_eq!(answer.text(), "good");
+        }
+        let retries = "pilotfish_retries_total{service=\"two\",reason=\"connect_timeout\"}";
+        assert!(proxy.metric(retries).await >= 1.0);
+    }
+}
+
+#[tokio::test]
+async fn what_is_delayed_on_purpose_for_longer_than_it_may_take_is_never_sent() {
+    let app = Upstream::named("good").await;
+    let proxy = before(&app, "timeout: 100ms, fault: { delay: { duration: 60s } }").await;
+    let answer = get(&proxy, &[]).await;
+    assert_eq!((answer.status.as_u16(), answer.reason()), (504, "request_timeout"));
+    let answer = get(&proxy, &[("x-request-deadline", "50")]).await;
+    assert_eq!((answer.status.as_u16(), answer.reason()), (504, "client_deadline"));
+    assert_eq!(app.seen().len(), 0);
+}
+
 #[tokio::test]
 async fn in_shadow_mode_nothing_is_cut_and_all_is_told_once() {
     for (policy, act) in [
@@ -183,7 +243,7 @@ async fn in_shadow_mode_it_is_told_when_it_is_due_and_the_client_still_has_its_d
     );
 
     let answer = get(&proxy, &[("x-request-deadline", "150ms")]).await;
-    assert_eq!((answer.status.as_u16(), answer.reason()), (504, "request_timeout"));
+    assert_eq!((answer.status.as_u16(), answer.reason()), (504, "client_deadline"));
     assert_eq!(would(&proxy, "request_timeout").await, 2.0, "ours would have been earlier");
     let answer = get(&proxy, &[("x-request-deadline", "10ms")]).await;
     assert_eq!(answer.status, 504);

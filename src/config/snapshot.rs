@@ -21,9 +21,7 @@ use crate::policy::outlier::Detector;
 use crate::policy::percentile::Latencies;
 use crate::policy::rate_limit::Scope;
 use crate::policy::shed::ShedLimits;
-use crate::policy::{
-    Budget, BudgetLimits, Bulkhead, BulkheadLimits, HeaderOps, Mode, Policy, RateLimit,
-};
+use crate::policy::{Budget, BudgetLimits, Bulkhead, BulkheadLimits, HeaderOps, Policy, RateLimit};
 use crate::redis::Redis;
 use crate::route::Router;
 use crate::telemetry::Direction;
@@ -357,14 +355,11 @@ impl Snapshot {
     pub fn apply(&self, now: Instant) {
         for cluster in &self.clusters {
             cluster.bulkhead.apply(&cluster.bulkhead_limits, now);
-            let ejects = |outliers: &Arc<Detector>| outliers.config.mode == Mode::Enforce;
-            let ejects = cluster.outliers.as_ref().is_some_and(ejects);
+            let mode = cluster.outliers.as_ref().map(|outliers| outliers.config.mode);
             for endpoint in cluster.endpoints() {
                 endpoint.state.apply(&cluster.bulkhead_limits, now);
                 endpoint.state.arrive(now);
-                if !ejects {
-                    endpoint.state.recall();
-                }
+                endpoint.state.detect(mode, now);
                 if cluster.health.is_none() {
                     endpoint.state.set_healthy(true, now);
                 }

@@ -13,11 +13,11 @@ use std::time::Duration;
 use latency::PeakEwma;
 
 use crate::clock::Instant;
-use crate::policy::BulkheadLimits;
 use crate::policy::breaker::SharedBreaker;
 use crate::policy::bulkhead::EndpointBulkhead;
 use crate::policy::outlier::Record;
 use crate::policy::slots::{Slot, Slots};
+use crate::policy::{BulkheadLimits, Mode};
 
 /// Where an endpoint listens. `Display` gives `10.0.0.1:80`, `[::1]:80`, `host:80` or
 /// `unix:/run/app.sock`.
@@ -218,8 +218,27 @@ impl State {
     }
 
     /// Ends its ejection, as if it had not been.
-    pub fn recall(&self) {
+    fn recall(&self, now: Instant) {
         self.away_until.store(0, Relaxed);
+        if self.fresh_since.load(Relaxed) > now.0 {
+            self.fresh_since.store(0, Relaxed);
+        }
+    }
+
+    /// How outlier detection acts from now on, if it does. What it did to this endpoint stays, unless it would not
+    /// do so any more.
+    pub fn detect(&self, mode: Option<Mode>, now: Instant) {
+        let ejected = now.0 < self.away_until.load(Relaxed);
+        let forgets = match mode {
+            // It was only told.
+            Some(Mode::Enforce) => !ejected && self.record.is_ejected(now),
+            Some(Mode::Shadow) => ejected,
+            None => true,
+        };
+        if forgets {
+            self.recall(now);
+            self.record.forget();
+        }
     }
 
     /// It is back after it could not be asked.
@@ -326,6 +345,11 @@ impl InFlight {
         now.saturating_duration_since(self.started)
     }
 
+    /// Somebody else broke it off, after it had waited for so long.
+    pub fn outrun(&self, now: Instant, elapsed: Duration) {
+        self.state.outrun(now, elapsed);
+    }
+
     /// Tells the endpoint's average of this request: once, when its response head came or when it
     /// is certain that none will. Whoever gives up for a reason of their own (the client left)
     /// does not tell.
@@ -352,6 +376,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::policy::outlier::OutlierConfig;
 
     #[test]
     fn addresses_as_text() {
@@ -368,6 +393,35 @@ mod tests {
     fn what_a_pick_looks_at_is_in_one_cache_line() {
         assert!(std::mem::offset_of!(State, record) <= 64);
         assert_eq!(size_of::<State>(), 128);
+    }
+
+    #[test]
+    fn an_ejection_ends_where_it_would_be_none_any_more() {
+        let (now, config) = (Instant(1_000_000_000), OutlierConfig::default());
+        let eject = |real: bool| {
+            let state = State::default();
+            state.record.eject(now, &config);
+            if real {
+                state.eject(state.record.until());
+            }
+            state
+        };
+        let detected = |real: bool, mode: Option<Mode>| {
+            let state = eject(real);
+            state.detect(mode, now);
+            (state.is_away(now), state.record.is_ejected(now), state.fresh_since().0 > now.0)
+        };
+        for (real, mode, expected) in [
+            (true, Some(Mode::Enforce), (true, true, true)),
+            (true, Some(Mode::Shadow), (false, false, false)),
+            (true, None, (false, false, false)),
+            // It was only told.
+            (false, Some(Mode::Enforce), (false, false, false)),
+            (false, Some(Mode::Shadow), (false, true, false)),
+            (false, None, (false, false, false)),
+        ] {
+            assert_eq!(detected(real, mode), expected, "{real} {mode:?}");
+        }
     }
 
     #[test]

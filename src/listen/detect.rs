@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::time::{sleep, timeout};
 
 use crate::endpoint::{Endpoint, InFlight};
+use crate::policy::Would;
 use crate::stream::Stream;
 
 /// How long a client may be silent before the server is asked.
@@ -39,7 +40,15 @@ pub enum Detected {
 }
 
 /// An endpoint that was dialled while the client was silent.
-pub type Dialled = (Arc<Endpoint>, InFlight, Stream);
+pub struct Dialled {
+    pub endpoint: Arc<Endpoint>,
+    pub in_flight: InFlight,
+    pub stream: Stream,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// What policies in shadow mode would have done about it.
+    pub shadow: Vec<Would>,
+}
 
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
@@ -208,10 +217,10 @@ async fn read_verdict(stream: &mut Stream, early: &mut BytesMut) -> Detected {
 
 /// Whether the server says something, rather than nothing for [`GREETING`] or goodbye.
 async fn server_speaks(dialled: Option<&Dialled>) -> bool {
-    let Some((_, _, server)) = dialled else {
+    let Some(dialled) = dialled else {
         return std::future::pending().await;
     };
-    timeout(GREETING, server.peek()).await.is_ok_and(|peeked| matches!(peeked, Ok(1..)))
+    timeout(GREETING, dialled.stream.peek()).await.is_ok_and(|peeked| matches!(peeked, Ok(1..)))
 }
 
 /// A connection with the bytes that were read to find out what it is.

@@ -39,6 +39,8 @@ pub struct BreakerConfig {
     pub min_calls: u32,
     pub open_for: Duration,
     pub max_open_for: Duration,
+    /// A probe that has told nothing for so long loses its place to another one.
+    pub probe_patience: Duration,
     /// Calls that a half-open breaker admits.
     pub probes: u32,
     pub failures: Conditions,
@@ -79,6 +81,7 @@ impl BreakerConfig {
             min_calls: 20,
             open_for: Duration::from_secs(5),
             max_open_for: Duration::from_secs(60),
+            probe_patience: Duration::from_secs(5),
             probes: 1,
             failures: Conditions::failures(),
         }
@@ -180,15 +183,15 @@ impl Breaker {
         match self.phase {
             Phase::Open { until } => until,
             Phase::HalfOpen(probes) if probes.admitted >= config.probes => {
-                probes.last + config.open_for
+                probes.last + config.probe_patience
             }
             Phase::HalfOpen(_) | Phase::Closed => Instant(0),
         }
     }
 
     /// Asks for a call; none while it is open, or half-open with all of its probes out. A probe that has
-    /// told nothing for as long as a breaker is open at first loses its place to another one: a stream
-    /// without an end must not keep an endpoint away for ever.
+    /// told nothing for too long loses its place to another one: a stream without an end must not keep an
+    /// endpoint away for ever.
     pub fn admit(&mut self, now: Instant, config: &BreakerConfig) -> Option<Pass> {
         if now < self.blocked_until(config) {
             return None;
@@ -296,9 +299,10 @@ impl Breaker {
                 || now.saturating_duration_since(self.closed_at) < self.last_open);
         self.trips = if again { self.trips.saturating_add(1) } else { 0 };
         let grown = config.open_for.saturating_mul(2_u32.saturating_pow(self.trips.min(16)));
-        // Up to half longer, so that a fleet does not come back all at once.
-        let open = grown.min(config.max_open_for).mul_f64(1.0 + 0.5 * chance);
-        let open = open.min(config.max_open_for.max(config.open_for));
+        // Up to half longer, so that a fleet does not come back all at once: at the cap as well.
+        let most = config.max_open_for.max(config.open_for);
+        let least = grown.min(most.mul_f64(2.0 / 3.0)).max(config.open_for);
+        let open = least.mul_f64(1.0 + 0.5 * chance).min(most);
         self.last_open = open;
         self.window.clear();
         self.failures = 0;

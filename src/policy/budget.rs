@@ -2,6 +2,7 @@
 //! floor, over the last ten seconds. It keeps a failing service from drowning in repetitions.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
 
 use crate::clock::Instant;
 
@@ -27,6 +28,8 @@ const WINDOW_SECONDS: u64 = 10;
 pub struct Budget {
     requests: [AtomicU64; WINDOW_SECONDS as usize],
     resends: [AtomicU64; WINDOW_SECONDS as usize],
+    /// Held while it is seen whether there is room, and that is taken: two workers see the last of it at once.
+    withdrawing: Mutex<()>,
 }
 
 impl Budget {
@@ -36,9 +39,8 @@ impl Budget {
     }
 
     /// Whether one more request may be sent again; if so it is counted.
-    ///
-    /// Workers that ask at the same instant may exceed the budget by one each.
     pub fn withdraw(&self, now: Instant, limits: BudgetLimits) -> bool {
+        let _guard = self.withdrawing.lock().unwrap_or_else(PoisonError::into_inner);
         let granted = self.has_room(now, limits);
         if granted {
             add(&self.resends, second_of(now));
@@ -108,6 +110,21 @@ mod tests {
         let budget = Budget::default();
         budget.deposit(at(1));
         assert!(!budget.withdraw(at(1), BudgetLimits { ratio: 0.0, min_per_second: 0 }));
+    }
+
+    #[test]
+    fn not_by_many_threads_either() {
+        for round in 0..50 {
+            let (budget, now) = (Budget::default(), at(1000 + 20 * round));
+            (0..100).for_each(|_| budget.deposit(now));
+            let limits = BudgetLimits { ratio: 0.2, min_per_second: 0 };
+            let granted = std::thread::scope(|scope| {
+                let take = || (0..20).filter(|_| budget.withdraw(now, limits)).count();
+                let takers: Vec<_> = (0..8).map(|_| scope.spawn(take)).collect();
+                takers.into_iter().map(|taker| taker.join().expect("a count")).sum::<usize>()
+            });
+            assert_eq!(granted, 20);
+        }
     }
 
     proptest! {

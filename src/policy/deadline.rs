@@ -4,6 +4,7 @@
 //! `2s`, or a number of milliseconds. It is a time that is left, not a time of day, which two clocks would have
 //! to agree on.
 
+use std::cell::RefCell;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -61,16 +62,35 @@ impl Deadline {
     pub fn write(&self, headers: &mut HeaderMap, left: Duration, grpc: bool) {
         let Some(name) = self.name(grpc) else { return };
         // Rounded down: who is after us shall not wait for longer than who is before us.
-        let text = match grpc {
+        let value = match grpc {
             // At most eight digits.
-            true if left < Duration::from_secs(10) => format!("{}u", left.as_micros()),
-            true => format!("{}m", left.as_millis().min(99_999_999)),
-            false => format!("{}ms", left.as_millis()),
+            true if left < Duration::from_secs(10) => value(format!("{}u", left.as_micros())),
+            true => value(format!("{}m", left.as_millis().min(99_999_999))),
+            false => milliseconds(left),
         };
-        if let Ok(value) = HeaderValue::try_from(text) {
+        if let Some(value) = value {
             headers.insert(name, value);
         }
     }
+}
+
+fn value(text: String) -> Option<HeaderValue> {
+    HeaderValue::try_from(text).ok()
+}
+
+/// The last one is kept: first attempts that nobody kept waiting have all the time that there is.
+fn milliseconds(left: Duration) -> Option<HeaderValue> {
+    thread_local! {
+        static LAST: RefCell<Option<(u64, HeaderValue)>> = const { RefCell::new(None) };
+    }
+    let millis = left.as_secs().saturating_mul(1000).saturating_add(left.subsec_millis().into());
+    LAST.with_borrow_mut(|last| match last {
+        Some((known, value)) if *known == millis => Some(value.clone()),
+        _ => {
+            *last = value(format!("{millis}ms")).map(|value| (millis, value));
+            last.as_ref().map(|(_, value)| value.clone())
+        }
+    })
 }
 
 /// `TimeoutValue TimeoutUnit` of gRPC over HTTP/2.

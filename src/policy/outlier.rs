@@ -183,6 +183,13 @@ impl Record {
         lasts
     }
 
+    /// Forgets its ejections.
+    pub fn forget(&self) {
+        self.until.store(0, Relaxed);
+        self.ejections.store(0, Relaxed);
+        self.forgive();
+    }
+
     /// Forgets what went wrong so far: after an ejection, in truth or in shadow.
     pub fn forgive(&self) {
         self.errors.store(0, Relaxed);

@@ -74,6 +74,9 @@ pub struct Situation {
     pub left: Option<Duration>,
 }
 
+/// Why a request is not sent again that was sent as often as may be.
+pub const LIMIT: &str = "limit";
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
     /// Again, after this time.
@@ -103,7 +106,7 @@ pub fn next(retry: &Retry, situation: &Situation, chance: f64) -> Next {
         return Next::No;
     }
     if retries >= retry.max {
-        return Next::No;
+        return Next::Skip(LIMIT);
     }
     if !situation.replayable {
         return Next::Skip("body_too_large");
@@ -129,12 +132,19 @@ pub fn is_idempotent(method: &Method) -> bool {
     )
 }
 
-/// The seconds of a `Retry-After` (RFC 9110 10.2.3). Its other form, a date, is not taken: two clocks would
-/// have to agree.
-pub fn retry_after(value: &[u8]) -> Option<Duration> {
+/// For how long a `Retry-After` asks (RFC 9110 10.2.3). A date counts from `date`, the `Date` of the same answer:
+/// two clocks need not agree. Without that it asks for longer than anybody waits.
+pub fn retry_after(value: &[u8], date: Option<&[u8]>) -> Option<Duration> {
     let text = std::str::from_utf8(value).ok()?.trim();
-    text.bytes().all(|byte| byte.is_ascii_digit()).then_some(())?;
-    text.parse().ok().map(Duration::from_secs)
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Some(Duration::from_secs(text.parse().unwrap_or(u64::MAX)));
+    }
+    let of = |text: &str| httpdate::parse_http_date(text.trim()).ok();
+    let at = of(text)?;
+    match date.and_then(|date| of(std::str::from_utf8(date).ok()?)) {
+        Some(date) => Some(at.duration_since(date).unwrap_or_default()),
+        None => Some(Duration::MAX),
+    }
 }
 
 #[cfg(test)]
@@ -220,7 +230,7 @@ mod tests {
             next(&on_503(), &situation, 1.0)
         };
         assert_eq!(with(|s| s.retries = 1), Next::Again(50 * MS));
-        assert_eq!(with(|s| s.retries = 2), Next::No);
+        assert_eq!(with(|s| s.retries = 2), Next::Skip(LIMIT));
         assert_eq!(with(|s| s.replayable = false), Next::Skip("body_too_large"));
         assert_eq!(with(|s| s.left = Some(25 * MS)), Next::Skip("deadline"));
         assert_eq!(with(|s| s.left = Some(26 * MS)), Next::Again(25 * MS));
@@ -240,9 +250,22 @@ mod tests {
 
     #[test]
     fn retry_after_is_read_in_seconds() {
-        assert_eq!(retry_after(b"2"), Some(2000 * MS));
-        for bad in ["", "-1", "1.5", "Wed, 21 Oct 2015 07:28:00 GMT", "99999999999999999999999"] {
-            assert_eq!(retry_after(bad.as_bytes()), None, "{bad}");
+        assert_eq!(retry_after(b"2", None), Some(2000 * MS));
+        assert_eq!(
+            retry_after(b"99999999999999999999999", None),
+            Some(Duration::from_secs(u64::MAX))
+        );
+        for bad in ["", "-1", "1.5", "Wed, 21 Oct"] {
+            assert_eq!(retry_after(bad.as_bytes(), None), None, "{bad}");
+        }
+        let at = b"Wed, 21 Oct 2015 07:28:00 GMT";
+        for (date, expected) in [
+            (Some("Wed, 21 Oct 2015 07:27:57 GMT"), 3000 * MS),
+            (Some("Wed, 21 Oct 2015 07:28:09 GMT"), Duration::ZERO),
+            (Some("today"), Duration::MAX),
+            (None, Duration::MAX),
+        ] {
+            assert_eq!(retry_after(at, date.map(str::as_bytes)), Some(expected), "{date:?}");
         }
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::attempt::Answer;
-use super::error::Failure;
+use super::error::{Failure, Fault};
 use crate::clock::{self, Instant};
 use crate::config::snapshot::Cluster;
 use crate::endpoint::{Endpoint, Held};
@@ -66,7 +66,7 @@ pub async fn service(
     Err(Failure::Overflow { service: service.to_string(), overflow })
 }
 
-/// A slot of an endpoint, where it has a limit.
+/// A slot of an endpoint, where it has a limit; and the time, if it had to be waited for.
 ///
 /// # Errors
 /// As [`service`].
@@ -75,13 +75,13 @@ pub async fn endpoint(
     cluster: &Cluster,
     endpoint: &Endpoint,
     deadline: Option<Instant>,
-) -> Result<Held, Failure> {
-    let Some(bulkhead) = endpoint.state.bulkhead() else { return Ok(Held::default()) };
+) -> Result<(Held, Option<Instant>), Failure> {
+    let Some(bulkhead) = endpoint.state.bulkhead() else { return Ok((Held::default(), None)) };
     match Slot::ask(bulkhead.requests.clone(), clock::now) {
-        Asked::Taken(slot) => return Ok(Held([Some(slot), None])),
+        Asked::Taken(slot) => return Ok((Held([Some(slot), None]), None)),
         Asked::Wait(turn, patience) => {
             if let Ok(slot) = Box::pin(wait(turn, patience, deadline)).await {
-                return Ok(Held([Some(slot), None]));
+                return Ok((Held([Some(slot), None]), Some(clock::now())));
             }
         }
         Asked::Refused(_) => {}
@@ -151,7 +151,9 @@ pub fn observe(
     let Some(limits) = &cluster.bulkhead_limits.adaptive else { return };
     let ended = match answered {
         Ok(answer) if !answer.response.status().is_server_error() => answer.at,
-        Err(Failure::Timeout { .. }) => clock::now(),
+        Err(failure @ Failure::Timeout { .. }) if failure.fault() == Fault::Upstream => {
+            clock::now()
+        }
         Ok(_) | Err(_) => return,
     };
     let random = worker.random.borrow_mut().f64();

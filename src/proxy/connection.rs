@@ -350,12 +350,11 @@ async fn serve_tcp(
     client: End,
     dialled: Result<detect::Dialled, Failure>,
 ) {
-    let report = TcpReport::begin(worker, view, side, to);
-    let (endpoint, _in_flight, server) = match dialled {
-        Ok(dialled) => dialled,
+    let mut report = TcpReport::begin(worker, view, side, to);
+    let (_in_flight, server) = match dialled {
+        Ok(dialled) => report.dialled(dialled),
         Err(failure) => return report.failed(&failure),
     };
-    report.endpoint(&endpoint);
     let server = End::socket(server, Bytes::new());
     let idle = Some(view.snapshot.limits.idle_timeout);
     let ending = tokio::select! {

@@ -80,6 +80,7 @@ pub enum Failure {
     Timeout {
         service: String,
         after: Duration,
+        of: TimeLimit,
     },
     /// The client stopped sending its body.
     BodyTimeout {
@@ -116,6 +117,17 @@ pub enum Fault {
     Us,
 }
 
+/// Whose time was up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TimeLimit {
+    /// The policy's for the request.
+    Request,
+    /// The policy's for one attempt.
+    Attempt,
+    /// That of the client, by what it says of it.
+    Client,
+}
+
 impl Failure {
     pub fn fault(&self) -> Fault {
         match self {
@@ -129,6 +141,7 @@ impl Failure {
             | Self::Loop { .. }
             | Self::BodyTimeout { .. }
             | Self::BodyBroken
+            | Self::Timeout { of: TimeLimit::Client, .. }
             | Self::NotHttp { .. } => Fault::Client,
             Self::NoEndpoint { .. }
             | Self::BreakerOpen { .. }
@@ -236,7 +249,11 @@ impl Failure {
                 ConnectErrorKind::Overflow => "overflow_connections",
                 ConnectErrorKind::Other => "connect_failure",
             },
-            Self::Timeout { .. } => "request_timeout",
+            Self::Timeout { of, .. } => match of {
+                TimeLimit::Request => "request_timeout",
+                TimeLimit::Attempt => "per_try_timeout",
+                TimeLimit::Client => "client_deadline",
+            },
             Self::BodyTimeout { .. } => "request_body_timeout",
             Self::BodyBroken => "request_body_broken",
             Self::Reset { .. } => "upstream_reset",
@@ -328,9 +345,14 @@ impl Failure {
                     "service {service} cannot be reached at {error}; check that it runs and listens there"
                 )
             }
-            Self::Timeout { service, after } => format!(
-                "service {service} did not answer within {after:?}; raise policy.timeout if it needs longer"
-            ),
+            Self::Timeout { service, after, of } => {
+                let raise = match of {
+                    TimeLimit::Request => "raise policy.timeout if it needs longer",
+                    TimeLimit::Attempt => "raise policy.retry.per_try_timeout if it needs longer",
+                    TimeLimit::Client => "which is what the client said it would wait",
+                };
+                format!("service {service} did not answer within {after:?}; {raise}")
+            }
             Self::BodyTimeout { after } => {
                 format!("the request body stood still for {after:?}; send it faster")
             }

@@ -143,7 +143,7 @@ pub async fn run(
     let cluster = &call.view.snapshot.clusters[other.cluster as usize];
     let Some(wire) = attempt::wire(cluster.protocol, call.is_grpc) else { return answered };
     if call.upload.as_ref().is_some_and(|upload| !upload.can_replay()) {
-        call.worker.recorder.retry_skipped.inc(["body_too_large"]);
+        report.not_again("body_too_large");
         return answered;
     }
     // Its slots and its place at the endpoint are free again, and soon its connection.
@@ -152,6 +152,9 @@ pub async fn run(
     }
     report.fell_back(cause);
     report.service(other.cluster);
+    // It has the time that its own policy gives it. The client waits no longer than it said.
+    let now = clock::now();
+    let passed = now.saturating_duration_since(call.started);
     let mut instead = Call {
         cluster,
         cluster_index: other.cluster,
@@ -167,7 +170,9 @@ pub async fn run(
         wire,
         overrun: report.overrun(other.fallback.policy.timeouts.mode),
         keeps_body: false,
-        began: clock::now(),
+        client_timeout: call.client_timeout.map(|limit| limit.saturating_sub(passed)),
+        started: now,
+        began: now,
         ..*call
     };
     send(&mut instead, report).await

@@ -5,24 +5,30 @@ use super::error::Failure;
 use super::report::Report;
 use crate::clock::{self, Instant};
 use crate::policy::Would;
-use crate::policy::fault::Fault;
+use crate::policy::fault::{Fault, Injected};
 
-/// Does to a request what its policy has for it. The time, if it was delayed.
-///
-/// # Errors
-/// It is aborted.
-pub async fn inject(
-    call: &Call<'_>,
-    fault: &Fault,
-    report: &mut Report,
-) -> Result<Option<Instant>, Failure> {
-    const DELAY: Would = Would { policy: "fault", act: "delay" };
-    const ABORT: Would = Would { policy: "fault", act: "abort" };
+/// What its policy has for a request, if it has something.
+pub fn of(call: &Call<'_>, fault: &Fault, report: &Report) -> Option<Injected> {
     let chances = {
         let random = &mut call.worker.random.borrow_mut();
         [random.f64(), random.f64()]
     };
     let injected = fault.decide(&call.parts.headers, report.is_grpc(), chances);
+    (injected != Injected::default()).then_some(injected)
+}
+
+/// Does it to the request. The time, if it was delayed.
+///
+/// # Errors
+/// It is aborted, or delayed for longer than there is time for it.
+pub async fn inject(
+    call: &Call<'_>,
+    fault: &Fault,
+    injected: Injected,
+    report: &mut Report,
+) -> Result<Option<Instant>, Failure> {
+    const DELAY: Would = Would { policy: "fault", act: "delay" };
+    const ABORT: Would = Would { policy: "fault", act: "abort" };
     let mut later = None;
     let count = |act| call.worker.recorder.faults.inc([&call.cluster.name, act]);
     if let Some(delay) = injected.delay
@@ -30,8 +36,11 @@ pub async fn inject(
     {
         count(DELAY.act);
         report.delayed();
-        tokio::time::sleep(delay).await;
-        later = Some(clock::now());
+        tokio::select! {
+            biased;
+            () = tokio::time::sleep(delay) => later = Some(clock::now()),
+            () = call.over(call.deadline()) => return Err(call.late()),
+        }
     }
     match injected.abort {
         Some(aborted) if report.enforced(fault.mode, ABORT) => {

@@ -19,7 +19,9 @@ use super::incoming::Incoming;
 use super::upload::{RequestBody, Upload};
 use crate::clock;
 use crate::config::snapshot::{Cluster, Destination};
+use crate::endpoint::Held;
 use crate::policy::Mirror;
+use crate::policy::breaker::SharedBreaker;
 use crate::policy::slots::{Slot, Slots};
 use crate::upstream::Reuse;
 use crate::worker::{View, Worker};
@@ -44,22 +46,27 @@ pub struct Copying {
     over: Cell<bool>,
 }
 
-/// Takes a copy of `call`, if this is one of the requests that are copied.
-pub fn begin(call: &Call<'_>, mirror: &Mirror) {
+/// Takes a copy of `call`, if this is one of the requests that are copied; whether it did.
+pub fn begin(call: &Call<'_>, mirror: &Mirror) -> bool {
     let chance = call.worker.random.borrow_mut().f64();
     // What becomes a tunnel has no copy, and a copy has none, lest two mirrors face each other.
     if !mirror.takes(chance) || call.upgrade.is_some() || call.parts.headers.contains_key(&MIRROR) {
-        return;
+        return false;
     }
-    let Some(service) = call.view.snapshot.outbound.hosts.get(&*mirror.service) else { return };
+    let Some(service) = call.view.snapshot.outbound.hosts.get(&*mirror.service) else {
+        return false;
+    };
     let cluster = &call.view.snapshot.clusters[service.cluster as usize];
-    let count = |result| call.worker.recorder.mirrored.inc([&cluster.name, result]);
+    let dropped = |result| {
+        call.worker.recorder.mirrored.inc([&cluster.name, result]);
+        false
+    };
     let Some(counted) = admission::copy(&cluster.bulkhead, mirror.max_in_flight) else {
-        return count("dropped");
+        return dropped("dropped");
     };
     let announced = call.upload.as_ref().and_then(|upload| upload.announced());
     if announced.is_some_and(|length| length > mirror.max_body as u64) {
-        return count("body_too_large");
+        return dropped("body_too_large");
     }
     let copying = Copying {
         worker: call.worker.clone(),
@@ -78,6 +85,7 @@ pub fn begin(call: &Call<'_>, mirror: &Mirror) {
         None => copying.complete(),
         Some(upload) => upload.copy_to(copying),
     }
+    true
 }
 
 impl Copying {
@@ -129,16 +137,23 @@ impl Copying {
     async fn exchange(&self, connect: std::time::Duration) -> Option<()> {
         let (worker, cluster) = (&self.worker, self.cluster());
         let wire = attempt::wire(cluster.protocol, self.grpc)?;
+        // It tells nothing, so it is no probe either.
+        let passes = |breaker: &Arc<SharedBreaker>| breaker.passes_unseen();
+        cluster.breaker.as_ref().is_none_or(passes).then_some(())?;
         let slots = admission::OfService::new(&self.view, self.cluster);
         let _slot = Slot::try_take(slots)?;
         let to = Destination { cluster: self.cluster, group: 0 };
         let now = clock::now();
-        let nanos = now;
         // Without a wish, as Envoy's: a key or cookie is read from the request as the client sent it, which this is
         // no more.
-        let picked = self.view.pick(to, &[], None, &mut worker.random.borrow_mut(), nanos).ok()?;
+        let picked = self.view.pick(to, &[], None, &mut worker.random.borrow_mut(), now).ok()?;
         let endpoint = &self.view.snapshot.group(to).endpoints[picked.index];
-        let in_flight = endpoint.begin(nanos);
+        endpoint.breaker.as_ref().is_none_or(passes).then_some(())?;
+        let held = match endpoint.state.bulkhead() {
+            Some(bulkhead) => Held([Some(Slot::try_take(bulkhead.requests.clone())?), None]),
+            None => Held::default(),
+        };
+        let in_flight = endpoint.begin(now).holding(held);
         let admit = async || admission::connection(worker, cluster, endpoint, Some(now)).await;
         let checkout = worker.pool.checkout(endpoint, wire, connect, Reuse::Allowed, now, admit);
         let mut lease = checkout.await.ok()?;

@@ -229,7 +229,8 @@ async fn answer(
         limits::admit(worker, view, connection, limits, headers, fields, report).await?;
     }
     limit_body(&parts, fields, route.policy.max_body)?;
-    shed::check(worker, view, connection.direction, &route.policy, &parts)?;
+    let raw_path = Some(parts.uri.path());
+    shed::check(worker, view, connection.direction, &route.policy, &parts.headers, raw_path)?;
     let forward = match &route.action {
         Action::Forward(forward) => forward,
         Action::Redirect(redirect) => {
@@ -293,6 +294,7 @@ async fn answer(
         overrun: report.overrun(route.policy.timeouts.mode),
         is_grpc: report.is_grpc(),
         keeps_body: false,
+        started: report.started(),
         began: report.started(),
     };
     let mut answer = match fallback::of_service(&call) {
@@ -369,6 +371,10 @@ fn stick(group: &Group, wish: Option<u64>, report: &Report, headers: &mut Header
     let (Some(cookie), Some(endpoint)) = (group.balancer.cookie(), report.endpoint()) else {
         return;
     };
+    if report.fallback().is_some() {
+        // That is an endpoint of another service.
+        return;
+    }
     let wished = group.balancer.wished(wish).and_then(|index| group.endpoints.get(index));
     // One slow answer is no reason to leave an endpoint for good.
     if wished.is_none_or(|wished| !Arc::ptr_eq(wished, endpoint) && !report.is_hedges())

@@ -16,7 +16,7 @@ use super::report::Report;
 use super::target::Target;
 use super::tunnel::{self, End, Tally, TunnelEnd};
 use super::upload::RequestBody;
-use super::{Answered, admission, choose, headers, limits, upgrade};
+use super::{Answered, admission, choose, headers, limits, shed, upgrade};
 use crate::clock;
 use crate::config::snapshot::{ListenerKind, Route};
 use crate::drain::{Drain, Phase};
@@ -85,9 +85,14 @@ pub async fn open(
     if let Some(limits) = &route.policy.rate_limits {
         limits::admit(worker, view, connection, limits, headers, fields, report).await?;
     }
+    shed::check(worker, view, connection.direction, &route.policy, headers, None)?;
     let limit = route.policy.timeouts.connect;
     let (endpoint, in_flight, stream) = match to {
-        Choice::Group(to) => attempt::dial(worker, view, to, connection.peer.ip(), limit).await?,
+        Choice::Group(to) => {
+            let dialled = attempt::dial(worker, view, to, connection.peer.ip(), limit).await?;
+            dialled.shadow.into_iter().for_each(|would| report.shadowed(would));
+            (dialled.endpoint, dialled.in_flight, dialled.stream)
+        }
         Choice::Host(endpoint) => {
             let service = target.host.clone();
             let failed = |error| Failure::Connect { service, error };

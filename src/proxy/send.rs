@@ -12,20 +12,25 @@ use super::{fault, mirror};
 /// # Errors
 /// Why it does not pass.
 pub async fn enter(call: &mut Call<'_>, report: &mut Report) -> Result<(), Failure> {
-    let mut began = report.started();
+    let mut began = call.began;
     // For the service itself, so that its bulkhead and its budget see nothing of it.
-    if let Some(fault) = &call.policy.fault {
-        began = Box::pin(fault::inject(call, fault, report)).await?.unwrap_or(began);
+    if let Some(fault) = &call.policy.fault
+        && let Some(injected) = fault::of(call, fault, report)
+    {
+        let later = Box::pin(fault::inject(call, fault, injected, report)).await?;
+        began = later.unwrap_or(began);
     }
     // One slot for all attempts: they are one request.
-    let deadline = call.deadline(report.started());
+    let deadline = call.deadline();
     let entered = admission::service(call.worker, call.view, call.cluster_index, deadline).await;
     let (slot, waited) = entered?;
     report.entered(slot);
     call.began = waited.unwrap_or(began);
     // Behind the bulkhead: what is not sent is not copied either.
-    if let Some(mirror) = &call.policy.mirror {
-        mirror::begin(call, mirror);
+    if let Some(mirror) = &call.policy.mirror
+        && mirror::begin(call, mirror)
+    {
+        report.note("mirror", "copied");
     }
     Ok(())
 }

@@ -25,6 +25,8 @@ pub struct Trial {
     of_endpoint: Option<Admission>,
     /// A breaker in shadow mode would have refused it.
     pub would_refuse: bool,
+    /// Its endpoint is away, and so many are that it was picked nevertheless.
+    pub in_panic: bool,
 }
 
 impl Trial {
@@ -40,6 +42,7 @@ impl Trial {
             of_service: None,
             of_endpoint: None,
             would_refuse: false,
+            in_panic: false,
         };
         if let Some(breaker) = &cluster.breaker {
             trial.of_service = trial.admission(breaker)?;
@@ -61,10 +64,11 @@ impl Trial {
     fn admission(&mut self, breaker: &Arc<SharedBreaker>) -> Result<Option<Admission>, Instant> {
         let admission = breaker.admit(self.began);
         if admission.is_none() {
-            if let Some(until) = breaker.refuses(self.began) {
-                return Err(until);
+            match breaker.config.mode {
+                // Where a probe was given back meanwhile it is not known until when; the next one finds out.
+                Mode::Enforce => return Err(breaker.blocked(self.began).unwrap_or(self.began)),
+                Mode::Shadow => self.would_refuse = true,
             }
-            self.would_refuse = true;
         }
         Ok(admission)
     }
@@ -97,22 +101,26 @@ impl Trial {
             return None;
         }
         let took = self.answered.map_or(now, |(_, at)| at).saturating_duration_since(self.began);
-        for (admission, of_endpoint) in [(self.of_endpoint, true), (self.of_service, false)] {
-            let Some(admission) = admission else { continue };
-            let config = admission.config();
+        let record = |breaker: &SharedBreaker, admission: Admission| {
+            let config = &breaker.config;
             let slow = config.slow_call_rate.is_some() && took > config.slow_call;
             let seen = Seen { failed: config.failures.contains(end), slow };
-            let mode = config.mode;
             let chance = worker.random.borrow_mut().f64();
-            if let Some(state) = admission.record(seen, now, chance) {
-                let endpoint = of_endpoint.then_some(endpoint);
-                changed(worker, cluster, endpoint, state, mode);
-                if let (Some(endpoint), BreakerState::Closed, Mode::Enforce) =
-                    (endpoint, state, mode)
-                {
-                    endpoint.state.come_back(now);
-                }
+            breaker.record(admission, seen, now, chance)
+        };
+        if let (Some(breaker), Some(admission)) = (&endpoint.breaker, self.of_endpoint)
+            && let Some(state) = record(breaker, admission)
+        {
+            let mode = breaker.config.mode;
+            changed(worker, cluster, Some(endpoint), state, mode);
+            if (state, mode) == (BreakerState::Closed, Mode::Enforce) {
+                endpoint.state.come_back(now);
             }
+        }
+        if let (Some(breaker), Some(admission)) = (&cluster.breaker, self.of_service)
+            && let Some(state) = record(breaker, admission)
+        {
+            changed(worker, cluster, None, state, breaker.config.mode);
         }
         let outliers = cluster.outliers.as_ref()?;
         let verdict = Verdict::of(end);

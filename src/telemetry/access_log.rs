@@ -19,6 +19,7 @@ use super::Direction;
 use super::flags::Flag;
 use super::trace::write_hex;
 use crate::policy::Would;
+use std::borrow::Cow;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// How a line is written.
@@ -66,12 +67,28 @@ pub struct Record<'a> {
     /// Tries that were made upstream; 0: it was answered here.
     pub attempts: u32,
     pub grpc_status: Option<u16>,
+    /// It was not answered well by as many attempts as may be.
+    pub exhausted: bool,
+    /// What policies did that the rest does not tell, as `policy:act`; several separated by commas.
+    pub notes: &'a str,
     /// What policies in shadow mode would have done.
     pub shadow: &'a [Would],
     /// Whether a hedge was quicker, where there was one.
     pub hedge: Option<&'static str>,
     /// For what another answer stands in.
     pub fallback: Option<&'a str>,
+}
+
+impl Record<'_> {
+    fn flags(&self) -> Cow<'static, str> {
+        const EXHAUSTED: &str = Flag::UpstreamRetryLimitExceeded.as_str();
+        match (self.flag.map(Flag::as_str), self.exhausted) {
+            (None, false) => "-".into(),
+            (Some(flag), false) => flag.into(),
+            (None, true) => EXHAUSTED.into(),
+            (Some(flag), true) => format!("{flag},{EXHAUSTED}").into(),
+        }
+    }
 }
 
 /// Appends one line, with its line feed. `stamp` is that of the line before.
@@ -94,7 +111,7 @@ fn write_text(record: &Record<'_>, stamp: &mut Stamp, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\" ");
     number(record.status.into(), out);
     out.push(b' ');
-    out.extend_from_slice(record.flag.map_or("-", Flag::as_str).as_bytes());
+    out.extend_from_slice(record.flags().as_bytes());
     out.push(b' ');
     number(record.bytes_received, out);
     out.push(b' ');
@@ -119,6 +136,14 @@ fn write_text(record: &Record<'_>, stamp: &mut Stamp, out: &mut Vec<u8>) {
     }
     out.push(b' ');
     text_field(record.details.as_bytes(), out);
+    if record.attempts > 1 {
+        out.extend_from_slice(b" attempts=");
+        number(record.attempts.into(), out);
+    }
+    if !record.notes.is_empty() {
+        out.extend_from_slice(b" notes=");
+        text_field(record.notes.as_bytes(), out);
+    }
     if !record.shadow.is_empty() {
         out.extend_from_slice(b" shadow=");
         shadow(record.shadow, out);
@@ -144,8 +169,7 @@ fn write_json(record: &Record<'_>, stamp: &mut Stamp, out: &mut Vec<u8>) {
     json_text(b",\"path\":", Some(record.path.as_bytes()), out);
     json_text(b",\"protocol\":", Some(record.protocol.as_bytes()), out);
     json_number(b",\"response_code\":", Some(record.status.into()), out);
-    let flag = record.flag.map_or("-", Flag::as_str);
-    json_text(b",\"response_flags\":", Some(flag.as_bytes()), out);
+    json_text(b",\"response_flags\":", Some(record.flags().as_bytes()), out);
     json_text(b",\"response_code_details\":", Some(record.details.as_bytes()), out);
     json_number(b",\"bytes_received\":", Some(record.bytes_received), out);
     json_number(b",\"bytes_sent\":", Some(record.bytes_sent), out);
@@ -163,6 +187,9 @@ fn write_json(record: &Record<'_>, stamp: &mut Stamp, out: &mut Vec<u8>) {
     json_text(b",\"direction\":", Some(record.direction.as_str().as_bytes()), out);
     json_number(b",\"attempts\":", Some(record.attempts.into()), out);
     json_number(b",\"grpc_status\":", record.grpc_status.map(u64::from), out);
+    if !record.notes.is_empty() {
+        json_text(b",\"notes\":", Some(record.notes.as_bytes()), out);
+    }
     if !record.shadow.is_empty() {
         out.extend_from_slice(b",\"shadow\":\"");
         shadow(record.shadow, out);
@@ -435,6 +462,8 @@ mod tests {
             span_id: Some([1, 2, 3, 4, 5, 6, 7, 8]),
             attempts: 1,
             grpc_status: None,
+            exhausted: false,
+            notes: "",
             shadow: &[],
             hedge: None,
             fallback: None,
@@ -490,6 +519,26 @@ mod tests {
         let json = line(&record, Format::Json);
         let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
         assert_eq!(json["shadow"], "rate_limit:reject,circuit_breaker:open");
+    }
+
+    #[test]
+    fn what_policies_did_is_told() {
+        let record = Record {
+            attempts: 3,
+            exhausted: true,
+            flag: Some(Flag::UpstreamTimeout),
+            notes: "mirror:copy,retry:limit",
+            ..record()
+        };
+        let text = line(&record, Format::Text);
+        assert!(text.ends_with(" attempts=3 notes=mirror:copy,retry:limit\n"), "{text}");
+        assert!(text.contains(" UT,URX "), "{text}");
+        let json = line(&record, Format::Json);
+        let json: Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(json["notes"], "mirror:copy,retry:limit");
+        assert_eq!(json["response_flags"], "UT,URX");
+        let bare = Record { flag: None, ..record };
+        assert!(line(&bare, Format::Text).contains(" URX "));
     }
 
     #[test]

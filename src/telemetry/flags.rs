@@ -1,6 +1,6 @@
 //! Response flags: why an answer is not simply the upstream's, in Envoy's letters.
 
-/// One reason. A request has at most one: the one that decided its answer.
+/// One reason. A request has at most one, which decided its answer, and `URX` beside it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Flag {
     /// `UH`: no healthy endpoint.

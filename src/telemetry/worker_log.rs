@@ -133,6 +133,8 @@ mod tests {
             span_id: None,
             attempts: 1,
             grpc_status: None,
+            exhausted: false,
+            notes: "",
             shadow: &[],
             hedge: None,
             fallback: None,

@@ -20,6 +20,16 @@ use crate::http2::{Incoming, Outgoing, Patient, TunnelStream};
 use crate::names::Names;
 use crate::stream::Stream;
 
+/// Where the connection of a request comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// Earlier requests went over it, and it was there.
+    AtHand,
+    /// It was waited for while another request opened it.
+    Joined,
+    Opened,
+}
+
 /// A connection that carries one request. Dropped without [`Lease::release`], an HTTP/1 connection
 /// is closed: its state is unknown.
 pub struct Lease<B> {
@@ -27,8 +37,7 @@ pub struct Lease<B> {
     pub(super) state: Arc<State>,
     pub(super) sender: Sender<B>,
     pub(super) rest: Rest,
-    /// Whether earlier requests went over this connection.
-    pub reused: bool,
+    pub origin: Origin,
     pub(super) keep_alive: Option<Duration>,
 }
 

@@ -8,5 +8,5 @@ pub mod lease;
 pub mod pool;
 
 pub use connect::{ConnectError, ConnectErrorKind};
-pub use lease::{Lease, ResponseBody, SendError};
+pub use lease::{Lease, Origin, ResponseBody, SendError};
 pub use pool::{Pool, PoolLimits, Reuse, Wire};

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use http_body::Body;
 
 use super::connect::{ConnectError, ConnectErrorKind, connect};
-use super::lease::{Lease, Rest, Sender};
+use super::lease::{Lease, Origin, Rest, Sender};
 use super::{http1, http2};
 use crate::clock::{self, Instant};
 use crate::endpoint::{Endpoint, Held, State};
@@ -135,7 +135,7 @@ where
         if (reuse, wire) != (Reuse::Not, Wire::Http1)
             && let Some(sender) = self.reuse(key(&endpoint.state, wire), now)
         {
-            return Ok(self.lease(endpoint, sender, true));
+            return Ok(self.lease(endpoint, sender, Origin::AtHand));
         }
         match wire {
             // Boxed: most requests need no new connection, and should not have room for the making of one.
@@ -149,7 +149,7 @@ where
                 })
                 .await?;
                 let connection = http1::Connection::new(stream, self.limits.get().max_head);
-                Ok(self.lease(endpoint, Sender::Http1(connection.holding(held)), false))
+                Ok(self.lease(endpoint, Sender::Http1(connection.holding(held)), Origin::Opened))
             }
             Wire::Http2 => Box::pin(self.open_http2(endpoint, connect_timeout, now, admit)).await,
         }
@@ -184,9 +184,9 @@ where
         }
     }
 
-    fn lease(self: &Rc<Self>, endpoint: &Endpoint, sender: Sender<B>, reused: bool) -> Lease<B> {
+    fn lease(self: &Rc<Self>, endpoint: &Endpoint, sender: Sender<B>, origin: Origin) -> Lease<B> {
         let state = endpoint.state.clone();
-        Lease { pool: self.clone(), state, sender, rest: Rest::Nothing, reused, keep_alive: None }
+        Lease { pool: self.clone(), state, sender, rest: Rest::Nothing, origin, keep_alive: None }
     }
 
     fn host<R>(&self, state: &Arc<State>, wire: Wire, run: impl FnOnce(&mut Host<B>) -> R) -> R {
@@ -231,7 +231,7 @@ where
         let dial = self.host(&endpoint.state, Wire::Http2, |host| host.dial.clone());
         let _turn = dial.lock.lock().await;
         if let Some(sender) = self.reuse(key(&endpoint.state, Wire::Http2), clock::now()) {
-            return Ok(self.lease(endpoint, sender, true));
+            return Ok(self.lease(endpoint, sender, Origin::Joined));
         }
         if let Some((at, error)) = &*dial.failed.borrow()
             && *at >= asked
@@ -247,7 +247,7 @@ where
                 let sender = Sender::Http2(connection.place());
                 self.host(&endpoint.state, Wire::Http2, |host| host.multiplexed.push(connection));
                 self.sweep_soon();
-                Ok(self.lease(endpoint, sender, false))
+                Ok(self.lease(endpoint, sender, Origin::Opened))
             }
             Err(error) => {
                 *dial.failed.borrow_mut() = Some((clock::now(), error.clone()));

@@ -7,10 +7,11 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, Uri, Version};
-use http_body_util::{BodyExt, Full, combinators::BoxBody};
+use http_body_util::{BodyExt, combinators::BoxBody};
 use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -53,7 +54,7 @@ impl Drop for Upstream {
 }
 
 pub fn body(text: impl Into<Bytes>) -> Body {
-    Full::new(text.into()).boxed()
+    http_body_util::Full::new(text.into()).boxed()
 }
 
 /// A body of unknown length with trailers.
@@ -232,6 +233,31 @@ impl Switch {
     /// Requests that it got.
     pub fn seen(&self) -> usize {
         self.upstream.seen().len()
+    }
+}
+
+/// A listener whose queue is full: it takes no more connections, and refuses none.
+pub struct Full {
+    pub address: SocketAddr,
+    _listener: socket2::Socket,
+    _queue: Vec<TcpStream>,
+}
+
+impl Full {
+    pub async fn start() -> Self {
+        let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+        let listener = listener.expect("a socket");
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        listener.bind(&any.into()).expect("a port");
+        listener.listen(0).expect("it listens");
+        let address = listener.local_addr().expect("its address").as_socket().expect("of IP");
+        let mut queue = Vec::new();
+        let patience = Duration::from_millis(200);
+        while let Ok(Ok(stream)) = tokio::time::timeout(patience, TcpStream::connect(address)).await
+        {
+            queue.push(stream);
+        }
+        Self { address, _listener: listener, _queue: queue }
     }
 }
 

@@ -147,12 +147,14 @@ impl Caller {
         flight.in_flight.observe(now, took, outcome);
 
         let mut is_left_alone = false;
-        for (admission, of_endpoint) in [(flight.of_endpoint, true), (flight.of_service, false)] {
-            let Some(admission) = admission else { continue };
-            let config = admission.config();
+        let of_endpoint = (&endpoint.breaker, flight.of_endpoint, true);
+        let of_service = (&cluster.breaker, flight.of_service, false);
+        for (breaker, admission, of_endpoint) in [of_endpoint, of_service] {
+            let (Some(breaker), Some(admission)) = (breaker, admission) else { continue };
+            let config = &breaker.config;
             let slow = config.slow_call_rate.is_some() && took > config.slow_call;
             let seen = Seen { failed: config.failures.contains(end), slow };
-            match admission.record(seen, now, self.random.f64()) {
+            match breaker.record(admission, seen, now, self.random.f64()) {
                 Some(BreakerState::Closed) if of_endpoint => endpoint.state.come_back(now),
                 Some(BreakerState::Open) => is_left_alone |= of_endpoint,
                 _ => {}

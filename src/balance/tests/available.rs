@@ -33,7 +33,7 @@ fn open_breaker(mode: Mode) -> Arc<SharedBreaker> {
         BreakerConfig { mode, consecutive_failures: Some(1), ..BreakerConfig::of_failure_rate() };
     let breaker = Arc::new(SharedBreaker::new(Arc::new(config)));
     let failed = Seen { failed: true, slow: false };
-    breaker.admit(NOW).expect("closed").record(failed, NOW, 0.0);
+    breaker.record(breaker.admit(NOW).expect("closed"), failed, NOW, 0.0);
     breaker
 }
 

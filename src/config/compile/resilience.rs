@@ -7,13 +7,13 @@ use std::time::Duration;
 use super::super::schema::{self, OrOff};
 use super::super::units;
 use super::overload::bulkhead;
-use super::policy::{budget, mode};
+use super::policy::{budget, mode, overlay};
 use super::{Compiler, Mistake, Path};
 use crate::balance::Availability;
 use crate::policy::breaker::{BreakerConfig, BreakerScope, WindowKind};
 use crate::policy::health::HealthCheck;
 use crate::policy::outlier::{FailurePercentage, OutlierConfig, SuccessRate};
-use crate::policy::{BudgetLimits, BulkheadLimits, Conditions, SlowStart};
+use crate::policy::{BudgetLimits, BulkheadLimits, Conditions, Policy, SlowStart};
 
 /// What holds for a service as a whole.
 pub(super) struct Governance {
@@ -82,6 +82,8 @@ fn breaker(layers: &[Option<&schema::Policy>]) -> Option<BreakerConfig> {
     config.slow_call = time(typed.slow_call, config.slow_call);
     config.open_for = time(typed.open_for, config.open_for);
     config.max_open_for = time(typed.max_open_for, config.max_open_for);
+    // A probe that hangs ends by its timeout, which tells more than another one would.
+    config.probe_patience = config.open_for.max(request_timeout(layers).unwrap_or_default());
     config.min_calls = typed.min_calls.unwrap_or(config.min_calls);
     config.probes = typed.probes.unwrap_or(config.probes);
     if let Some(failures) = &typed.failures {
@@ -89,6 +91,11 @@ fn breaker(layers: &[Option<&schema::Policy>]) -> Option<BreakerConfig> {
         failures.iter().for_each(|condition| condition.add_to(&mut config.failures));
     }
     Some(config)
+}
+
+fn request_timeout(layers: &[Option<&schema::Policy>]) -> Option<Duration> {
+    let innermost = layers.iter().fold(Policy::default(), |outer, inner| overlay(outer, *inner));
+    innermost.timeouts.request
 }
 
 /// On where nobody says otherwise: it never keeps a request from being answered.

@@ -32,15 +32,18 @@ impl SharedBreaker {
     pub fn admit(self: &Arc<Self>, now: Instant) -> Option<Admission> {
         let gate = self.gate.load(Relaxed);
         if gate & 1 == 0 {
-            let pass = Pass { epoch: gate >> 1 };
-            return Some(Admission { breaker: self.clone(), pass: Some(pass) });
+            return Some(Admission { pass: Pass { epoch: gate >> 1 }, place: None });
         }
         let mut machine = self.lock();
         let pass = machine.admit(now, &self.config);
         self.show(&machine);
-        let pass = Some(pass?);
         drop(machine);
-        Some(Admission { breaker: self.clone(), pass })
+        Some(Admission { pass: pass?, place: Some(self.clone()) })
+    }
+
+    /// Whether calls pass that nobody reports of: not while each is one of so many probes.
+    pub fn passes_unseen(&self) -> bool {
+        self.gate.load(Relaxed) & 1 == 0 || self.config.mode == Mode::Shadow
     }
 
     pub fn state(&self) -> BreakerState {
@@ -58,6 +61,26 @@ impl SharedBreaker {
         self.blocked(now).filter(|_| self.config.mode == Mode::Enforce)
     }
 
+    /// Tells how a call ended that this breaker has admitted; whether that has opened or closed it.
+    pub fn record(
+        &self,
+        mut admission: Admission,
+        seen: Seen,
+        now: Instant,
+        chance: f64,
+    ) -> Option<BreakerState> {
+        admission.place = None;
+        let mut machine = self.lock();
+        let before = machine.state();
+        machine.record(admission.pass, seen, now, chance, &self.config);
+        let after = machine.state();
+        // Only a closed breaker that stays so looks the same as before.
+        if (before, after) != (BreakerState::Closed, BreakerState::Closed) {
+            self.show(&machine);
+        }
+        (after != before).then_some(after)
+    }
+
     /// Under the lock, after each change.
     fn show(&self, machine: &Breaker) {
         let closed = machine.state() == BreakerState::Closed;
@@ -70,44 +93,21 @@ impl SharedBreaker {
     }
 }
 
-/// A call that a breaker has admitted. Dropped without [`Admission::record`], it tells nothing.
+/// A call that a breaker has admitted. Dropped without [`SharedBreaker::record`], it tells nothing.
 #[derive(Debug)]
 #[must_use = "the call counts while this lives"]
 pub struct Admission {
-    breaker: Arc<SharedBreaker>,
-    pass: Option<Pass>,
-}
-
-impl Admission {
-    pub fn config(&self) -> &BreakerConfig {
-        &self.breaker.config
-    }
-
-    /// Tells how the call ended; whether that has opened or closed the breaker.
-    pub fn record(mut self, seen: Seen, now: Instant, chance: f64) -> Option<BreakerState> {
-        let pass = self.pass.take()?;
-        let breaker = &self.breaker;
-        let mut machine = breaker.lock();
-        let before = machine.state();
-        machine.record(pass, seen, now, chance, &breaker.config);
-        let after = machine.state();
-        // Only a closed breaker that stays so looks the same as before.
-        if (before, after) != (BreakerState::Closed, BreakerState::Closed) {
-            breaker.show(&machine);
-        }
-        (after != before).then_some(after)
-    }
+    pass: Pass,
+    /// Where it has a place that others may want. A closed breaker has no places.
+    place: Option<Arc<SharedBreaker>>,
 }
 
 impl Drop for Admission {
     fn drop(&mut self) {
-        // Closed, there is nothing to give back.
-        if let Some(pass) = self.pass.take()
-            && self.breaker.gate.load(Relaxed) & 1 == 1
-        {
-            let mut machine = self.breaker.lock();
-            machine.cancel(pass);
-            self.breaker.show(&machine);
+        if let Some(breaker) = self.place.take() {
+            let mut machine = breaker.lock();
+            machine.cancel(self.pass);
+            breaker.show(&machine);
         }
     }
 }

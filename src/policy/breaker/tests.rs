@@ -82,20 +82,21 @@ fn it_closes_after_good_probes_and_opens_for_longer_after_bad_ones() {
     let mut breaker = Breaker::new(&config);
     let mut now = S;
     call(&mut breaker, FAILED, now, &config);
-    for seconds in [5, 10, 20, 40, 60, 60] {
+    // At the cap there is room left for the jitter.
+    for seconds in [5, 10, 20, 40, 40, 40] {
         assert!(!call(&mut breaker, GOOD, now + seconds * S - 1, &config), "{seconds}");
         now += seconds * S;
         assert!(call(&mut breaker, FAILED, now, &config));
     }
-    now += 60 * S;
+    now += 40 * S;
     assert!(call(&mut breaker, GOOD, now, &config));
     assert_eq!(breaker.state(), BreakerState::HalfOpen);
     assert!(call(&mut breaker, GOOD, now, &config));
     assert_eq!(breaker.state(), BreakerState::Closed);
     // Again so soon: the same trouble.
     assert!(call(&mut breaker, FAILED, now + S, &config));
-    assert_eq!(breaker.blocked_until(&config), Instant(now + 61 * S));
-    now += 61 * S;
+    assert_eq!(breaker.blocked_until(&config), Instant(now + 41 * S));
+    now += 41 * S;
     assert!(call(&mut breaker, GOOD, now, &config) && call(&mut breaker, GOOD, now, &config));
     // Well for as long as it was open: the trouble is another one.
     now += 60 * S;
@@ -114,8 +115,10 @@ fn the_time_it_is_open_is_jittered_up_to_its_cap() {
     };
     assert_eq!(opened(0.0, &config), 5 * S);
     assert_eq!(opened(1.0, &config), 7_500 * MS);
-    let capped = BreakerConfig { max_open_for: Duration::from_secs(6), ..config };
+    let capped = BreakerConfig { max_open_for: Duration::from_secs(6), ..config.clone() };
     assert_eq!(opened(1.0, &capped), 6 * S);
+    let at_cap = BreakerConfig { open_for: Duration::from_secs(4), ..capped };
+    assert_eq!((opened(0.0, &at_cap), opened(1.0, &at_cap)), (4 * S, 6 * S));
 }
 
 #[test]
@@ -175,7 +178,8 @@ fn half_open_admits_its_number_from_any_threads() {
     const THREADS: usize = 8;
     let config = BreakerConfig { consecutive_failures: Some(1), probes: 3, ..config() };
     let breaker = Arc::new(SharedBreaker::new(Arc::new(config)));
-    let end = breaker.admit(Instant(0)).expect("closed").record(FAILED, Instant(0), 0.0);
+    let first = breaker.admit(Instant(0)).expect("closed");
+    let end = breaker.record(first, FAILED, Instant(0), 0.0);
     assert_eq!(end, Some(BreakerState::Open));
     assert_eq!(breaker.refuses(Instant(S)), breaker.blocked(Instant(S)));
     assert!(breaker.blocked(Instant(S)).is_some());
@@ -278,7 +282,7 @@ proptest! {
                         }
                         (BreakerState::HalfOpen, _) => {
                             let full = probes >= config.probes;
-                            let silent = Instant(now).saturating_duration_since(Instant(last)) >= config.open_for;
+                            let silent = Instant(now).saturating_duration_since(Instant(last)) >= config.probe_patience;
                             prop_assert_eq!(pass.is_some(), !full || silent);
                             if pass.is_some() {
                                 *(if full { &mut given_up } else { &mut probes }) += 1;

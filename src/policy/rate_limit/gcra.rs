@@ -2,7 +2,7 @@
 //! theoretical arrival time, at which all of it would be there again. A request that is let pass moves it
 //! by the time that one token takes; one that would move it too far beyond `now` is refused.
 //!
-//! Times are nanoseconds since a fixed instant of this process ([`crate::clock::nanos`]), which is never 0:
+//! Times are nanoseconds since a fixed instant of this process ([`crate::clock::Instant`]), which is never 0:
 //! a bucket of 0 is a full one.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

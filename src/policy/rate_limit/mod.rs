@@ -121,7 +121,7 @@ impl Spec {
 }
 
 impl State {
-    /// Takes a token of the bucket of `key`. `now` is as of [`crate::clock::nanos`].
+    /// Takes a token of the bucket of `key`. `now` is as of [`crate::clock::Instant`].
     pub fn take(&self, key: KeyOf<'_>, rate: Rate, now: u64) -> Decision {
         match &self.0 {
             Buckets::One(bucket) => bucket.take(rate, now),

@@ -3,19 +3,19 @@
 //! reset, their HTTP/1 connections closed, and they are in flight no more.
 
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use smallvec::SmallVec;
-use tokio::time::Sleep;
 
 use super::super::admission::{OfService, ServiceSlot};
-use super::super::error::Failure;
+use super::super::error::{Failure, Fault};
 use super::super::report::Report;
 use super::super::trial::Trial;
 use super::{Answer, Call, again_after, number};
+use crate::alarm::Alarm;
 use crate::clock::{self, Instant};
 use crate::endpoint::Endpoint;
 use crate::policy::Would;
@@ -38,10 +38,10 @@ struct Rival<'f> {
 }
 
 /// The attempt that others may run against.
-pub(super) struct First<'a> {
+pub(super) struct First<'a, F> {
     pub endpoint: &'a Arc<Endpoint>,
     pub trial: Trial,
-    pub reuse: Reuse,
+    pub attempt: Pin<&'a mut F>,
     pub began: Instant,
 }
 
@@ -55,45 +55,72 @@ enum Event {
 
 /// One attempt, and others beside it where its answer keeps people waiting. What comes back is of the one that
 /// decides, which is the one that `report` talks of then. `hedges`: so many were sent for this request.
-pub(super) async fn race(
+pub(super) async fn hedged<F: Future<Output = Ended>>(
     call: &Call<'_>,
     hedge: &Hedge,
-    first: First<'_>,
+    mut first: First<'_, F>,
     tried: &mut SmallVec<[u32; 4]>,
     hedges: &mut u32,
     report: &mut Report,
-) -> (Trial, Result<Answer, Failure>, bool) {
-    let First { endpoint, trial, reuse, began } = first;
-    let delay = hedge.delay(&call.cluster.latencies, began);
-    let running = Box::pin(call.once(&call.parts, endpoint, reuse, began, report.started()));
+) -> (Trial, Ended) {
+    // What is not known is not waited for.
+    let may = *hedges < hedge.max;
+    let delay = if may { hedge.delay(&call.cluster.latencies, first.began) } else { None };
+    let ended = match delay {
+        None => first.attempt.as_mut().await,
+        Some(delay) => tokio::select! {
+            biased;
+            ended = first.attempt.as_mut() => ended,
+            () = call.worker.alarms.at(first.began + delay) => {
+                // Boxed: hardly any request comes to this, and the others should not have room for it.
+                let race = race(call, hedge, delay, first, tried, hedges, report);
+                return Box::pin(race).await;
+            }
+        },
+    };
+    call.learn(hedge, &ended.0, first.began);
+    (first.trial, ended)
+}
+
+/// `first` has been waited for as long as `delay`.
+async fn race<F: Future<Output = Ended>>(
+    call: &Call<'_>,
+    hedge: &Hedge,
+    delay: Duration,
+    first: First<'_, F>,
+    tried: &mut SmallVec<[u32; 4]>,
+    hedges: &mut u32,
+    report: &mut Report,
+) -> (Trial, Ended) {
+    let First { endpoint, trial, attempt, began } = first;
+    let running = Box::pin(attempt);
     let first = Rival { endpoint: endpoint.clone(), trial, began, running, slot: None };
     let mut rivals = SmallVec::<[Rival<'_>; 2]>::from_iter([first]);
-    // What is not known is not waited for.
-    let mut waits = delay.is_some() && *hedges < hedge.max;
-    let delay = delay.unwrap_or_default();
+    let mut waits = true;
     let mut from = began;
-    let mut timer = pin!(clock::sleep_until(from + delay));
+    let mut alarm = call.worker.alarms.at(from + delay);
+    let mut event = Event::Due;
     loop {
-        match poll_fn(|cx| poll(&mut rivals, waits.then_some(timer.as_mut()), cx)).await {
+        match event {
             Event::Due => {
                 let now = clock::now();
                 if let Some(at) = call.hedge_at(from, delay, now) {
-                    clock::reset(timer.as_mut(), at);
-                    continue;
+                    alarm.set(at);
+                } else {
+                    let hedged = call.hedge(hedge, tried, report, now);
+                    waits = hedged.is_some() && *hedges + 1 < hedge.max;
+                    *hedges += u32::from(hedged.is_some());
+                    rivals.extend(hedged);
+                    from = now;
+                    alarm.set(from + delay);
                 }
-                let hedged = call.hedge(hedge, tried, report, now);
-                waits = hedged.is_some() && *hedges + 1 < hedge.max;
-                *hedges += u32::from(hedged.is_some());
-                rivals.extend(hedged);
-                from = now;
-                clock::reset(timer.as_mut(), from + delay);
             }
             Event::Ended(index, (result, stale)) => {
                 let now = clock::now();
                 let Rival { endpoint, trial, began, running, slot } = rivals.swap_remove(index);
                 drop(running);
                 if slot.is_none() {
-                    call.learn(hedge, &result, began, now);
+                    call.learn(hedge, &result, began);
                 }
                 let good = call.is_good(&result);
                 let decides = good || rivals.is_empty();
@@ -104,7 +131,7 @@ pub(super) async fn race(
                 report.turn_to(&endpoint);
                 if decides {
                     rivals.drain(..).for_each(|rival| call.outrun(hedge, rival, delay, now));
-                    return (trial, result, stale);
+                    return (trial, (result, stale));
                 }
                 call.tell(trial, &result, stale, report);
                 if let Ok(answer) = result {
@@ -112,12 +139,13 @@ pub(super) async fn race(
                 }
             }
         }
+        event = poll_fn(|cx| poll(&mut rivals, waits.then_some(&mut alarm), cx)).await;
     }
 }
 
 fn poll(
     rivals: &mut [Rival<'_>],
-    timer: Option<Pin<&mut Sleep>>,
+    alarm: Option<&mut Alarm<'_>>,
     cx: &mut Context<'_>,
 ) -> Poll<Event> {
     for (index, rival) in rivals.iter_mut().enumerate() {
@@ -125,8 +153,8 @@ fn poll(
             return Poll::Ready(Event::Ended(index, ended));
         }
     }
-    match timer {
-        Some(timer) => timer.poll(cx).map(|()| Event::Due),
+    match alarm {
+        Some(alarm) => Pin::new(alarm).poll(cx).map(|()| Event::Due),
         None => Poll::Pending,
     }
 }
@@ -162,6 +190,7 @@ impl Call<'_> {
             Ok(rival) => rival,
             Err(reason) => {
                 recorder.hedge_skipped.inc([reason]);
+                report.note("hedge", reason);
                 None
             }
         }
@@ -178,12 +207,11 @@ impl Call<'_> {
         report: &mut Report,
         now: Instant,
     ) -> Result<Option<Rival<'_>>, &'static str> {
-        let (started, nanos) = (report.started(), now);
         let situation = Situation {
-            has_other: self.has_other(tried, nanos),
-            refused: self.is_refused(nanos),
+            has_other: self.has_other(tried, now),
+            refused: self.is_refused(now),
             replayable: self.upload.as_ref().is_none_or(|upload| upload.can_replay()),
-            left: self.overdue(started).map(|at| at.saturating_duration_since(now)),
+            left: self.overdue().map(|at| at.saturating_duration_since(now)),
         };
         if let Next::Skip(reason) = hedge::next(&situation) {
             return Err(reason);
@@ -198,7 +226,7 @@ impl Call<'_> {
         if !report.enforced(hedge.mode, WOULD_HEDGE) {
             return Ok(None);
         }
-        let picked = self.pick(tried, report, nanos);
+        let picked = self.pick(tried, report, now);
         let (endpoint, trial) = picked.map_err(|_| "circuit_breaker_open")?;
         if endpoint.state.is_full() {
             return Err("bulkhead");
@@ -209,11 +237,11 @@ impl Call<'_> {
         report.hedged(&endpoint);
         self.worker.recorder.hedges.inc([&self.cluster.name, "sent"]);
         let mut parts = self.parts.clone();
-        let attempt = report.attempts();
-        let left = self.left(started, now);
+        let attempt = report.tries();
+        let left = self.left(now);
         number(&mut parts.headers, attempt, self.is_grpc, &self.policy.deadline, left);
         let to = endpoint.clone();
-        let running = async move { self.once(&parts, &to, Reuse::Allowed, now, started).await };
+        let running = async move { self.once(&parts, &to, Reuse::Allowed, now).await };
         let running = Box::pin(running);
         Ok(Some(Rival { endpoint, trial, began: now, running, slot: Some(slot) }))
     }
@@ -227,12 +255,18 @@ impl Call<'_> {
 
     /// Counts how long a first attempt took, from which the percentile comes. Errors that come quickly would
     /// make it think that the service is quick.
-    fn learn(&self, hedge: &Hedge, result: &Result<Answer, Failure>, began: Instant, now: Instant) {
-        let tells = match result {
-            Ok(answer) => !answer.response.status().is_server_error(),
-            Err(failure) => matches!(failure, Failure::Timeout { .. }),
+    fn learn(&self, hedge: &Hedge, result: &Result<Answer, Failure>, began: Instant) {
+        if matches!(hedge.after, After::Delay(_)) {
+            return;
+        }
+        let now = match result {
+            Ok(answer) if !answer.response.status().is_server_error() => Some(answer.at),
+            Err(failure @ Failure::Timeout { .. }) if failure.fault() == Fault::Upstream => {
+                Some(clock::now())
+            }
+            Ok(_) | Err(_) => None,
         };
-        if tells && matches!(hedge.after, After::Percentile(_)) {
+        if let Some(now) = now {
             let took = now.saturating_duration_since(self.waiting_since(began));
             self.cluster.latencies.observe(now, took);
         }

@@ -8,11 +8,12 @@ mod outcome;
 mod pick;
 mod timing;
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{HeaderName, RETRY_AFTER};
+use http::header::{DATE, HeaderName, RETRY_AFTER};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Response, Version};
@@ -20,7 +21,7 @@ use smallvec::SmallVec;
 
 use super::admission;
 use super::connection::Connection;
-use super::error::{Failure, Fault};
+use super::error::Failure;
 use super::fields::Fields;
 use super::gate::Gate;
 use super::hints::Hints;
@@ -34,13 +35,13 @@ use crate::endpoint::{Endpoint, InFlight, Outcome};
 use crate::names::Names;
 use crate::policy::Policy;
 use crate::policy::retry::{self, Next, Situation, is_idempotent};
-use crate::upstream::{ConnectErrorKind, Lease, ResponseBody, Reuse, Wire};
+use crate::upstream::{ConnectErrorKind, Lease, Origin, ResponseBody, Reuse, Wire};
 use crate::worker::{View, Worker};
 pub use head::address;
 use head::number;
 use hedge::First;
 pub use outcome::check_response;
-use outcome::{again_after, failed};
+use outcome::{again_after, blamed, failed};
 pub use pick::{Choice, dial};
 
 /// By it a client says that a request may be processed twice.
@@ -73,13 +74,15 @@ pub struct Call<'a> {
     pub upgrade: Option<&'a HeaderValue>,
     pub wire: Wire,
     pub client_version: Version,
-    /// What the client said it will wait, if that is less than the policy.
+    /// What the client said it will wait.
     pub client_timeout: Option<Duration>,
     /// Where timeouts are in shadow mode.
     pub overrun: Option<Rc<Overrun>>,
     pub is_grpc: bool,
     /// The body may be wanted again after the answer.
     pub keeps_body: bool,
+    /// When the time begins that it may take.
+    pub started: Instant,
     /// When its first attempt begins.
     pub began: Instant,
 }
@@ -127,33 +130,23 @@ pub async fn run(call: &mut Call<'_>, report: &mut Report) -> Result<Answer, Fai
     let sent_key = call.write_head();
     let mut tried = SmallVec::<[u32; 4]>::new();
     let mut reuse = Reuse::Allowed;
-    if call.time_limit() == Some(Duration::ZERO) {
-        return Err(call.late(Duration::ZERO));
-    }
     loop {
+        if call.is_over(began) {
+            return Err(call.late());
+        }
         let (endpoint, picked) = call.pick(&mut tried, report, began)?;
         report.attempt(&endpoint);
-        let left = call.left(report.started(), began);
-        number(
-            &mut call.parts.headers,
-            report.attempts(),
-            call.is_grpc,
-            &call.policy.deadline,
-            left,
-        );
-        let trial;
-        let (result, stale) = match hedge {
-            None => {
-                trial = picked;
-                call.once(&call.parts, &endpoint, reuse, began, report.started()).await
-            }
-            Some(hedge) => {
-                let first = First { endpoint: &endpoint, trial: picked, reuse, began };
-                // Boxed: most requests are not hedged, and should not have room for it.
-                let race = hedge::race(call, hedge, first, &mut tried, &mut hedges, report);
-                let (decided, result, stale) = Box::pin(race).await;
-                trial = decided;
-                (result, stale)
+        let left = call.left(began);
+        number(&mut call.parts.headers, report.tries(), call.is_grpc, &call.policy.deadline, left);
+        let (trial, (result, stale)) = {
+            let attempt = call.once(&call.parts, &endpoint, reuse, began);
+            let attempt = pin!(attempt);
+            match hedge {
+                None => (picked, attempt.await),
+                Some(hedge) => {
+                    let first = First { endpoint: &endpoint, trial: picked, attempt, began };
+                    hedge::hedged(call, hedge, first, &mut tried, &mut hedges, report).await
+                }
             }
         };
         call.tell(trial, &result, stale, report);
@@ -171,19 +164,21 @@ pub async fn run(call: &mut Call<'_>, report: &mut Report) -> Result<Answer, Fai
         };
         began = clock::now();
         let retry_after = result.as_ref().ok().and_then(|answer| {
-            retry::retry_after(answer.response.headers().get(RETRY_AFTER)?.as_bytes())
+            let headers = answer.response.headers();
+            let date = headers.get(DATE).map(HeaderValue::as_bytes);
+            retry::retry_after(headers.get(RETRY_AFTER)?.as_bytes(), date)
         });
         let situation = Situation {
             end,
-            retries: report.attempts() - 1 - hedges,
+            retries: report.tries() - 1 - hedges,
             idempotent,
             stale: stale && reuse == Reuse::Allowed,
             replayable: call.upload.as_ref().is_none_or(|upload| upload.can_replay()),
             has_other: call.has_other(&tried, began),
             retry_after,
-            left: call.overdue(report.started()).map(|at| at.saturating_duration_since(began)),
+            left: call.overdue().map(|at| at.saturating_duration_since(began)),
         };
-        let Some(wait) = call.may_send_again(&situation, began) else {
+        let Some(wait) = call.may_send_again(&situation, began, report) else {
             break call.answered(result, sent_key);
         };
         if stale || matches!(result, Err(Failure::Unwritten { .. })) {
@@ -243,28 +238,27 @@ impl Call<'_> {
     }
 
     /// When to send it again, if it may be: by the policy, then by the budget of the service.
-    fn may_send_again(&self, situation: &Situation, now: Instant) -> Option<Duration> {
+    fn may_send_again(
+        &self,
+        situation: &Situation,
+        now: Instant,
+        report: &mut Report,
+    ) -> Option<Duration> {
         let chance = self.worker.random.borrow_mut().f64();
-        let skipped = &self.worker.recorder.retry_skipped;
-        match retry::next(&self.policy.retry, situation, chance) {
-            Next::No => None,
-            Next::Skip(reason) => {
-                skipped.inc([reason]);
-                None
-            }
+        let skipped = match retry::next(&self.policy.retry, situation, chance) {
+            Next::No => return None,
+            Next::Skip(reason) => reason,
+            Next::Again(wait) if self.is_refused(now + wait) => "circuit_breaker_open",
             Next::Again(wait) => {
-                if self.is_refused(now + wait) {
-                    skipped.inc(["circuit_breaker_open"]);
-                    return None;
-                }
-                let limits = self.cluster.budget_limits;
-                if self.cluster.budget.withdraw(now, limits) {
+                let (budget, limits) = (&self.cluster.budget, self.cluster.budget_limits);
+                if budget.withdraw(now, limits) {
                     return Some(wait);
                 }
-                skipped.inc(["budget"]);
-                None
+                "budget"
             }
-        }
+        };
+        report.not_again(skipped);
+        None
     }
 
     /// One attempt, with `parts` for its head. With a failure, whether it may be that its connection was dead
@@ -275,17 +269,25 @@ impl Call<'_> {
         endpoint: &Arc<Endpoint>,
         reuse: Reuse,
         began: Instant,
-        started: Instant,
     ) -> (Result<Answer, Failure>, bool) {
-        let (worker, cluster, deadline) = (self.worker, self.cluster, self.deadline(started));
-        let held = match admission::endpoint(worker, cluster, endpoint, deadline).await {
+        let (worker, cluster, deadline) = (self.worker, self.cluster, self.deadline());
+        let (held, waited) = match admission::endpoint(worker, cluster, endpoint, deadline).await {
             Ok(held) => held,
             Err(failure) => return (Err(failure), false),
         };
+        // How long we made it wait is none of the endpoint's doing.
+        let began = waited.unwrap_or(began);
         let in_flight = endpoint.begin(began).holding(held);
         let connect = self.policy.timeouts.connect;
+        let connect = self.per_try().map_or(connect, |per_try| connect.min(per_try));
         let admit = async || admission::connection(worker, cluster, endpoint, deadline).await;
-        let lease = worker.pool.checkout(endpoint, self.wire, connect, reuse, began, admit).await;
+        let lease = tokio::select! {
+            biased;
+            lease = worker.pool.checkout(endpoint, self.wire, connect, reuse, began, admit) => lease,
+            () = self.over(deadline) => {
+                return (Err(blamed(self.late(), &in_flight, began)), false);
+            }
+        };
         let mut lease = match lease {
             Ok(lease) => lease,
             Err(error) => {
@@ -296,20 +298,20 @@ impl Call<'_> {
                 return (Err(self.connect_failure(error)), false);
             }
         };
-        if !lease.reused {
+        if lease.origin == Origin::Opened {
             self.worker.recorder.upstream_connections.inc([&self.cluster.name, "opened"]);
         }
         let body = self.upload.as_ref().map(RequestBody::of);
         let gate = self.gate.as_deref();
         let mut hints =
             Hints::new(self.client_version, self.connection, self.stream.as_deref(), gate);
-        let sent = if lease.reused { began } else { clock::now() };
+        let sent = if lease.origin == Origin::AtHand { began } else { clock::now() };
         let result = tokio::select! {
             biased;
             result = lease.send(parts, &self.names, body, |status, headers| {
                 hints.pass_on(status, headers);
             }) => result.map_err(Ok),
-            failure = self.expired(started, sent) => Err(Err(failure)),
+            failure = self.expired(sent) => Err(Err(failure)),
         };
         let now = clock::now();
         match result
@@ -326,11 +328,8 @@ impl Call<'_> {
                 (Ok(answer), false)
             }
             Err(failure) => {
-                // A client that breaks off says nothing about the endpoint.
-                if failure.fault() == Fault::Upstream {
-                    failed(&in_flight, began);
-                }
-                let stale = lease.reused && lease.is_unanswered();
+                let failure = blamed(failure, &in_flight, began);
+                let stale = lease.origin != Origin::Opened && lease.is_unanswered();
                 (Err(failure), stale)
             }
         }

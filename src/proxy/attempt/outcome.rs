@@ -23,6 +23,20 @@ pub(super) fn failed(in_flight: &InFlight, began: Instant) {
     in_flight.observe(now, now - began, Outcome::Failed);
 }
 
+/// The same failure, once what it says about the endpoint is known there. A client that breaks off says nothing;
+/// one whose time was up only that the endpoint would have taken longer.
+pub(super) fn blamed(failure: Failure, in_flight: &InFlight, began: Instant) -> Failure {
+    match &failure {
+        failure if failure.fault() == Fault::Upstream => failed(in_flight, began),
+        Failure::Timeout { .. } => {
+            let now = clock::now();
+            in_flight.outrun(now, now - began);
+        }
+        _ => {}
+    }
+    failure
+}
+
 /// Whether a response may be passed on: an unasked 101 would let the upstream take over the client's
 /// connection.
 ///
@@ -64,9 +78,9 @@ impl Call<'_> {
         }
         let (end, now) = match result {
             Ok(answer) => match answered(answer, report.is_grpc()) {
-                // So far it went well.
+                // So far it went well. What becomes a tunnel has no other end.
                 end @ End::Answered { status, grpc: None }
-                    if !status.is_server_error() && status != StatusCode::SWITCHING_PROTOCOLS =>
+                    if !status.is_server_error() && self.upgrade.is_none() =>
                 {
                     let whole = !report.is_grpc() && answer.fields.has(Fields::CONTENT_LENGTH);
                     return report.expect(trial.answered(end, answer.at, whole));

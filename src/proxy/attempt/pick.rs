@@ -16,7 +16,8 @@ use super::outcome::{connect_failure, failed};
 use crate::balance::NonePicked;
 use crate::clock::{self, Instant};
 use crate::config::snapshot::{Cluster, Destination};
-use crate::endpoint::{Endpoint, InFlight};
+use crate::endpoint::Endpoint;
+use crate::listen::detect::Dialled;
 use crate::policy::{End, Mode};
 use crate::upstream::ConnectErrorKind;
 use crate::worker::{View, Worker};
@@ -39,12 +40,14 @@ pub async fn dial(
     to: Destination,
     peer: IpAddr,
     connect_timeout: Duration,
-) -> Result<(Arc<Endpoint>, InFlight, crate::stream::Stream), Failure> {
+) -> Result<Dialled, Failure> {
     const ATTEMPTS: usize = 3;
     let cluster = view.snapshot.cluster(to);
     let group = view.snapshot.group(to);
     let wish = group.balancer.wish_of_peer(peer);
     let mut tried = SmallVec::<[u32; 4]>::new();
+    let mut shadow = Vec::new();
+    cluster.budget.deposit(clock::now());
     loop {
         let (index, trial) = ask(worker, view, to, &tried, wish, clock::now())?;
         tried.push(index as u32);
@@ -52,19 +55,28 @@ pub async fn dial(
         let held = admission::connection(worker, cluster, endpoint, None).await;
         let held = held.map_err(|error| connect_failure(cluster, error))?;
         let began = clock::now();
+        let mut note = |would| {
+            worker.recorder.shadow(would);
+            shadow.push(would);
+        };
         if trial.would_refuse {
-            worker.recorder.shadow(WOULD_REFUSE);
+            note(WOULD_REFUSE);
         }
         let tell = |end| {
-            if let Some(would) = trial.end(worker, cluster, endpoint, end, clock::now()) {
-                worker.recorder.shadow(would);
-            }
+            trial.end(worker, cluster, endpoint, end, clock::now()).into_iter().for_each(note)
         };
         let in_flight = endpoint.begin(began).holding(held);
         match crate::upstream::connect::connect(&endpoint.address, connect_timeout).await {
             Ok(stream) => {
                 tell(End::Answered { status: StatusCode::OK, grpc: None });
-                return Ok((endpoint.clone(), in_flight, stream));
+                let attempts = tried.len() as u32;
+                return Ok(Dialled {
+                    endpoint: endpoint.clone(),
+                    in_flight,
+                    stream,
+                    attempts,
+                    shadow,
+                });
             }
             Err(error) => {
                 if error.kind == ConnectErrorKind::Exhausted {
@@ -73,9 +85,15 @@ pub async fn dial(
                     failed(&in_flight, began);
                     tell(End::ConnectFailure);
                 }
+                let failure = connect_failure(cluster, error);
                 if tried.len() >= ATTEMPTS.min(group.endpoints.len()) {
-                    return Err(connect_failure(cluster, error));
+                    return Err(failure);
                 }
+                if !cluster.budget.withdraw(clock::now(), cluster.budget_limits) {
+                    worker.recorder.retry_skipped.inc(["budget"]);
+                    return Err(failure);
+                }
+                worker.recorder.retries.inc([&cluster.name, failure.reason()]);
             }
         }
     }
@@ -107,6 +125,7 @@ fn ask(
         })?;
         // Otherwise another worker was quicker with the last probe, and the next pick knows.
         if trial.at(&view.snapshot.group(to).endpoints[picked.index]).is_ok() {
+            trial.in_panic = picked.in_panic;
             if picked.in_panic {
                 worker.recorder.panic_picks.inc([&cluster.name]);
             }
@@ -137,6 +156,9 @@ impl Call<'_> {
         };
         if trial.would_refuse {
             report.enforced(Mode::Shadow, WOULD_REFUSE);
+        }
+        if trial.in_panic {
+            report.note("panic_threshold", "ignored");
         }
         Ok((endpoint, trial))
     }

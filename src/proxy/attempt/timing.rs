@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::error::Failure;
+use super::super::error::{Failure, TimeLimit};
 use super::super::overrun::Overrun;
 use super::Call;
 use crate::clock::{self, Instant};
@@ -35,26 +35,54 @@ enum Look {
 }
 
 impl Call<'_> {
-    /// When nobody waits for the request any more, as far as that is known before it is sent. `started`: when
-    /// it came.
-    pub fn deadline(&self, started: Instant) -> Option<Instant> {
-        self.time_limit().map(|limit| started + limit)
+    /// When nobody waits for the request any more, as far as that is known before it is sent.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.time_limit().map(|limit| self.started + limit)
     }
 
-    pub(super) fn late(&self, after: Duration) -> Failure {
-        Failure::Timeout { service: self.cluster.name.to_string(), after }
+    /// The time for the request as a whole is up.
+    pub fn late(&self) -> Failure {
+        self.timeout(self.time_limit().unwrap_or_default(), TimeLimit::Request)
+    }
+
+    fn timeout(&self, after: Duration, of: TimeLimit) -> Failure {
+        let by_client = of == TimeLimit::Request && Some(after) == self.client_timeout;
+        let of = if by_client { TimeLimit::Client } else { of };
+        Failure::Timeout { service: self.cluster.name.to_string(), after, of }
+    }
+
+    /// How long one attempt may take, where that acts.
+    pub(super) fn per_try(&self) -> Option<Duration> {
+        self.policy.retry.per_try.filter(|_| self.policy.timeouts.mode == Mode::Enforce)
     }
 
     /// When the head of the response is overdue, all attempts together; unknown while the request is still
     /// being sent.
-    pub(super) fn overdue(&self, started: Instant) -> Option<Instant> {
-        self.due(self.time_limit()?, started)
+    pub(super) fn overdue(&self) -> Option<Instant> {
+        self.due(self.time_limit()?)
     }
 
-    fn due(&self, limit: Duration, started: Instant) -> Option<Instant> {
+    /// Whether nobody waits for it any more, as far as that is known.
+    pub(super) fn is_over(&self, now: Instant) -> bool {
+        match self.time_limit() {
+            None => false,
+            Some(limit) => limit.is_zero() || self.due(limit).is_some_and(|at| at <= now),
+        }
+    }
+
+    /// Ready once nobody waits for it any more.
+    pub async fn over(&self, deadline: Option<Instant>) {
+        match deadline {
+            Some(at) => self.worker.alarms.at(at).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn due(&self, limit: Duration) -> Option<Instant> {
         let sent = match &self.upload {
-            Some(upload) => upload.finished()?,
-            None => started,
+            // Of a fallback it may have been sent before.
+            Some(upload) if upload.asked_for() => upload.finished()?.max(self.started),
+            Some(_) | None => self.started,
         };
         Some(sent + limit)
     }
@@ -72,25 +100,24 @@ impl Call<'_> {
 
     /// What is said to the service of the time that is left, if anything: what the client said, less what has
     /// passed, or our own where that is to travel.
-    pub(super) fn left(&self, started: Instant, now: Instant) -> Option<Duration> {
+    pub(super) fn left(&self, now: Instant) -> Option<Duration> {
         let propagate = self.policy.deadline.propagate && !self.is_grpc;
         if !propagate && self.client_timeout.is_none() {
             return None;
         }
-        let passed = now.saturating_duration_since(started);
+        let passed = now.saturating_duration_since(self.started);
         if !propagate {
             // As it stands there already.
             let client = self.client_timeout.filter(|_| !passed.is_zero());
             return client.map(|limit| limit.saturating_sub(passed));
         }
         let limit = self.time_limit().map(|limit| limit.saturating_sub(passed));
-        let enforced = self.policy.timeouts.mode == Mode::Enforce;
-        least(limit, self.policy.retry.per_try.filter(|_| enforced))
+        least(limit, self.per_try())
     }
 
     /// Waits until the attempt that is `sent` here is overdue, or the request with it. What is overdue by
     /// timeouts in shadow mode is noted, and waited for.
-    pub(super) async fn expired(&self, started: Instant, sent: Instant) -> Failure {
+    pub(super) async fn expired(&self, sent: Instant) -> Failure {
         let timeouts = &self.policy.timeouts;
         let mut limits = Limits {
             request: least(timeouts.request, self.client_timeout),
@@ -98,9 +125,9 @@ impl Call<'_> {
             stream_idle: timeouts.stream_idle,
         };
         // Not the present, but nothing is overdue before the first look at the clock.
-        let mut now = started;
+        let mut now = self.started;
         loop {
-            match self.look(limits, started, sent, now) {
+            match self.look(limits, sent, now) {
                 Look::Late(late) => {
                     let Some(overrun) = self.shadowed(&late) else { return self.cut(&late) };
                     overrun.note(match late {
@@ -112,7 +139,7 @@ impl Call<'_> {
                     limits = Limits { request, per_try: None, stream_idle: None };
                 }
                 Look::Again(at) => {
-                    clock::sleep_until(at).await;
+                    self.worker.alarms.at(at).await;
                     now = clock::now();
                 }
                 Look::Never => std::future::pending().await,
@@ -131,16 +158,17 @@ impl Call<'_> {
         match *late {
             // An upstream that takes no more is as late as one that does not answer.
             Late::Body { after, starved: true } => Failure::BodyTimeout { after },
-            Late::Request(after) | Late::Attempt(after) | Late::Body { after, .. } => {
-                self.late(after)
+            Late::Request(after) | Late::Body { after, .. } => {
+                self.timeout(after, TimeLimit::Request)
             }
+            Late::Attempt(after) => self.timeout(after, TimeLimit::Attempt),
         }
     }
 
     /// Whether the head of the response is overdue. The clock of the request timeout starts when the request
     /// has been sent to its end, so that a long upload or a gRPC stream is not cut; until then only
     /// silence counts. That of an attempt, which is `sent` here, starts then too.
-    fn look(&self, limits: Limits, started: Instant, sent: Instant, now: Instant) -> Look {
+    fn look(&self, limits: Limits, sent: Instant, now: Instant) -> Look {
         let Limits { request, per_try, stream_idle } = limits;
         // While the body goes out, look again at least this often: its end starts the clock.
         const LOOK: Duration = Duration::from_millis(250);
@@ -161,8 +189,8 @@ impl Call<'_> {
                 let attempt = per_try.map(|limit| {
                     (finished.map_or(sent, |at| at.max(sent)) + limit, Late::Attempt(limit))
                 });
-                let request = request
-                    .and_then(|limit| Some((self.due(limit, started)?, Late::Request(limit))));
+                let request =
+                    request.and_then(|limit| Some((self.due(limit)?, Late::Request(limit))));
                 match request.into_iter().chain(attempt).min_by_key(|(at, _)| *at) {
                     Some((at, late)) if at <= now => Look::Late(late),
                     Some((at, _)) => Look::Again(at),

@@ -26,7 +26,7 @@ use crate::config::snapshot::Route;
 use crate::endpoint::Endpoint;
 use crate::policy::fallback::Cause;
 use crate::policy::rate_limit::Quota;
-use crate::policy::{End, Mode, Would};
+use crate::policy::{End, Mode, Would, retry};
 use crate::telemetry::access_log::Record;
 use crate::telemetry::flags::Flag;
 use crate::telemetry::metrics::{ErrorType, MethodLabel, OpenGuard, RequestKey, RequestLabels};
@@ -66,6 +66,7 @@ pub struct Report {
     service: u32,
     endpoint: Option<Arc<Endpoint>>,
     attempts: u32,
+    tries: u32,
     upload: Option<Rc<Upload>>,
     upstream_time: Option<Duration>,
     /// None until there is an answer.
@@ -74,6 +75,9 @@ pub struct Report {
     reason: &'static str,
     grpc: bool,
     grpc_status: Option<u16>,
+    exhausted: bool,
+    /// What policies did, as the log has it.
+    notes: String,
     /// What policies in shadow mode would have done.
     shadow: Vec<Would>,
     /// What timeouts in shadow mode would have cut.
@@ -133,6 +137,7 @@ impl Report {
             service: NONE,
             endpoint: None,
             attempts: 0,
+            tries: 0,
             upload: None,
             upstream_time: None,
             status: None,
@@ -140,6 +145,8 @@ impl Report {
             reason: ANSWERED_HERE,
             grpc: super::headers::is_grpc(&parts.headers, fields),
             grpc_status: None,
+            exhausted: false,
+            notes: String::new(),
             shadow: Vec::new(),
             overrun: None,
             delayed: false,
@@ -201,6 +208,8 @@ impl Report {
     /// Another answer stands in for the one that `cause` kept from being.
     pub fn fell_back(&mut self, cause: Cause) {
         self.fallback = Some(cause);
+        self.tell_expected(Some, clock::now);
+        self.tries = 0;
         // What is asked next has a bulkhead of its own.
         self.slot = None;
         let service = self.service_name().unwrap_or_default();
@@ -239,8 +248,8 @@ impl Report {
 
     pub fn attempt(&mut self, endpoint: &Arc<Endpoint>) {
         self.attempts += 1;
-        self.trial = None;
-        self.endpoint = Some(endpoint.clone());
+        self.tries += 1;
+        self.turn_to(endpoint);
     }
 
     /// One more attempt, while another one is under way.
@@ -260,7 +269,8 @@ impl Report {
 
     /// Of several attempts that are under way it is the one to this endpoint that is talked of from now on.
     pub fn turn_to(&mut self, endpoint: &Arc<Endpoint>) {
-        self.trial = None;
+        // What was answered before is not read to its end: its head has to do.
+        self.tell_expected(Some, clock::now);
         self.endpoint = Some(endpoint.clone());
     }
 
@@ -269,8 +279,9 @@ impl Report {
         self.endpoint.as_ref()
     }
 
-    pub fn attempts(&self) -> u32 {
-        self.attempts
+    /// Attempts at the service that is asked now.
+    pub fn tries(&self) -> u32 {
+        self.tries
     }
 
     /// The upstream has answered.
@@ -292,6 +303,26 @@ impl Report {
             self.shadow.push(would);
         }
         mode == Mode::Enforce
+    }
+
+    /// Notes what a policy did that the answer does not tell.
+    pub fn note(&mut self, policy: &str, act: &str) {
+        if !self.notes.is_empty() {
+            self.notes.push(',');
+        }
+        self.notes.extend([policy, ":", act]);
+    }
+
+    /// As [`Report::note`], of why it was not sent again.
+    pub fn not_again(&mut self, reason: &'static str) {
+        self.worker.recorder.retry_skipped.inc([reason]);
+        self.exhausted |= reason == retry::LIMIT;
+        self.note("retry", reason);
+    }
+
+    /// What was noted of it elsewhere.
+    pub fn shadowed(&mut self, would: Would) {
+        self.shadow.push(would);
     }
 
     /// Where timeouts in this mode note what they would cut, if they are not to cut it.
@@ -348,6 +379,13 @@ impl Report {
         self.status = Some(if self.grpc { StatusCode::OK } else { failure.status() });
         self.grpc_status = self.grpc.then(|| failure.grpc_status());
         self.worker.recorder.rejected.inc([failure.reason()]);
+        match failure {
+            Failure::RateLimited { limit, .. } => self.note("rate_limit", &limit.name),
+            Failure::Shed { priority, signal } => {
+                self.note(priority.as_str(), signal.as_str());
+            }
+            _ => {}
+        }
     }
 
     /// `grpc-status` stands in the trailers, or in the head where there is no body.
@@ -468,6 +506,8 @@ impl Report {
             span_id: self.trace.map(|trace| trace.span_id),
             attempts: self.attempts,
             grpc_status: self.grpc_status,
+            exhausted: self.exhausted,
+            notes: &self.notes,
             shadow: &self.shadow,
             hedge: self.hedge,
             fallback: fallback.as_deref(),

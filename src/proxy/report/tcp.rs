@@ -1,6 +1,5 @@
 //! What is said of a connection that carried no HTTP, once it has ended.
 
-use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -11,6 +10,10 @@ use super::{Ending, VIA_UPSTREAM, shortfall};
 use crate::clock::{self, Instant};
 use crate::config::snapshot::Destination;
 use crate::endpoint::Endpoint;
+use crate::endpoint::InFlight;
+use crate::listen::detect::Dialled;
+use crate::policy::Would;
+use crate::stream::Stream;
 use crate::telemetry::Direction;
 use crate::telemetry::access_log::Record;
 use crate::telemetry::flags::Flag;
@@ -24,7 +27,9 @@ pub struct TcpReport<'a> {
     to: Destination,
     started: Instant,
     wall: SystemTime,
-    endpoint: Cell<Option<Arc<Endpoint>>>,
+    endpoint: Option<Arc<Endpoint>>,
+    attempts: u32,
+    shadow: Vec<Would>,
     pub tally: Tally,
 }
 
@@ -42,13 +47,20 @@ impl<'a> TcpReport<'a> {
             to,
             started: clock::now(),
             wall: clock::wall(),
-            endpoint: Cell::new(None),
+            endpoint: None,
+            attempts: 0,
+            shadow: Vec::new(),
             tally: Tally::default(),
         }
     }
 
-    pub fn endpoint(&self, endpoint: &Arc<Endpoint>) {
-        self.endpoint.set(Some(endpoint.clone()));
+    /// Where it goes. What counts there while it does, and its other end.
+    pub fn dialled(&mut self, dialled: Dialled) -> (InFlight, Stream) {
+        let Dialled { endpoint, in_flight, stream, attempts, shadow } = dialled;
+        self.endpoint = Some(endpoint);
+        self.attempts = attempts;
+        self.shadow = shadow;
+        (in_flight, stream)
     }
 
     pub fn failed(self, failure: &Failure) {
@@ -68,7 +80,6 @@ impl<'a> TcpReport<'a> {
         recorder.tcp_connections.inc(labels);
         recorder.tcp_sent_bytes.add(labels, self.tally.from_client.get());
         recorder.tcp_received_bytes.add(labels, self.tally.from_server.get());
-        let endpoint = self.endpoint.take();
         let record = Record {
             start: self.wall,
             direction: self.direction,
@@ -86,14 +97,16 @@ impl<'a> TcpReport<'a> {
             user_agent: None,
             request_id: None,
             authority: None,
-            upstream_host: endpoint.as_ref().map(|endpoint| &*endpoint.label),
+            upstream_host: self.endpoint.as_ref().map(|endpoint| &*endpoint.label),
             upstream_cluster: Some(service),
             route_name: None,
             trace_id: None,
             span_id: None,
-            attempts: u32::from(endpoint.is_some()),
+            attempts: self.attempts,
             grpc_status: None,
-            shadow: &[],
+            exhausted: false,
+            notes: "",
+            shadow: &self.shadow,
             hedge: None,
             fallback: None,
         };

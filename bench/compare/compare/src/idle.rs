@@ -43,7 +43,7 @@ pub fn connections(bench: &mut Bench, proxy: &Proxy, http2: bool) -> Result<Figu
         figures.wrong = Some("idle connections were closed".into());
     }
     let after = process.rss();
-    let used = process.usage().saturating_duration_since(used).total;
+    let used = process.usage().since(used).total;
     figures.set("bytes", (after as f64 - before as f64) / f64::from(number));
     figures.set("rss_before", before as f64);
     figures.set("rss_after", after as f64);

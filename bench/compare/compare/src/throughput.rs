@@ -44,7 +44,7 @@ pub fn measure(bench: &mut Bench, load: &Throughput, proxy: &Proxy) -> Result<Fi
         return Err("no request was answered".into());
     }
     let elapsed = began.elapsed().as_secs_f64();
-    let (used, busy) = (process.usage().saturating_duration_since(before), busy(core) - busy_before);
+    let (used, busy) = (process.usage().since(before), busy(core) - busy_before);
     let each = |nanoseconds: f64| nanoseconds / 1e3 / done.requests;
     let mut figures = Figures::default();
     figures.set("cpu_us", each(used.total));
