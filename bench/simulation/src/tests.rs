@@ -84,6 +84,8 @@ fn outlier_detection_finds_what_is_grey_and_failures_in_a_row_do_not() {
     let (bare, with) = (figures(&grey, &ewma("bare")), figures(&grey, &ewma("outlier detection")));
     assert!(with.success > bare.success + 0.005, "{} {}", bare.success, with.success);
     assert_eq!(with.ejected, Some(1.0));
+    // The interval in which the trouble begins, or the next.
+    assert!(with.time_to_eject.is_some_and(|after| after.as_secs() < 20), "{with:?}");
     let in_a_row = figures(&grey, &row("Istio", "outlier detection"));
     assert!(in_a_row.success < with.success - 0.005, "{} {}", in_a_row.success, with.success);
 }
@@ -113,6 +115,8 @@ fn the_budget_bounds_what_retries_add_and_a_fixed_number_does_not() {
     let brownout = scenario("brownout");
     let naive = figures(&brownout, &ewma("3 retries, no budget"));
     let within = figures(&brownout, &ewma("retries"));
+    let bare = figures(&brownout, &ewma("bare"));
+    assert!(bare.success > within.success + 0.1, "{} {}", bare.success, within.success);
     assert!(naive.attempts > 3.0, "{}", naive.attempts);
     assert!(within.success > 2.0 * naive.success, "{} {}", within.success, naive.success);
     // It keeps itself going after its cause is gone.
@@ -135,11 +139,19 @@ fn where_all_fail_some_are_still_asked() {
 fn fast_errors_attract_and_a_tenth_is_too_few_to_eject_for_a_fifth() {
     let rollout = scenario("bad rollout");
     let bare = figures(&rollout, &ewma("bare"));
-    assert!(bare.at_ill > Some(1.2), "{:?}", bare.at_ill);
+    let least = figures(&rollout, &row("least request", "bare"));
+    assert!(least.at_ill > Some(1.2) && bare.at_ill > least.at_ill, "{:?}", bare.at_ill);
     let tenth = figures(&rollout, &ewma("outlier detection of a tenth"));
     let half = figures(&rollout, &ewma("outlier detection"));
     assert!(half.success > tenth.success + 0.05, "{} {}", tenth.success, half.success);
-    assert!(figures(&rollout, &ewma("all of ours")).success > 0.99);
+}
+
+#[test]
+fn retries_and_ejections_together_leave_next_to_nothing() {
+    for trouble in Scenario::all().into_iter().filter(|it| it.name != "brownout") {
+        let seen = figures(&scenario(trouble.name), &ewma("all of ours"));
+        assert!(seen.success > 0.9985, "{}: {}", trouble.name, seen.success);
+    }
 }
 
 /// A bulkhead for a fifth of the load.
@@ -165,6 +177,7 @@ fn hedging_helps_where_some_are_slow_and_stays_within_the_budget() {
     let bare = figures(&slow, &row("round robin", "bare"));
     let hedged = figures(&slow, &row("round robin", "hedging"));
     assert!(hedged.prompt > bare.prompt + 0.02, "{} {}", hedged.prompt, bare.prompt);
+    assert!(hedged.p99 < bare.p99, "{:?} {:?}", hedged.p99, bare.p99);
     assert!(hedged.attempts > 1.01 && hedged.attempts < 1.25, "{}", hedged.attempts);
 }
 
