@@ -359,7 +359,7 @@ mod tests {
             _ => panic!("it waits"),
         };
         let (mut second, mut third, gone) = (wait(1), wait(2), wait(3));
-        gone.leave_at(at(4));
+        gone.leave_at(at(20));
         assert_eq!(slots.waiting(), 2);
         let context = &mut Context::from_waker(std::task::Waker::noop());
         let mut poll = |turn: &mut Turn<Shared>| Pin::new(turn).poll(context);

@@ -196,7 +196,7 @@ fn health_checks_find_what_is_gone_and_not_what_is_slow_or_grey() {
 #[test]
 fn a_breaker_for_slow_calls_opens_where_none_fails() {
     let slow = scenario("slow");
-    let of = |name| figures(&slow, &ewma(name));
+    let of = |name| figures(&slow, &row("least request", name));
     let (by_failures, by_both) = (of("breaker"), of("breaker, slow calls too"));
     assert_eq!(by_failures.ejected, Some(0.0));
     assert!(by_both.ejected > Some(0.0) && by_both.well_ejected == 0, "{:?}", by_both.ejected);
