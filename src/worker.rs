@@ -1,7 +1,7 @@
 //! A worker: one thread with one single-threaded runtime, and what it owns. A connection lives and
 //! dies on its worker, so that nothing here needs a lock; `Rc` makes the compiler see to it.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -121,6 +121,8 @@ pub struct View {
     pub redis: Option<Rc<Link>>,
     /// What is counted of the picks of each group.
     picks: Vec<Option<Picks>>,
+    /// Requests that a split sent to each group.
+    splits: Vec<OnceCell<Handle>>,
 }
 
 /// What a worker remembers of the picks of one group.
@@ -182,11 +184,22 @@ impl View {
             let link = link.filter(|link| Arc::ptr_eq(link.redis(), redis)).cloned();
             link.unwrap_or_else(|| shared::link(redis))
         });
-        Rc::new(Self { snapshot, turns: RefCell::new(turns), limit_counts, redis, picks })
+        let splits = (0..snapshot.group_slots).map(|_| OnceCell::new()).collect();
+        Rc::new(Self { snapshot, turns: RefCell::new(turns), limit_counts, redis, picks, splits })
     }
 
     pub fn limit_counts(&self, limit: &RateLimit) -> &LimitCounts {
         &self.limit_counts[limit.slot as usize]
+    }
+
+    /// Counts a request that a split has sent there.
+    pub fn count_split(&self, recorder: &Recorder, to: Destination) {
+        let group = self.snapshot.group(to);
+        let handle = || {
+            let subset = group.selector.to_string();
+            recorder.splits.handle([&self.snapshot.cluster(to).name, &subset])
+        };
+        self.splits[group.slot as usize].get_or_init(handle).inc();
     }
 
     /// An endpoint for one attempt, another one than those `tried` where there is one. `wish` is what
@@ -207,9 +220,9 @@ impl View {
         let slot = self.snapshot.group(to).slot as usize;
         let pick = self.picking(to, tried, wish, now);
         let Turn { cursor, panic } = &mut self.turns.borrow_mut()[slot];
-        let picked = pick.choose(cursor, panic, random)?;
+        let mut picked = pick.choose(cursor, panic, random)?;
         if let Some(picks) = &self.picks[slot] {
-            picks.count(pick.balancer, picked.index, wish);
+            picked.note = picks.count(pick.balancer, picked.index, wish);
         }
         Ok(picked)
     }

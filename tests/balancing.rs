@@ -460,6 +460,8 @@ async fn a_sticky_split_keeps_its_clients_and_moves_few() {
     let at_ten = placed(&proxy, 100, by_header).await;
     let is_new = |owners: &[String]| owners.iter().filter(|owner| *owner == "new").count();
     assert!((2..25).contains(&is_new(&at_ten)), "{}", is_new(&at_ten));
+    let counted = "pilotfish_split_requests_total{service=\"users\",subset=\"v2\"}";
+    assert_eq!(proxy.metric(counted).await, (3 * is_new(&at_ten)) as f64);
 
     proxy.write(&yaml((50, 50)));
     proxy.reload().await.expect("it is right");

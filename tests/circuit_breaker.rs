@@ -127,8 +127,15 @@ async fn of_a_service_it_opens_for_all_and_a_fallback_answers() {
     assert_eq!(bad.seen() + worse.seen(), 4);
 }
 
+/// Whatever the number of workers, and whoever has the breaker.
 #[tokio::test]
 async fn half_open_it_lets_its_number_through_and_no_more() {
+    for (scope, workers) in [("endpoint", 1), ("endpoint", 4), ("service", 4), ("both", 4)] {
+        half_open(scope, workers).await;
+    }
+}
+
+async fn half_open(scope: &str, workers: usize) {
     const PROBES: usize = 3;
     let (calls, gate) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
     let (counted, waited) = (calls.clone(), gate.clone());
@@ -143,11 +150,12 @@ async fn half_open_it_lets_its_number_through_and_no_more() {
         }
     })
     .await;
-    // So long that no probe gives its place up meanwhile.
+    // No probe gives its place up before its timeout.
     let policy = format!(
-        "circuit_breaker: {{ consecutive_failures: 1, open_for: 3s, max_open_for: 3s, probes: {PROBES} }}"
+        "circuit_breaker: {{ scope: {scope}, consecutive_failures: 1, open_for: 300ms, max_open_for: 300ms, probes: {PROBES} }}"
     );
-    let proxy = before(&[&app], &policy).await;
+    let yaml = yaml(&[&app], &policy).replace("workers: 1", &format!("workers: {workers}"));
+    let proxy = Proxy::start(&yaml).await;
     assert_eq!(get(&proxy).await.status, 500);
     let address = proxy.outbound();
     let (refused, mut answers) = (Arc::new(AtomicUsize::new(0)), tokio::task::JoinSet::new());
@@ -171,14 +179,15 @@ async fn half_open_it_lets_its_number_through_and_no_more() {
     let settled = || async { (refused.load(SeqCst) == asked + 20 - PROBES).then_some(()) };
     eventually(settled).await;
     assert_eq!(calls.load(SeqCst), 1 + PROBES);
-    assert_eq!(breakers(&proxy, "endpoint", "half_open").await, 1.0);
+    let of = if scope == "service" { "service" } else { "endpoint" };
+    assert_eq!(breakers(&proxy, of, "half_open").await, 1.0);
     gate.add_permits(PROBES);
     let mut good = 0;
     while let Some(status) = within(answers.join_next()).await {
         good += usize::from(status.expect("an answer") == 200);
     }
     assert_eq!(good, PROBES);
-    assert_eq!(breakers(&proxy, "endpoint", "closed").await, 1.0);
+    assert_eq!(breakers(&proxy, of, "closed").await, 1.0);
 }
 
 #[tokio::test]

@@ -185,6 +185,8 @@ async fn who_closes_idle_connections_as_they_are_used_is_not_ejected_and_costs_n
     let tally = load.stop().await;
     assert_eq!(tally.failed.load(SeqCst) + tally.dropped.load(SeqCst), 0);
     assert_eq!(town.count("ejected").await, 0.0);
+    let again = "pilotfish_retries_total{service=\"user-service\",reason=\"upstream_reset\"}";
+    assert!(town.proxy.metric(again).await > 10.0, "connections that died at their reuse");
     // It has its share: about a quarter.
     assert!(taken.load(SeqCst) > 60, "{}", taken.load(SeqCst));
     let good: usize = town.good.iter().map(|upstream| upstream.seen().len()).sum();

@@ -166,6 +166,11 @@ async fn with_too_many_ejected_all_are_asked() {
                 (proxy.metric(picks).await > 3.0).then_some(())
             })
             .await;
+            eventually(|| async {
+                let lines = proxy.log(1).await;
+                lines.iter().any(|line| line["notes"] == "panic_threshold:ignored").then_some(())
+            })
+            .await;
         } else {
             assert_eq!(statuses(&proxy, 10).await, BTreeMap::from([(200, 10)]));
             assert_eq!(proxy.metric(picks).await, 0.0);
@@ -234,9 +239,30 @@ async fn who_joins_gets_its_share_little_by_little() {
     statuses(&proxy, 300).await;
     let share = new.seen();
     assert!((1..40).contains(&share), "{share} of 300");
+    let warming = "pilotfish_endpoints{service=\"s\",state=\"warming\"}";
+    assert_eq!(proxy.metric(warming).await, 1.0);
     // Without slow start it has all of it.
     proxy.write(&yaml(&three, "slow_start: off"));
     proxy.reload().await.expect("a reload");
     statuses(&proxy, 300).await;
     assert_eq!(new.seen() - share, 100);
+}
+
+#[tokio::test]
+async fn who_comes_back_gets_its_share_little_by_little() {
+    let (first, second, bad) =
+        (Switch::on(200).await, Switch::on(200).await, Switch::on(500).await);
+    let policy = "slow_start: { window: 1h, min_weight: 10% },
+      outlier_detection: { ejection_time: 300ms, max_ejection_time: 300ms }";
+    let proxy = before(&[&first.upstream, &second.upstream, &bad.upstream], policy).await;
+    statuses(&proxy, 30).await;
+    assert_eq!(ejections(&proxy, "consecutive_5xx", "ejected").await, 1.0);
+    bad.set(200);
+    eventually(|| async { (ejected(&proxy).await == 0.0).then_some(()) }).await;
+    let warming = "pilotfish_endpoints{service=\"s\",state=\"warming\"}";
+    assert_eq!(proxy.metric(warming).await, 1.0);
+    let before = bad.seen();
+    statuses(&proxy, 300).await;
+    let share = bad.seen() - before;
+    assert!((1..40).contains(&share), "{share} of 300");
 }

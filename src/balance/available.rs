@@ -69,6 +69,8 @@ pub struct Picked {
     pub index: usize,
     /// It is away, and was picked because so many are.
     pub in_panic: bool,
+    /// What is not as the client or its place would have it, for the log.
+    pub note: Option<&'static str>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,7 +108,7 @@ impl Pick<'_> {
         .or_else(|| pick(&|index| self.is_tried(index)))
         .or_else(|| pick(&|_| false))
         .ok_or_else(|| self.nobody())?;
-        Ok(Picked { index, in_panic: self.is_away(index) && *panics })
+        Ok(Picked { index, in_panic: self.is_away(index) && *panics, note: None })
     }
 
     /// Whether another pick would find one that was not tried, is not away and not refused.

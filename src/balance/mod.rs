@@ -191,6 +191,11 @@ impl Balancer {
         self.sticky.as_ref()?.find(wish?)
     }
 
+    /// The endpoint that a key leads to first.
+    pub fn home(&self, hash: u64) -> Option<usize> {
+        self.table.as_ref()?.pick(hash, None, &|_| false)
+    }
+
     /// Whether an endpoint is in our zone, where that makes a difference.
     pub fn is_local(&self, index: usize) -> Option<bool> {
         self.zones.as_ref().map(|zones| zones.is_local(index))

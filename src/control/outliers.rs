@@ -72,6 +72,16 @@ pub fn watch(metrics: &Metrics, live: &Live) -> [prometheus::Result<()>; 2] {
                     let count = endpoints.iter().filter(|endpoint| state(endpoint, now) == of);
                     emit(&[&cluster.name, of], count.count() as f64);
                 }
+                if let Some(slow_start) = &cluster.availability.slow_start {
+                    let warms = |endpoint: &Endpoint| {
+                        let since = endpoint.state.fresh_since();
+                        state(endpoint, now) == "available"
+                            && since != Instant(0)
+                            && slow_start.share(since, now) < 1.0
+                    };
+                    let warming = endpoints.iter().filter(|endpoint| warms(endpoint)).count();
+                    emit(&[&cluster.name, "warming"], warming as f64);
+                }
             });
         }),
         metrics.gauges(

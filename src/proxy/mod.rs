@@ -60,7 +60,7 @@ use ipnet::IpNet;
 
 use crate::balance::key;
 use crate::clock;
-use crate::config::snapshot::{Action, Destination, Forward, Group, Route};
+use crate::config::snapshot::{Action, Destination, Forward, Group, Route, To};
 use crate::listen::http1::Refused;
 use crate::telemetry::Direction;
 use crate::telemetry::trace::{self, Origin};
@@ -362,6 +362,9 @@ fn balanced(
     };
     let hash = forward.to.key().and_then(|key| key.hash(&asked));
     let destination = forward.to.pick(&mut worker.random.borrow_mut(), hash);
+    if matches!(forward.to, To::Split(_)) {
+        view.count_split(&worker.recorder, destination);
+    }
     (destination, view.snapshot.group(destination).balancer.wish(&asked))
 }
 

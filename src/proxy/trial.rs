@@ -27,6 +27,8 @@ pub struct Trial {
     pub would_refuse: bool,
     /// Its endpoint is away, and so many are that it was picked nevertheless.
     pub in_panic: bool,
+    /// See [`Picked::note`](crate::balance::Picked::note).
+    pub note: Option<&'static str>,
 }
 
 impl Trial {
@@ -43,6 +45,7 @@ impl Trial {
             of_endpoint: None,
             would_refuse: false,
             in_panic: false,
+            note: None,
         };
         if let Some(breaker) = &cluster.breaker {
             trial.of_service = trial.admission(breaker)?;

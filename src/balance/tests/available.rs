@@ -7,7 +7,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::policy::breaker::{BreakerConfig, Seen, SharedBreaker};
-use crate::policy::{Mode, SlowStart};
+use crate::policy::bulkhead::EndpointLimits;
+use crate::policy::{BulkheadLimits, Mode, SlowStart};
 
 const S: u64 = 1_000_000_000;
 const NOW: Instant = Instant(1000 * S);
@@ -16,7 +17,10 @@ const NOW: Instant = Instant(1000 * S);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum How {
     Well,
+    /// It has all the requests that it may have.
+    Full,
     Away,
+    Unhealthy,
     Refused,
     Tried,
     TriedAndAway,
@@ -24,7 +28,7 @@ enum How {
 
 impl How {
     fn is_away(self) -> bool {
-        matches!(self, Self::Away | Self::TriedAndAway)
+        matches!(self, Self::Away | Self::Unhealthy | Self::TriedAndAway)
     }
 }
 
@@ -41,8 +45,15 @@ fn town(how: &[How]) -> (Vec<Arc<Endpoint>>, Vec<u32>) {
     let make = |(port, how): (u16, &How)| {
         let address = Address::Name { host: "a".into(), port };
         let mut endpoint = Endpoint::new(address, Arc::default());
-        if how.is_away() {
-            endpoint.state.eject(NOW + Duration::from_secs(1));
+        match how {
+            How::Unhealthy => endpoint.state.set_healthy(false, NOW),
+            How::Away | How::TriedAndAway => endpoint.state.eject(NOW + Duration::from_secs(1)),
+            How::Full => {
+                let none = EndpointLimits { max_requests: 0, ..EndpointLimits::NONE };
+                let limits = BulkheadLimits { endpoint: none, ..BulkheadLimits::default() };
+                endpoint.state.apply(&limits, NOW);
+            }
+            How::Well | How::Refused | How::Tried => {}
         }
         endpoint.breaker = (*how == How::Refused).then(|| open_breaker(Mode::Enforce));
         Arc::new(endpoint)
@@ -55,7 +66,9 @@ fn town(how: &[How]) -> (Vec<Arc<Endpoint>>, Vec<u32>) {
 fn how() -> impl Strategy<Value = How> {
     prop_oneof![
         3 => Just(How::Well),
-        2 => Just(How::Away),
+        1 => Just(How::Full),
+        1 => Just(How::Away),
+        1 => Just(How::Unhealthy),
         1 => Just(How::Refused),
         1 => Just(How::Tried),
         1 => Just(How::TriedAndAway),
@@ -92,11 +105,12 @@ proptest! {
         // The lower, the better; none for what is never picked.
         let rank = |how: &How| match how {
             How::Well => Some(0),
-            How::Away if panics => Some(0),
-            How::Tried => Some(1),
-            How::TriedAndAway if panics => Some(1),
-            How::Away => Some(2),
-            How::TriedAndAway => Some(3),
+            How::Away | How::Unhealthy if panics => Some(0),
+            How::Full => Some(1),
+            How::Tried => Some(2),
+            How::TriedAndAway if panics => Some(2),
+            How::Away | How::Unhealthy => Some(3),
+            How::TriedAndAway => Some(4),
             How::Refused => None,
         };
         let best = how.iter().filter_map(rank).min();
@@ -111,7 +125,9 @@ proptest! {
                 prop_assert!(until > NOW);
             }
         }
-        prop_assert_eq!(pick.has_other(), how.contains(&How::Well));
+        // One that is full has a queue.
+        let others = how.iter().any(|how| matches!(how, How::Well | How::Full));
+        prop_assert_eq!(pick.has_other(), others);
     }
 }
 

@@ -233,7 +233,11 @@ fn any_config() -> impl Strategy<Value = BreakerConfig> {
         (1..30_u32).prop_map(WindowKind::Calls),
     ];
     let count = || prop::option::of(1..6_u32);
-    (count(), count(), rate(), rate(), window, 0..10_u32, 1..4_u32).prop_map(
+    let times = (1..20_u64, 1..40_u64).prop_map(|(open, patience)| {
+        let second = Duration::from_secs;
+        (second(open), second(patience))
+    });
+    (count(), count(), rate(), rate(), window, 0..10_u32, 1..4_u32, times).prop_map(
         |(
             consecutive_failures,
             failure_count,
@@ -242,6 +246,7 @@ fn any_config() -> impl Strategy<Value = BreakerConfig> {
             window,
             min_calls,
             probes,
+            (open_for, probe_patience),
         )| {
             BreakerConfig {
                 consecutive_failures,
@@ -251,6 +256,8 @@ fn any_config() -> impl Strategy<Value = BreakerConfig> {
                 window,
                 min_calls,
                 probes,
+                open_for,
+                probe_patience,
                 ..config()
             }
         },

@@ -134,6 +134,27 @@ mod tests {
         assert_eq!(fail(&detector, &all, 1, 31 * S), Some(Ruling::Ejected(lasts)));
     }
 
+    /// However many workers find them failing at once, one is left, and no more go than may.
+    #[test]
+    fn so_many_may_go_whoever_finds_them() {
+        for round in 0..50 {
+            let detector = Detector::new(OutlierConfig { max_ejected: 0.5, ..Default::default() });
+            let (all, now) = (endpoints(8), S + round);
+            std::thread::scope(|scope| {
+                for first in 0..8 {
+                    let (detector, all) = (&detector, &all);
+                    scope.spawn(move || {
+                        (0..8).for_each(|index| {
+                            fail(detector, all, (first + index) % 8, now);
+                        });
+                    });
+                }
+            });
+            let gone = all.iter().filter(|it| it.state.is_away(Instant(now))).count();
+            assert_eq!(gone, 4);
+        }
+    }
+
     #[test]
     fn in_shadow_it_keeps_its_own_account_and_nobody_goes() {
         let config = OutlierConfig { mode: Mode::Shadow, ..Default::default() };

@@ -125,7 +125,7 @@ fn ask(
         })?;
         // Otherwise another worker was quicker with the last probe, and the next pick knows.
         if trial.at(&view.snapshot.group(to).endpoints[picked.index]).is_ok() {
-            trial.in_panic = picked.in_panic;
+            (trial.in_panic, trial.note) = (picked.in_panic, picked.note);
             if picked.in_panic {
                 worker.recorder.panic_picks.inc([&cluster.name]);
             }
@@ -159,6 +159,9 @@ impl Call<'_> {
         }
         if trial.in_panic {
             report.note("panic_threshold", "ignored");
+        }
+        if let Some(note) = trial.note {
+            report.note("load_balancer", note);
         }
         Ok((endpoint, trial))
     }

@@ -251,6 +251,12 @@ fn labelled_families(shards: &[Arc<Shard>]) -> Vec<MetricFamily> {
             |shard| &shard.sticky_picks,
         ),
         sum(
+            "pilotfish_split_requests_total",
+            "Requests that a split has sent to a service, or to a subset of its endpoints.",
+            shards,
+            |shard| &shard.splits,
+        ),
+        sum(
             "pilotfish_upstream_connections_total",
             "Upstream connections by how they were come by.",
             shards,

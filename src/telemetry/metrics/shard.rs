@@ -65,6 +65,7 @@ pub struct Shard {
     pub zone_picks: Family<2>,
     /// `[service, result]`: what became of cookies and keys that clients have, see `telemetry::picks`.
     pub sticky_picks: Family<2>,
+    pub splits: Family<2>,
     /// `[service, result]`: `opened`, `reused`, or how it failed.
     pub upstream_connections: Family<2>,
     /// `[direction, service]`
@@ -105,6 +106,7 @@ impl Shard {
             rate_limit_fallbacks: Family::new(["limit"]),
             zone_picks: Family::new(["service", "zone"]),
             sticky_picks: Family::new(["service", "result"]),
+            splits: Family::new(["service", "subset"]),
             upstream_connections: Family::new(["service", "result"]),
             tcp_connections: Family::new(["direction", "service"]),
             tcp_sent_bytes: Family::new(["direction", "service"]),
@@ -130,6 +132,7 @@ impl Shard {
         self.rate_limit_fallbacks.retain(live);
         self.zone_picks.retain(live);
         self.sticky_picks.retain(live);
+        self.splits.retain(live);
         self.upstream_connections.retain(live);
         self.tcp_connections.retain(live);
         self.tcp_sent_bytes.retain(live);

@@ -1,5 +1,6 @@
 //! Does a request cost more where there is more of everything? And what is felt of a reload?
 
+use std::borrow::Cow;
 use std::fs;
 use std::path::Path;
 use std::thread::sleep;
@@ -31,6 +32,8 @@ pub enum Policies {
     Off,
     /// All that there are.
     On,
+    /// The same, in shadow mode where they have one.
+    Shadow,
 }
 
 impl Policies {
@@ -40,12 +43,30 @@ impl Policies {
       bulkhead: { max_requests: 10000, max_connections: 10000 }
 ";
 
-    fn text(self) -> &'static str {
-        match self {
-            Policies::Usual => Self::USUAL,
-            Policies::Off => include_str!("../../config/policies-off.yaml"),
-            Policies::On => include_str!("../../config/policies-on.yaml"),
-        }
+    const ON: &str = include_str!("../../config/policies-on.yaml");
+
+    fn text(self) -> Result<Cow<'static, str>, String> {
+        Ok(match self {
+            Policies::Usual => Self::USUAL.into(),
+            Policies::Off => include_str!("../../config/policies-off.yaml").into(),
+            Policies::On => Self::ON.into(),
+            Policies::Shadow => {
+                let mut text = Self::ON.to_owned();
+                let with_mode = [
+                    "timeout",
+                    "hedge",
+                    "circuit_breaker",
+                    "outlier_detection",
+                    "rate_limit",
+                    "fault",
+                ];
+                for policy in with_mode {
+                    let begins = format!("      {policy}: {{ ");
+                    text = replace(&text, &begins, &format!("{begins}mode: shadow, "))?;
+                }
+                text.into()
+            }
+        })
     }
 }
 
@@ -56,7 +77,7 @@ impl Size {
     pub fn grow(self, template: &str, values: &Values, first: usize) -> Result<String, String> {
         let mut text = template.to_owned();
         if self.policies != Policies::Usual {
-            text = replace(&text, Policies::USUAL, self.policies.text())?;
+            text = replace(&text, Policies::USUAL, &self.policies.text()?)?;
         }
         if self.endpoints > 0 {
             let port = values.get("ANY").ok_or("no upstream listens on all of 127.0.0.0/8")?;
@@ -220,6 +241,8 @@ mod tests {
         assert!(text.contains("/r1 }, to: app }\n") && !text.contains("/r2"));
         assert_eq!(Size::USUAL.grow(TEMPLATE, &values, 0).unwrap(), TEMPLATE);
         assert!(size.grow("", &values, 0).is_err());
+        let shadow = Policies::Shadow.text().unwrap();
+        assert_eq!(shadow.matches("mode: shadow").count(), 6, "{shadow}");
     }
 
     #[test]

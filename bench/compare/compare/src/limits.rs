@@ -63,6 +63,7 @@ const LIMITS: &[Limit] = &[
     limit("ms from start to first answer", ("start", "start_ms"), To::Unit(1.0), AtMost(20.0)),
     limit("CPU, 10,000 endpoints", ("endpoints-10000", "cpu_us"), To::Scenario("endpoints-10"), AtMost(1.1)),
     limit("CPU, 10,000 routes", ("routes-10000", "cpu_us"), To::Scenario("routes-10"), AtMost(1.1)),
+    limit("CPU µs a request, every policy in shadow mode", ("policies-shadow", "cpu_us"), To::Above("policies-off"), AtMost(1.0)),
     limit("CPU µs a request, every policy on", ("policies-on", "cpu_us"), To::Above("policies-off"), AtMost(1.0)),
     limit("requests/s, two workers", ("h1-workers", "rate"), To::Scenario("h1"), AtLeastWithCores(1.8, 4)),
     // Eight connections, four to four.

@@ -188,6 +188,11 @@ fn growth() -> Vec<Scenario> {
     vec![
         policies("policies-off", "as h1, without any policy", Policies::Off),
         policies("policies-on", "as h1, every policy there is", Policies::On),
+        policies(
+            "policies-shadow",
+            "as h1, every policy there is, in shadow mode",
+            Policies::Shadow,
+        ),
         endpoints("endpoints-10", "as h1, 10 endpoints", 10),
         endpoints("endpoints-1000", "as h1, 1,000 endpoints", 1000),
         endpoints("endpoints-10000", "as h1, 10,000 endpoints", 10_000),
