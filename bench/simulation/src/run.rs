@@ -8,20 +8,18 @@ use std::time::Duration;
 
 use http::StatusCode;
 use pilotfish::clock::Instant;
+use pilotfish::policy::End;
 use pilotfish::policy::health::Finding;
 use pilotfish::policy::retry::Situation;
 use pilotfish::policy::slots::{Asked, Turn};
-use pilotfish::policy::{End, Policy};
 
-use crate::caller::{Caller, Flight, Leave, OfService, ServiceSlot};
+use crate::call::{Call, PATIENCE, Rival};
+use crate::caller::{Caller, Flight, OfService, ServiceSlot};
 use crate::clock::{Attempt, Clock, Event};
 use crate::measure::{Figures, Meter};
 use crate::scenario::{Change, Scenario};
 use crate::settings::Settings;
 use crate::world::{self, Endpoint, Health, Reception};
-
-/// A client waits so long for an answer, whatever its proxy does.
-const PATIENCE: Duration = Duration::from_secs(15);
 
 /// How often control looks whether an interval has passed.
 const LOOK: Duration = Duration::from_secs(1);
@@ -44,32 +42,6 @@ struct Run {
     rate: f64,
     end: Instant,
     meter: Meter,
-}
-
-/// A call of a client; its place is used again.
-#[derive(Default)]
-struct Call {
-    serial: u32,
-    caller: usize,
-    began: Instant,
-    tried: Vec<u32>,
-    /// Its attempts that are under way: one, and hedges.
-    rivals: Vec<Rival>,
-    /// So many of those that it was sent to were hedges.
-    hedges: u32,
-    /// How long the first of `rivals` was to be waited for before the others came.
-    delay: Duration,
-    leave: Option<Leave>,
-    slot: Option<ServiceSlot>,
-}
-
-/// An attempt under way.
-struct Rival {
-    serial: u32,
-    flight: Flight,
-    overdue: Instant,
-    /// Of a hedge: the service has let the call in once.
-    slot: Option<ServiceSlot>,
 }
 
 impl Run {
@@ -417,20 +389,5 @@ impl Run {
                 _ => self.ended(attempt, End::Reset),
             }
         }
-    }
-}
-
-impl Call {
-    /// Until it is overdue.
-    fn left(&self, policy: &Policy, now: Instant) -> Option<Duration> {
-        let limit = policy.timeouts.request?;
-        Some((self.began + limit).saturating_duration_since(now))
-    }
-
-    /// When an attempt that begins now is overdue.
-    fn deadline(&self, policy: &Policy, now: Instant) -> Instant {
-        let whole = policy.timeouts.request.unwrap_or(PATIENCE).min(PATIENCE);
-        let whole = self.began + whole;
-        policy.retry.per_try.map_or(whole, |limit| (now + limit).min(whole))
     }
 }
