@@ -117,12 +117,22 @@ impl Slots {
         }
     }
 
-    fn give_back(&self) {
+    fn give_back(&self, now: impl FnOnce() -> Instant) {
         let before = self.counts.fetch_sub(1, SeqCst);
         if waiting(before) > 0 {
             let mut queue = self.lock();
-            self.serve(&mut queue, clock::now());
+            self.serve(&mut queue, now());
         }
+    }
+
+    /// Who waits with `ticket` gives up.
+    fn leave(&self, ticket: Ticket, now: Instant) -> Result<(), Option<Verdict>> {
+        let mut queue = self.lock();
+        let left = queue.leave(ticket, now);
+        if left.is_ok() {
+            self.counts.fetch_sub(ONE_WAITING, SeqCst);
+        }
+        left
     }
 
     /// Gives the slots that are free to those who wait.
@@ -152,7 +162,10 @@ impl Slots {
 /// A slot in use. `S` leads to the [`Slots`]: an `Arc`, or what has one, so that the usual path need not
 /// count references that several threads share.
 #[must_use = "the slot is in use only while this lives"]
-pub struct Slot<S: Deref<Target = Slots>>(S);
+pub struct Slot<S: Deref<Target = Slots>> {
+    slots: S,
+    is_given_back: bool,
+}
 
 impl<S: Deref<Target = Slots>> Slot<S> {
     /// A slot if one is free.
@@ -161,19 +174,29 @@ impl<S: Deref<Target = Slots>> Slot<S> {
         Self::try_take_of(slots, limit)
     }
 
+    fn of(slots: S) -> Self {
+        Self { slots, is_given_back: false }
+    }
+
     pub fn slots(&self) -> &S {
-        &self.0
+        &self.slots
+    }
+
+    /// Gives it back as dropping it does, where the time is not that of the clock.
+    pub fn give_back_at(mut self, now: Instant) {
+        self.is_given_back = true;
+        self.slots.give_back(|| now);
     }
 
     /// A slot if fewer than `max` are in use.
     pub fn try_take_of(slots: S, max: u32) -> Option<Self> {
-        slots.take(max).then(|| Self(slots))
+        slots.take(max).then(|| Self::of(slots))
     }
 
     /// A slot, or a place in the queue.
     pub fn ask(slots: S, now: impl FnOnce() -> Instant) -> Asked<S> {
         if slots.take(slots.limit()) {
-            return Asked::Taken(Self(slots));
+            return Asked::Taken(Self::of(slots));
         }
         let joined = {
             let mut queue = slots.lock();
@@ -196,7 +219,7 @@ impl<S: Deref<Target = Slots>> Slot<S> {
             }
         };
         match joined {
-            None => Asked::Taken(Self(slots)),
+            None => Asked::Taken(Self::of(slots)),
             Some(Ok((ticket, patience))) => {
                 Asked::Wait(Turn { slots: Some(slots), ticket }, patience)
             }
@@ -207,7 +230,9 @@ impl<S: Deref<Target = Slots>> Slot<S> {
 
 impl<S: Deref<Target = Slots>> Drop for Slot<S> {
     fn drop(&mut self) {
-        self.0.give_back();
+        if !self.is_given_back {
+            self.slots.give_back(clock::now);
+        }
     }
 }
 
@@ -229,8 +254,18 @@ impl<S: Deref<Target = Slots> + Unpin> Future for Turn<S> {
         let Some(verdict) = verdict else { return Poll::Pending };
         let slots = self.slots.take();
         match (verdict, slots) {
-            (Verdict::Granted, Some(slots)) => Poll::Ready(Ok(Slot(slots))),
+            (Verdict::Granted, Some(slots)) => Poll::Ready(Ok(Slot::of(slots))),
             _ => Poll::Ready(Err(Refused::Late)),
+        }
+    }
+}
+
+impl<S: Deref<Target = Slots>> Turn<S> {
+    /// Gives it up as dropping it does, where the time is not that of the clock.
+    pub fn leave_at(mut self, now: Instant) {
+        let Some(slots) = self.slots.take() else { return };
+        if slots.leave(self.ticket, now) == Err(Some(Verdict::Granted)) {
+            Slot::of(slots).give_back_at(now);
         }
     }
 }
@@ -238,16 +273,8 @@ impl<S: Deref<Target = Slots> + Unpin> Future for Turn<S> {
 impl<S: Deref<Target = Slots>> Drop for Turn<S> {
     fn drop(&mut self) {
         let Some(slots) = self.slots.take() else { return };
-        let left = {
-            let mut queue = slots.lock();
-            let left = queue.leave(self.ticket, clock::now());
-            if left.is_ok() {
-                slots.counts.fetch_sub(ONE_WAITING, SeqCst);
-            }
-            left
-        };
-        if left == Err(Some(Verdict::Granted)) {
-            drop(Slot(slots));
+        if slots.leave(self.ticket, clock::now()) == Err(Some(Verdict::Granted)) {
+            drop(Slot::of(slots));
         }
     }
 }
@@ -260,6 +287,7 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use super::super::codel::CodelLimits;
     use super::*;
 
     type Shared = Arc<Slots>;
@@ -315,6 +343,32 @@ mod tests {
         assert_eq!((slots.in_use(), slots.waiting()), (1, 0));
         assert!(Slot::try_take(slots.clone()).is_none(), "it is the other's, who has not looked");
         drop(turn);
+        assert_eq!((slots.in_use(), slots.waiting()), (0, 0));
+    }
+
+    /// The clock has nothing to do with it: those who waited too long by the times that were told are late.
+    #[test]
+    fn slots_are_given_back_when_it_is_said() {
+        let at = |ms: u64| Instant(ms * 1_000_000);
+        let codel = Some(CodelLimits::default());
+        let queue = QueueLimits { max: 10, timeout: Duration::from_secs(60), codel };
+        let slots: Shared = Arc::new(Slots::new(SlotLimits { max: 1, queue }));
+        let Asked::Taken(first) = Slot::ask(slots.clone(), || at(1)) else { panic!("one is free") };
+        let wait = |ms| match Slot::ask(slots.clone(), || at(ms)) {
+            Asked::Wait(turn, _) => turn,
+            _ => panic!("it waits"),
+        };
+        let (mut second, mut third, gone) = (wait(1), wait(2), wait(3));
+        gone.leave_at(at(20));
+        assert_eq!(slots.waiting(), 2);
+        let context = &mut Context::from_waker(std::task::Waker::noop());
+        let mut poll = |turn: &mut Turn<Shared>| Pin::new(turn).poll(context);
+        first.give_back_at(at(50));
+        let Poll::Ready(Ok(slot)) = poll(&mut second) else {
+            panic!("the queue does not stand yet")
+        };
+        slot.give_back_at(at(120));
+        assert!(matches!(poll(&mut third), Poll::Ready(Err(Refused::Late))));
         assert_eq!((slots.in_use(), slots.waiting()), (0, 0));
     }
 

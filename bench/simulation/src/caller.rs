@@ -13,6 +13,8 @@ use pilotfish::config::snapshot::{Cluster, Snapshot};
 use pilotfish::endpoint::{InFlight, Outcome};
 use pilotfish::policy::breaker::{Admission, BreakerState, Seen};
 use pilotfish::policy::bulkhead::Bulkhead;
+use pilotfish::policy::health::{Finding, Health, HealthCheck};
+use pilotfish::policy::hedge::{self, After, Hedge};
 use pilotfish::policy::outlier::{Ruling, Verdict};
 use pilotfish::policy::retry::{self, Next, Situation};
 use pilotfish::policy::slots::{Asked, Slot, Slots};
@@ -24,6 +26,8 @@ pub struct Caller {
     snapshot: Snapshot,
     cluster: usize,
     pub policy: Arc<Policy>,
+    /// What active checks have come to, by endpoint.
+    healths: Vec<Health>,
     foreign: Foreign,
     /// Retries at the same time.
     retries: Option<OfService>,
@@ -35,11 +39,13 @@ pub struct Caller {
 /// An attempt under way. Dropped, it tells nothing: the client has gone.
 pub struct Flight {
     pub endpoint: usize,
-    began: Instant,
+    pub began: Instant,
     in_flight: InFlight,
     of_endpoint: Option<Admission>,
     of_service: Option<Admission>,
     _leave: Option<Leave>,
+    /// Of its endpoint, where that has a limit.
+    _of_endpoint: Option<Slot<Arc<Slots>>>,
 }
 
 /// A call may be sent again. To be held until that attempt has ended.
@@ -75,6 +81,7 @@ impl Caller {
         Self {
             cluster: service.cluster as usize,
             policy: service.fallback.policy.clone(),
+            healths: vec![Health::new(true); endpoints],
             foreign: settings.foreign,
             retries: settings.foreign.parallel_retries.map(parallel),
             cursor: Cursor::starting_at(&mut random),
@@ -114,7 +121,13 @@ impl Caller {
         };
         let picked = pick.choose(&mut self.cursor, &mut self.panic, &mut self.random).ok()?;
         let endpoint = &group.endpoints[picked.index];
+        let slot = match endpoint.state.bulkhead() {
+            // Nobody waits here: no row has limits so tight that all endpoints are full.
+            Some(bulkhead) => Some(Slot::try_take(bulkhead.requests.clone())?),
+            None => None,
+        };
         Some(Flight {
+            _of_endpoint: slot,
             endpoint: picked.index,
             began: now,
             of_endpoint: endpoint.breaker.as_ref().and_then(|breaker| breaker.admit(now)),
@@ -163,6 +176,98 @@ impl Caller {
         let ruled = outliers.look(cluster.endpoints(), now).into_iter();
         let ejected = ruled.filter(|(.., ruling)| matches!(ruling, Ruling::Ejected(_)));
         ejected.map(|(index, ..)| index).collect()
+    }
+
+    /// The active check, where there is one, and for each endpoint when the first one begins.
+    pub fn first_checks(&mut self) -> Vec<Duration> {
+        let Some(check) = self.check() else { return Vec::new() };
+        let count = self.healths.len();
+        (0..count).map(|_| check.first(count, self.random.f64())).collect()
+    }
+
+    pub fn check(&self) -> Option<Arc<HealthCheck>> {
+        self.cluster().health.clone()
+    }
+
+    /// Takes in a check. Whether its endpoint is left alone from now on, and when the next one begins.
+    pub fn checked(&mut self, index: usize, finding: Finding, now: Instant) -> (bool, Duration) {
+        let check = self.check().expect("only what is checked has a finding");
+        let changed = self.healths[index].record(finding, &check);
+        let healthy = self.healths[index].is_healthy();
+        if changed {
+            self.cluster().endpoints()[index].state.set_healthy(healthy, now);
+        }
+        (changed && !healthy, check.next(self.random.f64()))
+    }
+
+    /// How long an answer is waited for before another endpoint is asked as well.
+    pub fn hedge_after(&self, now: Instant) -> Option<Duration> {
+        self.policy.hedge.as_ref()?.delay(&self.cluster().latencies, now)
+    }
+
+    /// One more attempt beside those under way, if it may be.
+    pub fn hedge(
+        &mut self,
+        tried: &[u32],
+        left: Option<Duration>,
+        now: Instant,
+    ) -> Option<(Flight, ServiceSlot)> {
+        let cluster = self.cluster();
+        let of_service = cluster.breaker.as_ref().and_then(|breaker| breaker.refuses(now));
+        let all_refuse = || cluster.endpoints().iter().all(|it| it.refuses(now).is_some());
+        let situation = hedge::Situation {
+            has_other: self.has_other(tried, now),
+            refused: of_service.is_some() || all_refuse(),
+            replayable: true,
+            left,
+        };
+        if hedge::next(&situation) != hedge::Next::Send {
+            return None;
+        }
+        let slot = Slot::try_take(OfService(cluster.bulkhead.clone()))?;
+        if !cluster.budget.has_room(now, cluster.budget_limits) {
+            slot.give_back_at(now);
+            return None;
+        }
+        let flight = self.send(tried, None, now);
+        let cluster = self.cluster();
+        match flight {
+            Some(flight) if cluster.budget.withdraw(now, cluster.budget_limits) => {
+                Some((flight, slot))
+            }
+            _ => {
+                slot.give_back_at(now);
+                None
+            }
+        }
+    }
+
+    /// A first attempt tells how long an answer takes, from which the percentile comes.
+    pub fn learn(&self, flight: &Flight, end: End, now: Instant) {
+        let tells = match end {
+            End::Answered { status, .. } => !status.is_server_error(),
+            end => end == End::Timeout,
+        };
+        if tells && self.asks_for_a_percentile() {
+            self.cluster().latencies.observe(now, now.saturating_duration_since(flight.began));
+        }
+    }
+
+    /// An attempt is given up, because another one was quicker.
+    pub fn outrun(&self, flight: Flight, is_first: bool, delay: Duration, now: Instant) {
+        let took = now.saturating_duration_since(flight.began);
+        if took < delay {
+            return;
+        }
+        self.cluster().endpoints()[flight.endpoint].state.outrun(now, took);
+        if is_first && self.asks_for_a_percentile() {
+            self.cluster().latencies.observe(now, took);
+        }
+    }
+
+    fn asks_for_a_percentile(&self) -> bool {
+        let after = |hedge: &Arc<Hedge>| matches!(hedge.after, After::Percentile(_));
+        self.policy.hedge.as_ref().is_some_and(after)
     }
 
     /// Whether another endpoint is left than those that a call has tried.

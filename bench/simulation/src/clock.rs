@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use pilotfish::clock::Instant;
 use pilotfish::policy::End;
+use pilotfish::policy::health::Finding;
 
 /// One attempt of one call. A call's next attempt has another `serial`, and so does the next call in the
 /// same place: what comes too late for an attempt finds nobody.
@@ -31,6 +32,12 @@ pub enum Event {
     Impatient { attempt: Attempt },
     /// A caller's control looks at the interval that has ended.
     Look { caller: u16 },
+    /// It has waited for long enough to be hedged.
+    Slow { attempt: Attempt },
+    /// A caller's active check of an endpoint begins.
+    Check { caller: u16, endpoint: u16 },
+    /// It ends so.
+    Checked { caller: u16, endpoint: u16, finding: Finding },
     /// The health of an endpoint changes: the index of a change of the scenario.
     Change { index: u16 },
 }

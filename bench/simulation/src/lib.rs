@@ -1,6 +1,7 @@
 //! The policies of Pilotfish in virtual time: thousands of clients, a hundred endpoints, some of which
 //! misbehave. What comes out is `docs/simulation.md`, which also says what it means.
 
+pub mod call;
 pub mod caller;
 pub mod clock;
 pub mod measure;

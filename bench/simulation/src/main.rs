@@ -34,10 +34,12 @@ fn main() -> ExitCode {
     };
     let only = |scenario: &Scenario| options.only.as_ref().is_none_or(|only| scenario.name == only);
     let scenarios = Scenario::all().into_iter().filter(only).collect();
-    let seeds = (options.seed..options.seed + options.seeds).collect();
-    let sweep = Sweep::new(scenarios, Settings::all(), seeds);
+    let seeds: Vec<u64> = (options.seed..options.seed + options.seeds).collect();
+    let sweep = Sweep::new(scenarios, Settings::all(), seeds.clone());
+    let parted = Sweep::new(vec![Scenario::brownout()], Settings::parted(), seeds);
     println!("{}\n{}", report::summary(&sweep), report::details(&sweep));
-    match options.write.map(|folder| write(&sweep, &folder)) {
+    println!("\n{}", report::parted(&parted));
+    match options.write.map(|folder| write(&sweep, &parted, &folder)) {
         Some(Err(error)) => {
             eprintln!("nothing is written: {error}");
             ExitCode::FAILURE
@@ -46,8 +48,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn write(sweep: &Sweep, folder: &Path) -> io::Result<()> {
-    fs::write(folder.join("simulation.md"), report::page(sweep))?;
+fn write(sweep: &Sweep, parted: &Sweep, folder: &Path) -> io::Result<()> {
+    fs::write(folder.join("simulation.md"), report::page(sweep, parted))?;
     fs::write(folder.join("simulation.svg"), plot::plot(sweep))
 }
 

@@ -4,26 +4,27 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use crate::measure::Figures;
+use crate::scenario::Scenario;
 use crate::settings::Settings;
 use crate::sweep::Sweep;
 
-/// The page, whose words are in a file of their own.
-pub fn page(sweep: &Sweep) -> String {
+/// The words of the page.
+pub const WORDS: &str = include_str!("page.md");
+
+/// The page. `parted` is of [`Settings::parted`].
+pub fn page(sweep: &Sweep, parted: &Sweep) -> String {
     let seeds = sweep.seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
-    include_str!("page.md")
+    WORDS
         .replace("{seeds}", &seeds)
         .replace("{summary}", &summary(sweep))
+        .replace("{parted}", &self::parted(parted))
         .replace("{details}", &details(sweep))
-        .replace("{settings}", &settings(sweep))
+        .replace("{settings}", &settings(&sweep.settings))
 }
 
 /// The share of calls that were answered well, of every row in every scenario.
 pub fn summary(sweep: &Sweep) -> String {
-    let mut text = String::from("| |");
-    for scenario in &sweep.scenarios {
-        let _ = write!(text, " {} |", scenario.name);
-    }
-    text.push('\n');
+    let mut text = heads(&sweep.scenarios);
     text.push_str(&rule(sweep.scenarios.len()));
     for (row, settings) in sweep.settings.iter().enumerate() {
         let _ = write!(text, "| {} |", title(settings));
@@ -40,20 +41,46 @@ pub fn summary(sweep: &Sweep) -> String {
 pub fn details(sweep: &Sweep) -> String {
     let mut text = String::new();
     for (index, scenario) in sweep.scenarios.iter().enumerate() {
-        let _ = write!(text, "### {}\n\n{}\n\n", capital(scenario.name), scenario.about);
-        text.push_str(
-            "| | success | in 1 s | p50 | p99 | attempts | to the ill | left alone | after | back after | \
-             well ones left alone | success afterwards |\n",
-        );
-        text.push_str(&rule(11));
-        for (row, settings) in sweep.settings.iter().enumerate() {
-            let cells = cells(sweep.of(index, row));
-            let _ = writeln!(text, "| {} | {} |", title(settings), cells.join(" | "));
-        }
-        text.push('\n');
+        let _ = writeln!(text, "{}\n{}", heading(scenario), table(sweep, index, title));
     }
     text.truncate(text.trim_end().len());
     text
+}
+
+/// The first line of the summary.
+pub fn heads(scenarios: &[Scenario]) -> String {
+    let names = scenarios.iter().map(|scenario| format!(" {} |", scenario.name));
+    format!("| |{}\n", names.collect::<String>())
+}
+
+/// The defaults with one thing else.
+pub fn parted(sweep: &Sweep) -> String {
+    table(sweep, 0, parted_title)
+}
+
+/// What a scenario is.
+pub fn heading(scenario: &Scenario) -> String {
+    format!("### {}\n\n{}\n", capital(scenario.name), scenario.about)
+}
+
+/// All figures of one scenario.
+fn table(sweep: &Sweep, scenario: usize, title: impl Fn(&Settings) -> String) -> String {
+    let mut text = String::from(
+        "| | success | in 1 s | p50 | p99 | attempts | to the ill | left alone | after | back after | \
+         well ones left alone | success afterwards |\n",
+    );
+    text.push_str(&rule(11));
+    for (row, settings) in sweep.settings.iter().enumerate() {
+        let cells = cells(sweep.of(scenario, row));
+        let _ = writeln!(text, "| {} | {} |", title(settings), cells.join(" | "));
+    }
+    text
+}
+
+/// What of the defaults another value is.
+pub fn parted_title(settings: &Settings) -> String {
+    let typed = settings.policy.iter().map(|(key, value)| format!(", `{key}: {value}`"));
+    format!("{}{}", settings.name, typed.collect::<String>())
 }
 
 fn cells(runs: &[Figures]) -> [String; 11] {
@@ -75,17 +102,17 @@ fn cells(runs: &[Figures]) -> [String; 11] {
 }
 
 /// What the rows are, where the balancer makes no difference only once.
-fn settings(sweep: &Sweep) -> String {
+pub fn settings(rows: &[Settings]) -> String {
     let mut text = String::new();
     let ours = |settings: &&Settings| !["round robin", "least request"].contains(&settings.group);
-    for settings in sweep.settings.iter().filter(ours) {
+    for settings in rows.iter().filter(ours) {
         let _ = write!(text, "{}:\n\n```yaml\n{}```\n\n", title(settings), settings.defaults());
     }
     text.truncate(text.trim_end().len());
     text
 }
 
-fn title(settings: &Settings) -> String {
+pub fn title(settings: &Settings) -> String {
     format!("{}, {}", settings.group, settings.name)
 }
 

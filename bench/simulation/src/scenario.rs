@@ -6,7 +6,10 @@ use pilotfish::clock::Instant;
 
 use crate::world::Health;
 
-/// How often one that flaps goes or comes.
+/// Five times as long at first: 8 requests a second, of the 20 that are its share.
+const COLD: Health = Health::Cold { factor: 5.0, until: 200 };
+
+/// How often one that flaps goes or comes; how long a restart takes.
 const FLAP: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone)]
@@ -30,6 +33,8 @@ pub enum Illness {
     Is(Health),
     /// Refuses connections for five seconds, is well for five seconds, and so on.
     Flaps,
+    /// Refuses connections for five seconds, and is cold then.
+    Restarts,
 }
 
 /// Well until `begins`, then trouble until `ends`, then well again until `over`.
@@ -99,6 +104,10 @@ impl Scenario {
         let mut change = |at, to| changes.push(Change { at, endpoint, to });
         match illness {
             Illness::Is(health) => change(begins, health),
+            Illness::Restarts => {
+                change(begins, Health::Refusing);
+                change(begins + FLAP, COLD);
+            }
             Illness::Flaps => {
                 let (mut at, mut away) = (begins, true);
                 while at < ends {
@@ -110,11 +119,8 @@ impl Scenario {
         change(ends, Health::Well);
     }
 
-    /// All of them, at full scale.
-    pub fn all() -> Vec<Self> {
-        use Health::{Gone, Slow, Wrong};
-        use Illness::{Flaps, Is};
-        let of = |name, about, ill: &[(usize, Illness)]| Self {
+    fn of(name: &'static str, about: &'static str, ill: &[(usize, Illness)]) -> Self {
+        Self {
             name,
             about,
             rate: 2_000.0,
@@ -122,7 +128,21 @@ impl Scenario {
             endpoints: 100,
             ill: ill.to_vec(),
             times: Times::seconds(10, 70, 130),
-        };
+        }
+    }
+
+    pub fn brownout() -> Self {
+        let about = "Half of the endpoints take four times as long while the load is a third higher: all \
+                     together can do 96 % of it.";
+        let slow = Illness::Is(Health::Slow(4.0));
+        Self { rate: 2_600.0, ..Self::of("brownout", about, &[(50, slow)]) }
+    }
+
+    /// All of them, at full scale.
+    pub fn all() -> Vec<Self> {
+        use Health::{Gone, Slow, Wrong};
+        use Illness::{Flaps, Is, Restarts};
+        let of = Self::of;
         let slow = of("slow", "10 endpoints take ten times as long.", &[(10, Is(Slow(10.0)))]);
         let grey = of(
             "grey",
@@ -150,21 +170,19 @@ impl Scenario {
                 "10 endpoints refuse connections for 5 s, are well for 5 s, and so on.",
                 &[(10, Flaps)],
             ),
+            of(
+                "restart",
+                "20 endpoints refuse connections for 5 s; then they are cold, and take five times as long at \
+                 first, and as long as ever after 200 requests.",
+                &[(20, Restarts)],
+            ),
             of("gone", "10 endpoints are gone without a packet.", &[(10, Is(Gone))]),
             of(
                 "a mix",
                 "3 slow, 3 grey, 2 flapping, 2 gone.",
                 &[(3, Is(Slow(10.0))), (3, Is(Wrong(0.2))), (2, Flaps), (2, Is(Gone))],
             ),
-            Self {
-                rate: 2_600.0,
-                ..of(
-                    "brownout",
-                    "Half of the endpoints take four times as long while the load is a third higher: \
-                     all together can do 96 % of it.",
-                    &[(50, Is(Slow(4.0)))],
-                )
-            },
+            Self::brownout(),
         ]
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use pilotfish::policy::End;
+use pilotfish::policy::health::Finding;
 
 use crate::clock::Attempt;
 
@@ -29,6 +30,8 @@ pub enum Health {
     Well,
     /// Works so many times as long on each request.
     Slow(f64),
+    /// Has just started: works so many times as long at first, and as long as ever after so many requests.
+    Cold { factor: f64, until: u32 },
     /// Answers this share of the requests with 500, at once.
     Wrong(f64),
     /// No process listens; what it had begun is reset.
@@ -42,6 +45,8 @@ pub struct Endpoint {
     pub health: Health,
     serving: Vec<Attempt>,
     waiting: VecDeque<Attempt>,
+    /// Requests that it has worked on since its health changed.
+    done: u32,
 }
 
 /// What becomes of an attempt that reaches an endpoint.
@@ -67,7 +72,7 @@ impl Endpoint {
         match self.health {
             Health::Refusing => return Reception::Ends(End::ConnectFailure, REFUSAL),
             Health::Gone => return Reception::Silence,
-            Health::Well | Health::Slow(_) | Health::Wrong(_) => {}
+            Health::Well | Health::Slow(_) | Health::Cold { .. } | Health::Wrong(_) => {}
         }
         let wrong = if let Health::Wrong(share) = self.health { share } else { BACKGROUND };
         if random.f64() < wrong {
@@ -95,6 +100,7 @@ impl Endpoint {
             return (false, None);
         };
         self.serving.swap_remove(place);
+        self.done += 1;
         let next = self.waiting.pop_front().map(|next| {
             self.serving.push(next);
             (next, self.work(random))
@@ -105,16 +111,37 @@ impl Endpoint {
     /// Its health changes; returned is what it loses by that.
     pub fn turn(&mut self, health: Health) -> Vec<Attempt> {
         self.health = health;
+        self.done = 0;
         match health {
             Health::Refusing | Health::Gone => {
                 self.serving.drain(..).chain(self.waiting.drain(..)).collect()
             }
-            Health::Well | Health::Slow(_) | Health::Wrong(_) => Vec::new(),
+            Health::Well | Health::Slow(_) | Health::Cold { .. } | Health::Wrong(_) => Vec::new(),
+        }
+    }
+
+    /// What an active check finds, and after how long. It asks what requests ask, but stands in no queue;
+    /// nobody answers within `timeout` where it is gone.
+    pub fn check(&self, timeout: Duration, random: &mut fastrand::Rng) -> (Finding, Duration) {
+        match self.health {
+            Health::Gone => (Finding::Failed, timeout),
+            Health::Refusing => (Finding::Failed, REFUSAL),
+            Health::Wrong(share) if random.f64() < share => (Finding::Failed, ERROR),
+            Health::Well | Health::Slow(_) | Health::Cold { .. } | Health::Wrong(_) => {
+                (Finding::Passed, ERROR)
+            }
         }
     }
 
     fn work(&self, random: &mut fastrand::Rng) -> Duration {
-        let factor = if let Health::Slow(factor) = self.health { factor } else { 1.0 };
+        let factor = match self.health {
+            Health::Slow(factor) => factor,
+            Health::Cold { factor, until } => {
+                let left = f64::from(until.saturating_sub(self.done)) / f64::from(until);
+                1.0 + (factor - 1.0) * left
+            }
+            Health::Well | Health::Wrong(_) | Health::Refusing | Health::Gone => 1.0,
+        };
         // The mean of a lognormal distribution is exp(mu + sigma^2 / 2).
         SERVICE.mul_f64(factor * (SIGMA * normal(random) - SIGMA * SIGMA / 2.0).exp())
     }
