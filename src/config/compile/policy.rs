@@ -55,7 +55,7 @@ pub(super) fn overlay(mut outer: Policy, inner: Option<&schema::Policy>) -> Poli
 }
 
 fn overlay_timeouts(outer: &mut Policy, inner: &schema::Timeouts) {
-    let Policy { timeouts, deadline, .. } = outer;
+    let Policy { timeouts, deadline, retry, .. } = outer;
     if let Some(request) = &inner.request {
         timeouts.request = request.on().map(|duration| duration.0);
     }
@@ -72,6 +72,7 @@ fn overlay_timeouts(outer: &mut Policy, inner: &schema::Timeouts) {
         None => {
             timeouts.request = None;
             timeouts.stream_idle = None;
+            retry.per_try = None;
         }
     }
     match &inner.deadline_header {

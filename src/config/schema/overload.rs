@@ -160,10 +160,10 @@ pub struct Overload {
 pub struct LagThresholds {
     /// From then on sheddable requests are refused. Default: `100ms`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub sheddable: Option<Period>,
+    pub sheddable: Option<Duration>,
     /// From then on all but critical ones are. Default: `500ms`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub default: Option<Period>,
+    pub default: Option<Duration>,
 }
 
 /// How much memory may be in use.
