@@ -232,3 +232,35 @@ async fn a_client_stays_with_its_endpoint_whoever_stood_in() {
     let answer = client::get_from(proxy.outbound(), "s", "/200").await;
     assert_ne!(answer.header("set-cookie"), "");
 }
+
+/// What is not sent at all has an answer as well.
+#[tokio::test]
+async fn it_stands_in_for_a_rate_limit_and_for_an_overload() {
+    let app = Upstream::named("app").await;
+    let start = async |policy: &str, rest: &str| {
+        Proxy::start(&format!(
+            "service: {{ name: app, port: {} }}\ninbound:\n  listen: \"127.0.0.1:0\"\n  policy: {{ {policy} }}\n{rest}",
+            app.address.port()
+        ))
+        .await
+    };
+    let policy = "rate_limit: { requests: 1, per: 1h }, fallback: { status: 203, body: later, on: [rate_limited] }";
+    let proxy = start(policy, "").await;
+    assert_eq!(client::get(proxy.inbound(), "/").await.text(), "app");
+    let answer = client::get(proxy.inbound(), "/").await;
+    assert_eq!((answer.status.as_u16(), answer.text()), (203, "later"));
+    assert_eq!(answer.header("x-pilotfish-fallback"), "rate_limited");
+
+    let policy = "priority: { default: sheddable }, fallback: { status: 203, body: later, on: [overload_shed] }";
+    let proxy = start(policy, "overload: { descriptors: { sheddable: 0% } }\n").await;
+    eventually(|| async {
+        let answer = client::get(proxy.inbound(), "/").await;
+        (answer.status == 203).then(|| {
+            assert_eq!(answer.header("x-pilotfish-fallback"), "overload_shed");
+        })
+    })
+    .await;
+    let lines = proxy.log(1).await;
+    let is_told = |line: &serde_json::Value| line["notes"] == "sheddable:descriptors";
+    assert!(lines.iter().any(is_told), "{lines:?}");
+}

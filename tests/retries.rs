@@ -259,3 +259,35 @@ async fn a_client_that_leaves_in_a_pause_ends_the_request() {
     eventually(|| async { (proxy.metric(in_flight).await == 0.0).then_some(()) }).await;
     assert_eq!(app.seen().len(), 1);
 }
+
+/// It takes each request, and closes without a word: nobody can know what it did.
+#[tokio::test]
+async fn what_was_taken_and_not_answered_is_never_doubled_unless_that_does_no_harm() {
+    let taken = Arc::<AtomicUsize>::default();
+    let counted = taken.clone();
+    let app = Upstream::raw(move |mut stream| {
+        let counted = counted.clone();
+        async move {
+            if !read_head(&mut stream).await.is_empty() {
+                counted.fetch_add(1, SeqCst);
+            }
+        }
+    })
+    .await;
+    let proxy = before(&[&app], "on: [reset, 5xx, timeout], backoff: { base: 1ms }").await;
+    for (method, fields, times) in [
+        ("POST", &[][..], 1),
+        ("PATCH", &[], 1),
+        ("POST", &[("idempotency-key", "a-1")], 3),
+        ("GET", &[], 3),
+        ("PUT", &[], 3),
+        ("DELETE", &[], 3),
+    ] {
+        let before = taken.load(SeqCst);
+        let answer = send(&proxy, method, fields).await;
+        assert_eq!((answer.status.as_u16(), answer.reason()), (503, "upstream_reset"), "{method}");
+        assert_eq!(taken.load(SeqCst) - before, times, "{method}");
+    }
+    assert_eq!(skipped(&proxy, "not_idempotent").await, 2.0);
+    assert_eq!(skipped(&proxy, "limit").await, 4.0);
+}
