@@ -304,7 +304,7 @@ pub const SCENARIOS: &[Scenario] = &[
       rate_limit: { requests: 100000000, key: client_ip, headers: false }
       fallback: { body: later, on: [breaker_open, no_endpoint, connect_failure, timeout] }
       fault: { headers: { x-chaos: \"yes\" }, delay: { duration: 1s }, abort: { status: 503 } }
-      mirror: { service: users, share: 0.1% }",
+      mirror: { service: copies, share: 0.1% }",
             ..SHIPPED
         },
         ..OUTBOUND
@@ -338,7 +338,7 @@ pub const SCENARIOS: &[Scenario] = &[
     policy:
       fallback: { json: { users: [] }, on: [timeout, 503] }
       fault: { abort: { status: 503, share: 0% }, headers: { x-fault: 'yes' } }
-      mirror: { service: users, share: 0% }",
+      mirror: { service: copies, share: 0% }",
             ..SHIPPED
         },
         ..OUTBOUND
@@ -390,6 +390,8 @@ services:
       - {{ address: 'unix:DIRECTORY/users-1', version: v1 }}
       - {{ address: 'unix:DIRECTORY/users-2', version: v2 }}
     {users}
+  # For mirrors.
+  copies: {{ endpoints: ['unix:DIRECTORY/users-2'] }}
 telemetry:
   access_log: {access_log}{tracing}
 admin: {{ listen: off, metrics: off }}
