@@ -55,7 +55,8 @@ async fn changes(proxy: &Proxy, scope: &str, to: &str) -> f64 {
 #[tokio::test]
 async fn an_endpoint_that_fails_is_left_alone_and_asked_again_later() {
     let (bad, good) = (Switch::on(500).await, Switch::on(200).await);
-    let policy = "circuit_breaker: { consecutive_failures: 3, open_for: 300ms }";
+    // So long that it stays open for all of the 40, however slow they are.
+    let policy = "circuit_breaker: { consecutive_failures: 3, open_for: 2s, max_open_for: 2s }";
     let proxy = before(&[&bad.upstream, &good.upstream], policy).await;
     let failed = statuses(&proxy, 40).await.iter().filter(|status| **status == 500).count();
     assert_eq!(changes(&proxy, "endpoint", "open").await, 1.0);

@@ -253,7 +253,7 @@ async fn who_comes_back_gets_its_share_little_by_little() {
     let (first, second, bad) =
         (Switch::on(200).await, Switch::on(200).await, Switch::on(500).await);
     let policy = "slow_start: { window: 1h, min_weight: 10% },
-      outlier_detection: { ejection_time: 300ms, max_ejection_time: 300ms }";
+      outlier_detection: { ejection_time: 2s, max_ejection_time: 2s }";
     let proxy = before(&[&first.upstream, &second.upstream, &bad.upstream], policy).await;
     statuses(&proxy, 30).await;
     assert_eq!(ejections(&proxy, "consecutive_5xx", "ejected").await, 1.0);
