@@ -122,14 +122,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn each_is_ready_at_its_time_whatever_timer_it_took_over() {
         let alarms = Alarms::default();
-        let begin = clock::now();
         for (first, second) in [(5, 5), (5, 9), (9, 5), (1, 300), (300, 1)] {
             let now = clock::now();
             glance(&alarms, now + first * S);
             alarms.at(now + second * S).await;
             assert_eq!((clock::now() - now).as_secs(), u64::from(second), "{first} {second}");
         }
-        assert!(clock::now() > begin);
         // One that fired while nobody waited for it.
         let now = clock::now();
         glance(&alarms, now + S);

@@ -8,7 +8,6 @@ use std::future::Future;
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -16,8 +15,6 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::time::{sleep, timeout};
 
-use crate::endpoint::{Endpoint, InFlight};
-use crate::policy::Would;
 use crate::stream::Stream;
 
 /// How long a client may be silent before the server is asked.
@@ -37,17 +34,6 @@ pub enum Detected {
     Opaque,
     /// Nothing came, or the client left.
     Gone,
-}
-
-/// An endpoint that was dialled while the client was silent.
-pub struct Dialled {
-    pub endpoint: Arc<Endpoint>,
-    pub in_flight: InFlight,
-    pub stream: Stream,
-    /// How often it was tried.
-    pub attempts: u32,
-    /// What policies in shadow mode would have done about it.
-    pub shadow: Vec<Would>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -171,12 +157,12 @@ pub async fn http(stream: &mut Stream, early: Bytes, limit: Duration) -> (Detect
 
 /// For a listener that takes anything. `early` was read before. `dial` connects to the server that gets
 /// what is not HTTP; it is awaited at most once.
-pub async fn any(
+pub async fn any<D: AsRef<Stream>>(
     stream: &mut Stream,
     early: Bytes,
     patience: Patience,
-    dial: impl Future<Output = Option<Dialled>>,
-) -> (Detected, Bytes, Option<Dialled>) {
+    dial: impl Future<Output = Option<D>>,
+) -> (Detected, Bytes, Option<D>) {
     let mut early = BytesMut::from(early);
     let found = timeout(patience.silence, read_verdict(stream, &mut early)).await;
     if let Ok(found) = found {
@@ -216,11 +202,11 @@ async fn read_verdict(stream: &mut Stream, early: &mut BytesMut) -> Detected {
 }
 
 /// Whether the server says something, rather than nothing for [`GREETING`] or goodbye.
-async fn server_speaks(dialled: Option<&Dialled>) -> bool {
+async fn server_speaks<D: AsRef<Stream>>(dialled: Option<&D>) -> bool {
     let Some(dialled) = dialled else {
         return std::future::pending().await;
     };
-    timeout(GREETING, dialled.stream.peek()).await.is_ok_and(|peeked| matches!(peeked, Ok(1..)))
+    timeout(GREETING, dialled.as_ref().peek()).await.is_ok_and(|peeked| matches!(peeked, Ok(1..)))
 }
 
 /// A connection with the bytes that were read to find out what it is.

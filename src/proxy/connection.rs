@@ -348,7 +348,7 @@ async fn serve_tcp(
     side: Direction,
     to: Destination,
     client: End,
-    dialled: Result<detect::Dialled, Failure>,
+    dialled: Result<attempt::Dialled, Failure>,
 ) {
     let mut report = TcpReport::begin(worker, view, side, to);
     let (_in_flight, server) = match dialled {

@@ -181,31 +181,15 @@ impl Compiler<'_> {
             }
             let zero = |ratio: Option<units::Ratio>| ratio.is_some_and(|ratio| ratio.0 == 0.0);
             let percentage = outliers.failure_percentage.as_ref().and_then(|it| it.on());
-            let of_share = [
-                (
-                    "failure_percentage",
-                    Some("threshold"),
-                    percentage.is_some_and(|it| zero(it.threshold)),
-                ),
-                ("max_ejected", None, zero(outliers.max_ejected)),
-            ];
-            for (key, inner, wrong) in of_share {
-                if wrong {
-                    let at = at.join("outlier_detection").join(key);
-                    let (at, message, help) = match inner {
-                        Some(inner) => (
-                            at.join(inner),
-                            "endpoints without a failure would be ejected",
-                            "write a share above 0, as `85%`",
-                        ),
-                        None => (
-                            at,
-                            "one may always be ejected, however small the share",
-                            "write `outlier_detection: off`, or a share above 0",
-                        ),
-                    };
-                    self.mistake(Mistake::at(at, message).help(help));
-                }
+            if percentage.is_some_and(|it| zero(it.threshold)) {
+                let at = at.join("outlier_detection").join("failure_percentage").join("threshold");
+                let mistake = Mistake::at(at, "endpoints without a failure would be ejected");
+                self.mistake(mistake.help("write a share above 0, as `85%`"));
+            }
+            if zero(outliers.max_ejected) {
+                let at = at.join("outlier_detection").join("max_ejected");
+                let mistake = Mistake::at(at, "one may always be ejected, however small the share");
+                self.mistake(mistake.help("write `outlier_detection: off`, or a share above 0"));
             }
             let default = OutlierConfig::default();
             let first = time(outliers.ejection_time, default.base_ejection);

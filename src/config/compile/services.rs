@@ -79,20 +79,20 @@ impl<'a> Compiler<'a> {
         let services = self.config.services.iter();
         let defaults = services.clone().filter_map(|services| {
             let policy = services.defaults.as_ref()?.policy.as_ref()?;
-            Some((policy, path_to!["services", "defaults", "policy"]))
+            Some((policy, path_to!["services", "defaults", "policy"], false))
         });
         let each = services.flat_map(|services| &services.by_name).filter_map(|(name, service)| {
-            Some((service.policy.as_ref()?, path_to!["services", name, "policy"]))
+            let is_tcp = service.protocol == Some(schema::Protocol::Tcp);
+            Some((service.policy.as_ref()?, path_to!["services", name, "policy"], is_tcp))
         });
-        for (policy, at) in defaults.chain(each) {
+        for (policy, at, is_tcp) in defaults.chain(each) {
             self.check_limits(policy, &at);
             self.check_resilience(policy, &at);
             self.check_faults(policy, &at);
             self.check_timeouts(policy, &at);
-        }
-        let of_tcp = services_of_tcp(self.config);
-        for (policy, at) in of_tcp {
-            self.check_tcp_policy(policy, &at);
+            if is_tcp {
+                self.check_tcp_policy(policy, &at);
+            }
         }
     }
 
@@ -440,14 +440,4 @@ pub(super) fn address(typed: &units::Address) -> Address {
         }
         units::Address::Unix(path) => Address::Unix(path.clone()),
     }
-}
-
-/// The policies that services have of their own that speak TCP.
-fn services_of_tcp(config: &schema::Config) -> Vec<(&schema::Policy, Path)> {
-    let each = config.services.iter().flat_map(|services| &services.by_name);
-    each.filter(|(_, service)| service.protocol == Some(schema::Protocol::Tcp))
-        .filter_map(|(name, service)| {
-            Some((service.policy.as_ref()?, path_to!["services", name, "policy"]))
-        })
-        .collect()
 }

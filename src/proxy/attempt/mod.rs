@@ -42,7 +42,7 @@ use head::number;
 use hedge::First;
 pub use outcome::check_response;
 use outcome::{again_after, blamed, failed};
-pub use pick::{Choice, dial};
+pub use pick::{Choice, Dialled, dial};
 
 /// By it a client says that a request may be processed twice.
 static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");

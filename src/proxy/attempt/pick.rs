@@ -16,9 +16,9 @@ use super::outcome::{connect_failure, failed};
 use crate::balance::NonePicked;
 use crate::clock::{self, Instant};
 use crate::config::snapshot::{Cluster, Destination};
-use crate::endpoint::Endpoint;
-use crate::listen::detect::Dialled;
-use crate::policy::{End, Mode};
+use crate::endpoint::{Endpoint, InFlight};
+use crate::policy::{End, Mode, Would};
+use crate::stream::Stream;
 use crate::upstream::ConnectErrorKind;
 use crate::worker::{View, Worker};
 
@@ -28,6 +28,23 @@ pub enum Choice {
     Group(Destination),
     /// The one host that the client named.
     Host(Arc<Endpoint>),
+}
+
+/// The other end of a connection that carries no HTTP.
+pub struct Dialled {
+    pub endpoint: Arc<Endpoint>,
+    pub in_flight: InFlight,
+    pub stream: Stream,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// What policies in shadow mode would have done about it.
+    pub shadow: Vec<Would>,
+}
+
+impl AsRef<Stream> for Dialled {
+    fn as_ref(&self) -> &Stream {
+        &self.stream
+    }
 }
 
 /// An endpoint for a connection that carries no HTTP, dialled; as often as a request would be.

@@ -4,14 +4,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use super::super::attempt::Dialled;
 use super::super::error::Failure;
 use super::super::tunnel::{Tally, TunnelEnd};
-use super::{Ending, VIA_UPSTREAM, shortfall};
+use super::end::shortfall;
+use super::{Ending, VIA_UPSTREAM};
 use crate::clock::{self, Instant};
 use crate::config::snapshot::Destination;
 use crate::endpoint::Endpoint;
 use crate::endpoint::InFlight;
-use crate::listen::detect::Dialled;
 use crate::policy::Would;
 use crate::stream::Stream;
 use crate::telemetry::Direction;
