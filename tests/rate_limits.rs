@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::Empty;
 use support::client::{self, Answer};
-use support::upstream::{Upstream, body};
+use support::upstream::{Seen, Upstream, body};
 use support::{Proxy, eventually};
 
 /// An app that answers `ok`, and its proxy with `rest`, in which `{app}` is its address.
@@ -150,6 +150,37 @@ async fn who_is_not_trusted_cannot_be_another_client() {
         all += passed(&proxy, 2, "/", &[("x-forwarded-for", client)]).await;
     }
     assert_eq!(all, 2);
+}
+
+#[tokio::test]
+async fn each_identity_has_its_own_as_a_trusted_proxy_tells_it() {
+    let limit = "policy: { rate_limit: { requests: 2, per: 1h, key: identity } }";
+    let (_app, proxy) =
+        app_with(&format!("inbound:\n  trusted_proxies: [127.0.0.1]\n  {limit}")).await;
+    let told = |says| [("x-forwarded-client-cert", says)];
+    let shop = told("By=spiffe://a/here;Hash=1;Subject=\"CN=x\";URI=spiffe://a/shop");
+    assert_eq!(passed(&proxy, 3, "/", &shop).await, 2);
+    // Its next certificate, and a claim that the proxy has only passed on.
+    let later = told("URI=spiffe://a/forged,Hash=2;URI=spiffe://a/shop");
+    assert_eq!(passed(&proxy, 3, "/", &later).await, 0);
+    assert_eq!(passed(&proxy, 3, "/", &told("URI=spiffe://a/users")).await, 2);
+    // Those without one are one.
+    assert_eq!(passed(&proxy, 3, "/", &[]).await, 2);
+    assert_eq!(passed(&proxy, 3, "/", &told("Hash=")).await, 0);
+}
+
+#[tokio::test]
+async fn who_is_not_trusted_has_no_identity() {
+    let limit = "policy: { rate_limit: { requests: 2, per: 1h, key: identity } }";
+    let (app, proxy) =
+        app_with(&format!("inbound:\n  trusted_proxies: [192.0.2.1]\n  {limit}")).await;
+    let mut all = 0;
+    for says in ["URI=spiffe://a/shop", "URI=spiffe://a/users", "URI=spiffe://a/orders"] {
+        all += passed(&proxy, 2, "/", &[("x-forwarded-client-cert", says)]).await;
+    }
+    assert_eq!(all, 2);
+    let told = |seen: &Seen| seen.headers.contains_key("x-forwarded-client-cert");
+    assert!(!app.seen().iter().any(told));
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderValue;
+use ipnet::IpNet;
 use tokio::time::sleep;
 
 use super::error::Failure;
@@ -69,6 +70,20 @@ impl Connection {
             begun: Cell::new(0),
             active: Cell::new(0),
         })
+    }
+
+    /// The proxies whose word counts for who the client is. None does on the way out.
+    pub fn trusted<'a>(&self, view: &'a View) -> &'a [IpNet] {
+        match self.direction {
+            Direction::Inbound => &view.snapshot.inbound.trusted_proxies,
+            Direction::Outbound => &[],
+        }
+    }
+
+    /// Whether the peer is one of them.
+    pub fn is_trusted(&self, view: &View) -> bool {
+        let peer = self.peer.ip().to_canonical();
+        self.trusted(view).iter().any(|net| net.contains(&peer))
     }
 
     /// What `x-forwarded-for` says of this client.

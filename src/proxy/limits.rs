@@ -11,11 +11,10 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use super::connection::Connection;
 use super::error::Failure;
 use super::fields::Fields;
-use super::forwarded;
 use super::report::Report;
+use super::{forwarded, identity};
 use crate::policy::rate_limit::{Decision, Key, KeyOf, Quota, RateLimit, Scope, shared};
 use crate::policy::{Mode, Would};
-use crate::telemetry::Direction;
 use crate::worker::{View, Worker};
 
 /// Takes a token of each limit, in their order. One that refuses ends it: those after it have not been
@@ -37,6 +36,7 @@ pub async fn admit(
         let key = match &limit.spec.key {
             Key::None => KeyOf::All,
             Key::ClientIp => KeyOf::Client(client_ip(view, connection, headers, fields)),
+            Key::Identity => KeyOf::Text(identity(view, connection, headers, fields)),
             Key::Header(name) => {
                 KeyOf::Text(headers.get(name).map_or(&[], |value| value.as_bytes()))
             }
@@ -77,17 +77,24 @@ async fn ask(view: &View, limit: &RateLimit, key: KeyOf<'_>) -> Option<Decision>
     shared::take(view.redis.as_ref()?, limit, key).await.ok()
 }
 
-/// Who sends the request: whom a trusted proxy names, or else who has made the connection.
+/// The address of the client: the one that a trusted proxy names, or else who has made the connection.
 fn client_ip(view: &View, connection: &Connection, headers: &HeaderMap, fields: Fields) -> IpAddr {
     let peer = connection.peer.ip().to_canonical();
-    let trusted = &view.snapshot.inbound.trusted_proxies;
-    if trusted.is_empty()
-        || connection.direction != Direction::Inbound
-        || !fields.has(Fields::CLAIM)
-    {
+    if !fields.has(Fields::CLAIM) {
         return peer;
     }
-    forwarded::client(headers, peer, trusted)
+    forwarded::client(headers, peer, connection.trusted(view))
+}
+
+/// Who a trusted proxy says that the client is; empty for all of whom none says anything.
+fn identity<'a>(
+    view: &View,
+    connection: &Connection,
+    headers: &'a HeaderMap,
+    fields: Fields,
+) -> &'a [u8] {
+    let told = fields.has(Fields::CLAIM) && connection.is_trusted(view);
+    told.then(|| identity::client(headers)).flatten().unwrap_or_default()
 }
 
 static LIMIT: HeaderName = HeaderName::from_static("ratelimit-limit");

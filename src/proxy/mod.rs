@@ -34,6 +34,7 @@ mod headers;
 mod hints;
 mod http1;
 mod http2;
+mod identity;
 mod incoming;
 mod isolate;
 mod limits;
@@ -56,7 +57,6 @@ use std::sync::Arc;
 use http::header::{CONNECTION, CONTENT_LENGTH, SET_COOKIE, VIA};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
-use ipnet::IpNet;
 
 use crate::balance::key;
 use crate::clock;
@@ -351,10 +351,7 @@ fn balanced(
     forward: &Forward,
     parts: &Parts,
 ) -> (Destination, Option<u64>) {
-    let trusted: &[IpNet] = match connection.direction {
-        Direction::Inbound => &view.snapshot.inbound.trusted_proxies,
-        Direction::Outbound => &[],
-    };
+    let trusted = connection.trusted(view);
     let asked = key::Asked {
         headers: &parts.headers,
         query: parts.uri.query(),
@@ -419,8 +416,7 @@ fn client_headers(
     fields: Fields,
 ) {
     if connection.direction == Direction::Inbound {
-        let peer = connection.peer.ip().to_canonical();
-        let trusted = view.snapshot.inbound.trusted_proxies.iter().any(|net| net.contains(&peer));
+        let trusted = connection.is_trusted(view);
         forwarded::apply(&mut parts.headers, fields, connection.peer_text(), trusted, target);
     }
 }

@@ -127,14 +127,15 @@ impl Compiler<'_> {
             let mistake = Mistake::at(at.join(key), "it takes more than 10 years to fill up again");
             self.mistake(mistake.help("write a smaller `burst` or a shorter `per`"));
         }
-        if let Some(RateLimitKey::Client(RateLimitClient::Identity)) = limit.key {
-            let mistake = Mistake::at(
-                at.join("key"),
-                "clients have no identity: connections are not authenticated",
-            );
-            self.mistake(
-                mistake.help("name a header that tells them, as in `key: { header: x-user-id }`"),
-            );
+        let inbound = self.config.inbound.as_ref().and_then(OrOff::on);
+        let told = inbound.and_then(|inbound| inbound.trusted_proxies.as_ref());
+        if spec.key == Key::Identity && told.is_none_or(Vec::is_empty) {
+            let mistake =
+                Mistake::at(at.join("key"), "nobody is trusted to tell the identity of a client");
+            self.mistake(mistake.help(
+                "add the proxies that check certificates, as in `inbound: { trusted_proxies: \
+                 [10.0.0.0/8] }`, or name a header, as in `key: { header: x-user-id }`",
+            ));
         }
         if limit.max_keys.is_some() && limit.key.is_none() {
             let mistake = Mistake::at_key(at.join("max_keys"), "there are no keys without `key`");
@@ -206,7 +207,8 @@ fn spec(typed: &schema::RateLimit) -> Spec {
         key: match &typed.key {
             None => Key::None,
             Some(RateLimitKey::Header(header)) => Key::Header(header.header.0.clone()),
-            Some(RateLimitKey::Client(_)) => Key::ClientIp,
+            Some(RateLimitKey::Client(RateLimitClient::ClientIp)) => Key::ClientIp,
+            Some(RateLimitKey::Client(RateLimitClient::Identity)) => Key::Identity,
         },
         scope: match typed.scope {
             Some(RateLimitScope::Service) => Scope::Service,

@@ -77,7 +77,8 @@ pub enum RateLimitKey {
 pub enum RateLimitClient {
     /// The address of the client; of IPv6 its /64 network.
     ClientIp,
-    /// The authenticated identity of the client.
+    /// Who the client has proved to be: the name in its certificate, which a trusted proxy tells by
+    /// `x-forwarded-client-cert`. Clients without one count together.
     Identity,
 }
 

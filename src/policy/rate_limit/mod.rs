@@ -57,6 +57,8 @@ pub enum Key {
     /// Those of one client: an address of IPv4, or a network of 64 bits of IPv6, which is what one
     /// subscriber has at least.
     ClientIp,
+    /// Those of one client by the name that was proved; those of all without one.
+    Identity,
     /// Those that have the same text there; those that have none, too.
     Header(HeaderName),
 }
@@ -167,6 +169,7 @@ impl fmt::Display for Spec {
         match &self.key {
             Key::None => Ok(()),
             Key::ClientIp => f.write_str(" from one address"),
+            Key::Identity => f.write_str(" from one identity"),
             Key::Header(name) => write!(f, " with the same {name}"),
         }
     }
