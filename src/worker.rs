@@ -241,14 +241,7 @@ impl View {
     ) -> Pick<'a> {
         let cluster = self.snapshot.cluster(to);
         let group = self.snapshot.group(to);
-        Pick {
-            endpoints: &group.endpoints,
-            balancer: &group.balancer,
-            availability: &cluster.availability,
-            tried,
-            wish,
-            now,
-        }
+        Pick { balancer: &group.balancer, availability: &cluster.availability, tried, wish, now }
     }
 }
 

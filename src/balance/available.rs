@@ -7,12 +7,10 @@
 //! hardly wrong with the endpoints.
 
 use std::cell::LazyCell;
-use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Balancer, Cursor};
+use super::{Balancer, Candidate, Cursor};
 use crate::clock::Instant;
-use crate::endpoint::Endpoint;
 use crate::policy::SlowStart;
 
 /// What a service says of its endpoints.
@@ -40,10 +38,10 @@ pub struct Panic {
 impl Panic {
     const BELIEVED: Duration = Duration::from_millis(100);
 
-    fn is_on(&mut self, endpoints: &[Arc<Endpoint>], threshold: f64, now: Instant) -> bool {
+    fn is_on(&mut self, candidates: &[Candidate], threshold: f64, now: Instant) -> bool {
         if now >= self.until {
-            let well = endpoints.iter().filter(|endpoint| !endpoint.state.is_away(now)).count();
-            self.is_on = (well as f64) < threshold * endpoints.len() as f64;
+            let well = candidates.iter().filter(|candidate| !candidate.state.is_away(now)).count();
+            self.is_on = (well as f64) < threshold * candidates.len() as f64;
             self.until = now + Self::BELIEVED;
         }
         self.is_on
@@ -53,8 +51,7 @@ impl Panic {
 /// One pick: what it is made from.
 #[derive(Clone, Copy)]
 pub struct Pick<'a> {
-    /// Those that `balancer` was made for.
-    pub endpoints: &'a [Arc<Endpoint>],
+    /// It holds the endpoints that are picked from.
     pub balancer: &'a Balancer,
     pub availability: &'a Availability,
     /// Indices of those that this request was sent to before.
@@ -91,15 +88,15 @@ impl Pick<'_> {
     ) -> Result<Picked, NonePicked> {
         let threshold = self.availability.panic_threshold;
         let seed = self.availability.slow_start.map(|_| random.u64(..));
-        let panics = LazyCell::new(|| panic.is_on(self.endpoints, threshold, self.now));
+        let panics = LazyCell::new(|| panic.is_on(self.candidates(), threshold, self.now));
         let away = |index| self.is_away(index) && !*panics;
         let mut pick = |skip: &dyn Fn(usize) -> bool| {
             let skip = |index| self.is_refused(index) || skip(index);
-            self.balancer.pick(self.endpoints, cursor, random, self.now, self.wish, &skip)
+            self.balancer.pick(cursor, random, self.now, self.wish, &skip)
         };
         let index = pick(&|index| {
             self.is_tried(index)
-                || self.endpoints[index].state.is_full()
+                || self.candidates()[index].state.is_full()
                 || away(index)
                 || seed.is_some_and(|seed| self.is_held_back(index, seed))
         })
@@ -113,8 +110,12 @@ impl Pick<'_> {
 
     /// Whether another pick would find one that was not tried, is not away and not refused.
     pub fn has_other(&self) -> bool {
-        (0..self.endpoints.len())
+        (0..self.candidates().len())
             .any(|index| !self.is_tried(index) && !self.is_away(index) && !self.is_refused(index))
+    }
+
+    fn candidates(&self) -> &[Candidate] {
+        &self.balancer.plain.candidates
     }
 
     fn is_tried(&self, index: usize) -> bool {
@@ -122,17 +123,17 @@ impl Pick<'_> {
     }
 
     fn is_refused(&self, index: usize) -> bool {
-        self.endpoints[index].refuses(self.now).is_some()
+        self.candidates()[index].refuses(self.now).is_some()
     }
 
     fn is_away(&self, index: usize) -> bool {
-        self.endpoints[index].state.is_away(self.now)
+        self.candidates()[index].state.is_away(self.now)
     }
 
     /// Whether one that warms up leaves this request to others. A client that belongs to it has no other.
     fn is_held_back(&self, index: usize, seed: u64) -> bool {
         let Some(slow_start) = &self.availability.slow_start else { return false };
-        let since = self.endpoints[index].state.fresh_since();
+        let since = self.candidates()[index].state.fresh_since();
         if since == Instant(0) || self.balancer.kind().is_hash() {
             return false;
         }
@@ -143,7 +144,8 @@ impl Pick<'_> {
     }
 
     fn nobody(&self) -> NonePicked {
-        let until = self.endpoints.iter().filter_map(|endpoint| endpoint.refuses(self.now)).min();
+        let until =
+            self.candidates().iter().filter_map(|candidate| candidate.refuses(self.now)).min();
         until.map_or(NonePicked::NoEndpoint, NonePicked::Refused)
     }
 }

@@ -36,7 +36,8 @@ use weighted::Shares;
 use zone::Zones;
 
 use crate::clock::Instant;
-use crate::endpoint::{Endpoint, Load};
+use crate::endpoint::{Endpoint, Load, State};
+use crate::policy::breaker::SharedBreaker;
 
 /// The algorithms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -99,6 +100,28 @@ struct Plain {
     kind: Kind,
     shares: Shares,
     mean_weight: f32,
+    candidates: Box<[Candidate]>,
+}
+
+/// What of an endpoint is looked at to pick one.
+// Picks go to random ones of maybe thousands: side by side these stay in the cache, endpoints do not.
+#[derive(Debug)]
+struct Candidate {
+    state: Arc<State>,
+    breaker: Option<Arc<SharedBreaker>>,
+    weight: u32,
+}
+
+impl Candidate {
+    fn of(endpoint: &Arc<Endpoint>) -> Self {
+        let Endpoint { state, breaker, weight, .. } = &**endpoint;
+        Self { state: state.clone(), breaker: breaker.clone(), weight: (*weight).max(1) }
+    }
+
+    /// When its breaker will let someone through again, where it lets nobody through at `now`.
+    fn refuses(&self, now: Instant) -> Option<Instant> {
+        self.breaker.as_ref()?.refuses(now)
+    }
 }
 
 /// A worker's place in the turns of one service. Survives a change of the endpoints.
@@ -201,20 +224,19 @@ impl Balancer {
         self.zones.as_ref().map(|zones| zones.is_local(index))
     }
 
-    /// The index in `endpoints` of the one to use. `None`: there are none, or all are skipped.
+    /// The index of the one to use, among those that it was made for. `None`: there are none, or all are
+    /// skipped.
     ///
-    /// `endpoints` are those that the balancer was made for. `wish` is [`Balancer::wish`]. `skip` tells
-    /// which indices this request cannot use; it may hold for many.
+    /// `wish` is [`Balancer::wish`]. `skip` tells which indices this request cannot use; it may hold for
+    /// many.
     pub fn pick(
         &self,
-        endpoints: &[Arc<Endpoint>],
         cursor: &mut Cursor,
         random: &mut fastrand::Rng,
         now: Instant,
         wish: Option<u64>,
         skip: &impl Fn(usize) -> bool,
     ) -> Option<usize> {
-        debug_assert_eq!(endpoints.len(), self.plain.shares.len(), "another balancer's endpoints");
         if let Some(table) = &self.table {
             let hash = wish.unwrap_or_else(|| random.u64(..));
             return table.pick(hash, self.bound.as_ref(), skip);
@@ -226,7 +248,7 @@ impl Balancer {
         }
         match &self.zones {
             Some(zones) => zones.pick(cursor, random, now, skip),
-            None => self.plain.pick(endpoints, cursor, random, now, skip),
+            None => self.plain.pick(cursor, random, now, skip),
         }
     }
 }
@@ -248,18 +270,18 @@ impl Plain {
         let sum: f64 = endpoints.iter().map(|endpoint| f64::from(endpoint.weight.max(1))).sum();
         #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation)]
         let mean_weight = (sum / endpoints.len().max(1) as f64) as f32;
-        Self { kind, shares: Shares::new(weights), mean_weight }
+        let candidates = endpoints.iter().map(Candidate::of).collect();
+        Self { kind, shares: Shares::new(weights), mean_weight, candidates }
     }
 
     fn pick(
         &self,
-        endpoints: &[Arc<Endpoint>],
         cursor: &mut Cursor,
         random: &mut fastrand::Rng,
         now: Instant,
         skip: &impl Fn(usize) -> bool,
     ) -> Option<usize> {
-        let shares = &self.shares;
+        let Self { shares, candidates, .. } = self;
         match shares.len() {
             0 => return None,
             1 => return (!skip(0)).then_some(0),
@@ -267,10 +289,10 @@ impl Plain {
         }
         match self.kind {
             Kind::PeakEwma => {
-                peak_ewma::pick(shares, self.mean_weight, endpoints, random, now, skip)
+                peak_ewma::pick(shares, self.mean_weight, candidates, random, now, skip)
             }
             Kind::RoundRobin => round_robin::pick(shares, cursor, skip),
-            Kind::LeastRequest => least_request::pick(shares, endpoints, random, skip),
+            Kind::LeastRequest => least_request::pick(shares, candidates, random, skip),
             Kind::Random | Kind::RingHash | Kind::Maglev => random::pick(shares, random, skip),
         }
     }

@@ -5,28 +5,25 @@
 //! while it has some: each new one gets a first request soon, and a second when it answered. One
 //! that was slow or failed fades back in the same manner, see [`crate::endpoint::latency`].
 
-use std::sync::Arc;
-
-use super::two_choices;
 use super::weighted::Shares;
+use super::{Candidate, two_choices};
 use crate::clock::Instant;
-use crate::endpoint::Endpoint;
 
 /// Latency, in nanoseconds, of an endpoint that was asked and has never answered: an hour.
 const UNKNOWN: f32 = 3.6e12;
 
-/// `mean_weight` is that of `endpoints`.
+/// `mean_weight` is that of `candidates`.
 pub(super) fn pick(
     shares: &Shares,
     mean_weight: f32,
-    endpoints: &[Arc<Endpoint>],
+    candidates: &[Candidate],
     random: &mut fastrand::Rng,
     now: Instant,
     skip: &impl Fn(usize) -> bool,
 ) -> Option<usize> {
     two_choices::pick(shares, random, skip, |first, second| {
-        let first = Seen::new(&endpoints[first], mean_weight, now);
-        let second = Seen::new(&endpoints[second], mean_weight, now);
+        let first = Seen::new(&candidates[first], mean_weight, now);
+        let second = Seen::new(&candidates[second], mean_weight, now);
         second.wait_instead_of(&first) < first.wait()
     })
 }
@@ -40,18 +37,14 @@ struct Seen {
 
 impl Seen {
     #[allow(clippy::cast_precision_loss)]
-    fn new(endpoint: &Endpoint, mean_weight: f32, now: Instant) -> Self {
-        let in_flight = endpoint.state.in_flight();
-        let latency = match endpoint.state.latency_nanos(now) {
+    fn new(candidate: &Candidate, mean_weight: f32, now: Instant) -> Self {
+        let in_flight = candidate.state.in_flight();
+        let latency = match candidate.state.latency_nanos(now) {
             Some(latency) => latency,
             None if in_flight == 0 => 0.0,
             None => UNKNOWN,
         };
-        Self {
-            latency,
-            in_flight: in_flight as f32,
-            share: mean_weight / endpoint.weight.max(1) as f32,
-        }
+        Self { latency, in_flight: in_flight as f32, share: mean_weight / candidate.weight as f32 }
     }
 
     fn wait(&self) -> f32 {

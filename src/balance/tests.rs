@@ -58,7 +58,7 @@ impl Bench {
 
     fn pick_for(&mut self, wish: Option<u64>, skip: &impl Fn(usize) -> bool) -> Option<usize> {
         let (now, random) = (Instant::from(self.now), &mut self.random);
-        self.balancer.pick(&self.endpoints, &mut self.cursor, random, now, wish, skip)
+        self.balancer.pick(&mut self.cursor, random, now, wish, skip)
     }
 
     fn begin(&self, index: usize) -> InFlight {

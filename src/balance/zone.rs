@@ -30,7 +30,6 @@ pub(super) struct Zones {
 struct Pool {
     /// Their indices among all.
     members: Box<[u32]>,
-    endpoints: Box<[Arc<Endpoint>]>,
     plain: Plain,
 }
 
@@ -64,10 +63,10 @@ impl Zones {
         let pool = |local: bool, share: &dyn Fn(&Endpoint) -> u32| {
             let indices = (0..).zip(&is_local).filter(|(_, is_local)| **is_local == local);
             let members: Box<[u32]> = indices.map(|(index, _)| index).collect();
-            let endpoints: Box<[_]> =
+            let endpoints: Vec<_> =
                 members.iter().map(|index| endpoints[*index as usize].clone()).collect();
             let plain = Plain::new(kind, &endpoints, endpoints.iter().map(|e| share(e)));
-            Pool { members, endpoints, plain }
+            Pool { members, plain }
         };
         let local = pool(true, &|endpoint| endpoint.weight.max(1));
         if local.members.len() < min_endpoints {
@@ -124,6 +123,6 @@ impl Pool {
     ) -> Option<usize> {
         let member = |index: usize| self.members[index] as usize;
         let skip = |index: usize| skip(member(index));
-        self.plain.pick(&self.endpoints, cursor, random, now, &skip).map(member)
+        self.plain.pick(cursor, random, now, &skip).map(member)
     }
 }

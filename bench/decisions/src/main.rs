@@ -179,15 +179,15 @@ fn picking(service: &Service, size: usize, among: Among) -> Call {
             None => Some(random.u64(..)),
             Some(wishes) => Some(wishes[random.usize(..wishes.len())]),
         };
-        let (endpoints, balancer, now) = (&endpoints, &balancer, Instant(now));
+        let (balancer, now) = (&balancer, Instant(now));
         let picked = match among {
-            Among::All => balancer.pick(endpoints, &mut cursor, &mut random, now, wish, &|_| false),
+            Among::All => balancer.pick(&mut cursor, &mut random, now, wish, &|_| false),
             Among::TwoOfThree => {
-                balancer.pick(endpoints, &mut cursor, &mut random, now, wish, &|i| i % 3 == 0)
+                balancer.pick(&mut cursor, &mut random, now, wish, &|i| i % 3 == 0)
             }
             Among::Available => {
                 let availability = &availability;
-                let pick = Pick { endpoints, balancer, availability, tried: &[], wish, now };
+                let pick = Pick { balancer, availability, tried: &[], wish, now };
                 let picked = pick.choose(&mut cursor, &mut panic, &mut random).ok();
                 picked.map(|picked| picked.index)
             }

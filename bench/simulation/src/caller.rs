@@ -112,7 +112,6 @@ impl Caller {
         };
         let group = &cluster.groups[0];
         let pick = Pick {
-            endpoints: &group.endpoints,
             balancer: &group.balancer,
             availability: &cluster.availability,
             tried,
@@ -275,8 +274,7 @@ impl Caller {
         let cluster = self.cluster();
         let group = &cluster.groups[0];
         let (balancer, availability) = (&group.balancer, &cluster.availability);
-        let endpoints = &group.endpoints;
-        Pick { endpoints, balancer, availability, tried, wish: None, now }.has_other()
+        Pick { balancer, availability, tried, wish: None, now }.has_other()
     }
 
     /// Whether a call is sent again after such an attempt, and after which pause.

@@ -90,7 +90,6 @@ proptest! {
         let balancer = Balancer::new(kind, &endpoints);
         let availability = Availability { panic_threshold: threshold, slow_start: None };
         let pick = Pick {
-            endpoints: &endpoints,
             balancer: &balancer,
             availability: &availability,
             tried: &tried,
@@ -142,7 +141,6 @@ fn a_breaker_in_shadow_mode_keeps_nobody_out() {
     Arc::get_mut(&mut endpoints[0]).expect("ours").breaker = Some(open_breaker(Mode::Shadow));
     let balancer = Balancer::new(Kind::PeakEwma, &endpoints);
     let pick = Pick {
-        endpoints: &endpoints,
         balancer: &balancer,
         availability: &Availability::default(),
         tried: &tried,
@@ -164,7 +162,6 @@ fn who_is_new_gets_its_share_little_by_little() {
         let mut share = |seconds: u64| {
             let now = NOW + Duration::from_secs(seconds);
             let pick = Pick {
-                endpoints: &endpoints,
                 balancer: &balancer,
                 availability: &availability,
                 tried: &[],
@@ -194,14 +191,8 @@ fn all_new_is_as_none_new_and_a_key_keeps_its_endpoint() {
     endpoints.iter().for_each(|endpoint| endpoint.state.come_back(NOW));
     for (kind, wish, expected) in [(Kind::Random, None, 4), (Kind::RingHash, Some(7), 1)] {
         let balancer = Balancer::new(kind, &endpoints);
-        let pick = Pick {
-            endpoints: &endpoints,
-            balancer: &balancer,
-            availability: &availability,
-            tried: &[],
-            wish,
-            now: NOW,
-        };
+        let pick =
+            Pick { balancer: &balancer, availability: &availability, tried: &[], wish, now: NOW };
         let mut random = fastrand::Rng::with_seed(5);
         let picked: BTreeSet<_> = (0..200).map(|_| choose(&pick, &mut random)).collect();
         assert_eq!(picked.len(), expected, "{kind:?}");

@@ -27,25 +27,20 @@ fn balancer(kind: Kind, endpoints: &[Arc<Endpoint>]) -> Balancer {
     Balancer::of(&plan, endpoints, None, None)
 }
 
-fn pick(balancer: &Balancer, endpoints: &[Arc<Endpoint>], hash: u64) -> usize {
-    pick_unless(balancer, endpoints, hash, &|_| false).unwrap()
+fn pick(balancer: &Balancer, hash: u64) -> usize {
+    pick_unless(balancer, hash, &|_| false).unwrap()
 }
 
-fn pick_unless(
-    balancer: &Balancer,
-    endpoints: &[Arc<Endpoint>],
-    hash: u64,
-    skip: &impl Fn(usize) -> bool,
-) -> Option<usize> {
+fn pick_unless(balancer: &Balancer, hash: u64, skip: &impl Fn(usize) -> bool) -> Option<usize> {
     let mut random = fastrand::Rng::with_seed(hash);
     let cursor = &mut Cursor::default();
-    balancer.pick(endpoints, cursor, &mut random, Instant(1), Some(hash), skip)
+    balancer.pick(cursor, &mut random, Instant(1), Some(hash), skip)
 }
 
 /// Who has each of so many keys.
 fn owners(kind: Kind, endpoints: &[Arc<Endpoint>], keys: u64) -> Vec<Box<str>> {
     let balancer = balancer(kind, endpoints);
-    let owner = |user| endpoints[pick(&balancer, endpoints, key(user))].label.clone();
+    let owner = |user| endpoints[pick(&balancer, key(user))].label.clone();
     (0..keys).map(owner).collect()
 }
 
@@ -55,7 +50,7 @@ fn a_key_is_where_it_was_in_every_version() {
     let three = endpoints(&[(1, 1), (2, 1), (3, 1)]);
     for (kind, expected) in [(Kind::RingHash, RING), (Kind::Maglev, MAGLEV)] {
         let balancer = Balancer::new(kind, &three);
-        let picks: Vec<_> = (0..12).map(|user| pick(&balancer, &three, key(user))).collect();
+        let picks: Vec<_> = (0..12).map(|user| pick(&balancer, key(user))).collect();
         assert_eq!(picks, expected, "{kind:?}");
     }
 }
@@ -81,7 +76,7 @@ fn shares_are_even_to_what_is_promised() {
             let balancer = Balancer::new(kind, &all);
             const KEYS: u64 = 200_000;
             let mut counts = vec![0.0; all.len()];
-            (0..KEYS).for_each(|user| counts[pick(&balancer, &all, key(user))] += 1.0);
+            (0..KEYS).for_each(|user| counts[pick(&balancer, key(user))] += 1.0);
             let due = KEYS as f64 / f64::from(count);
             for got in counts {
                 // What chance adds to the shares: five standard deviations.
@@ -126,8 +121,8 @@ fn one_that_is_left_of_many_is_found() {
         let balancer = Balancer::new(kind, &all);
         for user in 0..20 {
             let only = |index| index != 1234;
-            assert_eq!(pick_unless(&balancer, &all, key(user), &only), Some(1234));
-            assert_eq!(pick_unless(&balancer, &all, key(user), &|_| true), None);
+            assert_eq!(pick_unless(&balancer, key(user), &only), Some(1234));
+            assert_eq!(pick_unless(&balancer, key(user), &|_| true), None);
         }
     }
 }
@@ -142,8 +137,8 @@ fn few_that_are_left_share_the_keys() {
         let (listed, other) = (balancer(kind, &all), balancer(kind, &reversed));
         let mut counts = [0_u32; 10];
         for user in 0..5000 {
-            let picked = pick_unless(&listed, &all, key(user), &|index| index < 490).unwrap();
-            let again = pick_unless(&other, &reversed, key(user), &|index| index >= 10).unwrap();
+            let picked = pick_unless(&listed, key(user), &|index| index < 490).unwrap();
+            let again = pick_unless(&other, key(user), &|index| index >= 10).unwrap();
             assert_eq!(all[picked].label, reversed[again].label, "{kind:?}");
             counts[picked - 490] += 1;
         }
@@ -174,7 +169,7 @@ fn a_weight_gets_its_share_of_the_ring() {
         endpoints(&(0..40).map(|port| (port, if port < 20 { 1 } else { 4 })).collect::<Vec<_>>());
     let balancer = balancer(Kind::RingHash, &all);
     const KEYS: u64 = 20_000;
-    let light = (0..KEYS).filter(|user| pick(&balancer, &all, key(*user)) < 20).count();
+    let light = (0..KEYS).filter(|user| pick(&balancer, key(*user)) < 20).count();
     // A fifth. 500 points of 2500 have a standard deviation of 4 % of that: five of them.
     assert!((3200..=4800).contains(&light), "{light}");
 }
@@ -226,7 +221,7 @@ proptest! {
         for kind in HASHES {
             let balancer = balancer(kind, &all);
             let mut counts = vec![0_u32; all.len()];
-            (0..KEYS).for_each(|user| counts[pick(&balancer, &all, key(user))] += 1);
+            (0..KEYS).for_each(|user| counts[pick(&balancer, key(user))] += 1);
             for ((_, weight), count) in fleet.iter().zip(counts) {
                 let due = KEYS as f64 * f64::from(*weight) / f64::from(sum);
                 let slack = match kind {
@@ -252,12 +247,12 @@ proptest! {
             let balancer = balancer(kind, &all);
             for user in 0..500 {
                 let skip = |index| skipped.contains(&index);
-                let picked = pick_unless(&balancer, &all, key(user), &skip);
+                let picked = pick_unless(&balancer, key(user), &skip);
                 prop_assert_eq!(picked.is_some(), left > 0);
                 prop_assert!(picked.is_none_or(|picked| !skip(picked)));
-                let own = pick(&balancer, &all, key(user));
+                let own = pick(&balancer, key(user));
                 prop_assert!(skip(own) || picked == Some(own));
-                prop_assert_eq!(picked, pick_unless(&balancer, &all, key(user), &skip));
+                prop_assert_eq!(picked, pick_unless(&balancer, key(user), &skip));
             }
         }
     }
@@ -288,7 +283,7 @@ proptest! {
                 if *is_end && !open.is_empty() {
                     drop(open.swap_remove(ends.index(open.len())));
                 }
-                let picked = pick(&balancer, &all, key(user % keys));
+                let picked = pick(&balancer, key(user % keys));
                 open.push(all[picked].begin(Instant(1)));
                 let mean = open.len() as f64 * f64::from(all[picked].weight) / f64::from(sum);
                 let most = (factor * mean).ceil();
@@ -313,13 +308,13 @@ fn a_key_stays_where_it_is_while_there_is_room() {
         let balancer = Balancer::of(&plan, &all, Some(&load), None);
         let unbounded = Balancer::new(kind, &all);
         for user in 0..100 {
-            let picked = pick(&balancer, &all, key(user));
-            assert_eq!(picked, pick(&unbounded, &all, key(user)), "nothing is in flight");
+            let picked = pick(&balancer, key(user));
+            assert_eq!(picked, pick(&unbounded, key(user)), "nothing is in flight");
         }
         // One hot key: it spreads, and its own endpoint is full but gets no more than that.
         let mut open = Vec::new();
         for _ in 0..40 {
-            open.push(all[pick(&balancer, &all, key(1))].begin(Instant(1)));
+            open.push(all[pick(&balancer, key(1))].begin(Instant(1)));
         }
         let mut in_flight: Vec<_> = all.iter().map(|e| e.state.in_flight()).collect();
         in_flight.sort_unstable();
@@ -343,7 +338,7 @@ fn without_room_anywhere_the_roomiest_takes_it() {
         let balancer = Balancer::of(&plan, &all, Some(&load), None);
         let mut open = Vec::new();
         for _ in 0..100 {
-            let picked = pick_unless(&balancer, &all, key(1), &|index| index >= 5).unwrap();
+            let picked = pick_unless(&balancer, key(1), &|index| index >= 5).unwrap();
             open.push(all[picked].begin(Instant(1)));
         }
         let most = all.iter().map(|endpoint| endpoint.state.in_flight()).max();
