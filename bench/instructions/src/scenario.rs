@@ -281,30 +281,26 @@ pub const SCENARIOS: &[Scenario] = &[
         },
         ..OUTBOUND
     },
+    // None at all, not even those that are on by default.
+    Scenario {
+        name: "policies-off",
+        config: Config {
+            users: concat!(
+                "\n    policy:\n",
+                include_str!("../../compare/config/policies-off.yaml")
+            ),
+            ..SHIPPED
+        },
+        ..OUTBOUND
+    },
     // Every policy at once, none of which has anything to do: as `policies-on` of bench/compare.
     Scenario {
         name: "policies-on",
         config: Config {
-            users: "
-    policy:
-      timeout: { request: 15s, connect: 1s, stream_idle: 5m, propagate: true }
-      retry:
-        on: [connect_failure, refused_stream, reset, timeout, gateway_error]
-        per_try_timeout: 5s
-      bulkhead:
-        max_requests: 10000
-        max_connections: 10000
-        endpoint: { max_requests: 10000, max_connections: 10000 }
-      adaptive_concurrency: { min_limit: 1000, max_limit: 10000 }
-      circuit_breaker: { scope: both, consecutive_failures: 5, failure_rate: 50%, slow_call_rate: 80% }
-      outlier_detection: { consecutive_gateway_errors: 5, failure_percentage: {} }
-      slow_start: {}
-      hedge: { after: 5s }
-      priority: { header: x-priority }
-      rate_limit: { requests: 100000000, key: client_ip, headers: false }
-      fallback: { body: later, on: [breaker_open, no_endpoint, connect_failure, timeout] }
-      fault: { headers: { x-chaos: \"yes\" }, delay: { duration: 1s }, abort: { status: 503 } }
-      mirror: { service: copies, share: 0.1% }",
+            users: concat!(
+                "\n    policy:\n",
+                include_str!("../../compare/config/policies-on.yaml")
+            ),
             ..SHIPPED
         },
         ..OUTBOUND
@@ -338,7 +334,7 @@ pub const SCENARIOS: &[Scenario] = &[
     policy:
       fallback: { json: { users: [] }, on: [timeout, 503] }
       fault: { abort: { status: 503, share: 0% }, headers: { x-fault: 'yes' } }
-      mirror: { service: copies, share: 0% }",
+      mirror: { service: app, share: 0% }",
             ..SHIPPED
         },
         ..OUTBOUND
@@ -391,7 +387,7 @@ services:
       - {{ address: 'unix:DIRECTORY/users-2', version: v2 }}
     {users}
   # For mirrors.
-  copies: {{ endpoints: ['unix:DIRECTORY/users-2'] }}
+  app: {{ endpoints: ['unix:DIRECTORY/users-2'] }}
 telemetry:
   access_log: {access_log}{tracing}
 admin: {{ listen: off, metrics: off }}
