@@ -175,7 +175,7 @@ impl View {
         let limit_counts = snapshot.rate_limits.iter().map(counts).collect();
         let mut picks: Vec<_> = (0..snapshot.group_slots).map(|_| None).collect();
         for cluster in &snapshot.clusters {
-            for group in &cluster.groups {
+            for group in cluster.groups.iter() {
                 picks[group.slot as usize] = Picks::of(recorder, &cluster.name, &group.balancer);
             }
         }

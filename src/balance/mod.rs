@@ -114,8 +114,8 @@ struct Candidate {
 
 impl Candidate {
     fn of(endpoint: &Arc<Endpoint>) -> Self {
-        let Endpoint { state, breaker, weight, .. } = &**endpoint;
-        Self { state: state.clone(), breaker: breaker.clone(), weight: (*weight).max(1) }
+        let Endpoint { state, breaker, .. } = &**endpoint;
+        Self { state: state.clone(), breaker: breaker.clone(), weight: endpoint.weight.max(1) }
     }
 
     /// When its breaker will let someone through again, where it lets nobody through at `now`.

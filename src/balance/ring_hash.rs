@@ -166,7 +166,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::endpoint::Address;
+    use crate::endpoint::{Address, Instance};
 
     /// Without those that come again at once.
     fn order(ring: &Ring, hash: u64) -> Vec<usize> {
@@ -186,7 +186,8 @@ mod tests {
         ) {
             let endpoint = |(port, weight)| {
                 let address = Address::Socket(([10, 0, 0, 1], port).into());
-                Arc::new(Endpoint { weight, ..Endpoint::new(address, Arc::default()) })
+                let instance = Instance { weight, ..address.into() };
+                Arc::new(Endpoint::new(instance, Arc::default()))
             };
             let endpoints: Vec<_> = (1..).zip(weights).map(endpoint).collect();
             let points = points(&endpoints);

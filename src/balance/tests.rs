@@ -8,7 +8,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::endpoint::{Address, InFlight, Outcome};
+use crate::endpoint::{Address, InFlight, Instance, Outcome};
 
 const KINDS: [Kind; 6] = [
     Kind::PeakEwma,
@@ -39,8 +39,8 @@ impl Bench {
         let endpoints: Vec<_> = (1..)
             .zip(weights)
             .map(|(port, weight)| {
-                let endpoint = Endpoint::new(address(port), Arc::default());
-                Arc::new(Endpoint { weight: *weight, ..endpoint })
+                let instance = Instance { weight: *weight, ..address(port).into() };
+                Arc::new(Endpoint::new(instance, Arc::default()))
             })
             .collect();
         Self {

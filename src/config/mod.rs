@@ -11,6 +11,7 @@ mod de;
 pub mod json_schema;
 pub mod live;
 pub mod load;
+pub mod members;
 pub mod report;
 pub mod schema;
 mod shape;

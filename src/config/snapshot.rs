@@ -5,16 +5,16 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 use ipnet::IpNet;
 
+use super::members::Membership;
 use crate::balance::{Availability, Balancer, Key, Split};
 use crate::clock::Instant;
-use crate::endpoint::{Endpoint, Load};
+use crate::endpoint::{Endpoint, Instance, Load};
 use crate::policy::breaker::SharedBreaker;
 use crate::policy::health::{CheckKind, HealthCheck};
 use crate::policy::outlier::Detector;
@@ -30,25 +30,27 @@ use crate::upstream::PoolLimits;
 
 type FastMap<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 
+/// Cheap to clone: when a registry tells of endpoints, all else is shared with the one before.
+#[derive(Clone)]
 pub struct Snapshot {
     /// Grows with each snapshot.
     pub generation: u64,
     /// The app that we stand beside.
     pub service: Service,
-    pub inbound: Inbound,
-    pub outbound: Outbound,
-    pub clusters: Box<[Cluster]>,
-    pub listeners: Vec<Listener>,
+    pub inbound: Arc<Inbound>,
+    pub outbound: Arc<Outbound>,
+    pub clusters: Box<[Arc<Cluster>]>,
+    pub listeners: Arc<[Listener]>,
     pub limits: Limits,
     /// When requests are refused because the proxy itself has too little.
     pub shed: Option<ShedLimits>,
     /// Every rate limit, by its slot.
-    pub rate_limits: Vec<Arc<RateLimit>>,
+    pub rate_limits: Arc<[Arc<RateLimit>]>,
     /// What rate limits are shared by.
     pub redis: Option<Arc<Redis>>,
     /// Instances of our own service, at least 1. A registry sets it as it learns of them; until then it is
     /// what the configuration tells.
-    pub instances: AtomicU32,
+    pub instances: u32,
     /// Share of the traces that begin here which are marked as sampled, 0 to 1.
     pub trace_sample: f64,
     pub access_log: Option<AccessLog>,
@@ -60,7 +62,7 @@ pub struct Snapshot {
     /// Number of groups over all clusters: their `slot` is below it.
     pub group_slots: u32,
     /// What was typed, for `/config_dump`.
-    pub source: serde_json::Value,
+    pub source: Arc<serde_json::Value>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -130,6 +132,7 @@ pub enum Protocol {
     Tcp,
 }
 
+#[derive(Clone)]
 pub struct Cluster {
     pub name: Arc<str>,
     pub protocol: Protocol,
@@ -145,7 +148,8 @@ pub struct Cluster {
     pub availability: Availability,
     /// How its endpoints are asked whether they are well.
     pub health: Option<Arc<HealthCheck>>,
-    pub groups: Vec<Group>,
+    pub membership: Membership,
+    pub groups: Arc<[Group]>,
 }
 
 /// The endpoints among which one request may choose: all of a service, or those that a route selects.
@@ -167,9 +171,9 @@ pub struct Selector {
 }
 
 impl Selector {
-    pub fn takes(&self, endpoint: &Endpoint) -> bool {
-        let has = |(name, value)| endpoint.labels.get(name) == Some(value);
-        (self.version.is_none() || self.version == endpoint.version) && self.labels.iter().all(has)
+    pub fn takes(&self, instance: &Instance) -> bool {
+        let has = |(name, value)| instance.labels.get(name) == Some(value);
+        (self.version.is_none() || self.version == instance.version) && self.labels.iter().all(has)
     }
 
     pub fn is_all(&self) -> bool {

@@ -176,7 +176,7 @@ impl Control {
             "Keys that a rate limit counts by at present.",
             &["limit"],
             move |emit| {
-                for limit in &live.current().rate_limits {
+                for limit in live.current().rate_limits.iter() {
                     let keys = limit.state.keys().map(|(keys, _)| keys as f64);
                     keys.into_iter().for_each(|keys| emit(&[&limit.name], keys));
                 }
@@ -188,7 +188,7 @@ impl Control {
             "Keys that a rate limit forgot before their time, for want of room.",
             &["limit"],
             move |emit| {
-                for limit in &live.current().rate_limits {
+                for limit in live.current().rate_limits.iter() {
                     let evicted = limit.state.keys().map(|(_, evicted)| evicted as f64);
                     evicted.into_iter().for_each(|evicted| emit(&[&limit.name], evicted));
                 }

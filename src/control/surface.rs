@@ -14,7 +14,7 @@ impl Control {
         let (a, b, c, d, e, f, g, h, i) = (of(), of(), of(), of(), of(), of(), of(), of(), of());
         Handles {
             metrics: Box::new(move || a.metrics.encode()),
-            config_dump: Box::new(move || b.live.current().source.clone()),
+            config_dump: Box::new(move || b.live.current().source.as_ref().clone()),
             clusters: Box::new(move || c.clusters()),
             ready: Box::new(move || d.ready()),
             reload: Box::new(move || {

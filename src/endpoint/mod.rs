@@ -1,15 +1,17 @@
 //! What we know of one endpoint: where it is, and how it does.
 
+mod instance;
 pub mod latency;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+pub use instance::Instance;
 use latency::PeakEwma;
 
 use crate::clock::Instant;
@@ -42,43 +44,33 @@ impl fmt::Display for Address {
     }
 }
 
-/// One endpoint as one configuration or one registry answer describes it. Immutable; what changes
-/// is in `state`, which outlives it.
-// Those that are picked from are read at random: what picking looks at is in the first cache line.
+/// An instance, and what we know of it. Immutable; what changes is in `state`, which outlives it.
 #[derive(Debug, Clone)]
-#[repr(C)]
 pub struct Endpoint {
+    pub instance: Instance,
+    /// Its address as text, for logs and labels.
+    pub label: Box<str>,
     pub state: Arc<State>,
     /// Where its service has one for each endpoint.
     pub breaker: Option<Arc<SharedBreaker>>,
-    /// Share of the traffic relative to the others of its service, at least 1.
-    pub weight: u32,
-    pub address: Address,
-    /// `address` as text, for logs and labels.
-    pub label: Box<str>,
-    pub zone: Option<Box<str>>,
-    pub version: Option<Box<str>>,
-    /// What else it is chosen by.
-    pub labels: BTreeMap<Box<str>, Box<str>>,
     /// The groups whose load is bounded and that it belongs to.
     pub loads: Option<Arc<[Arc<Load>]>>,
 }
 
+impl Deref for Endpoint {
+    type Target = Instance;
+
+    fn deref(&self) -> &Instance {
+        &self.instance
+    }
+}
+
 impl Endpoint {
-    /// An endpoint of weight 1, zone and version unknown.
-    pub fn new(address: Address, state: Arc<State>) -> Self {
-        let label = address.to_string().into();
-        Self {
-            address,
-            label,
-            weight: 1,
-            zone: None,
-            version: None,
-            labels: BTreeMap::new(),
-            state,
-            breaker: None,
-            loads: None,
-        }
+    /// Without a breaker.
+    pub fn new(instance: impl Into<Instance>, state: Arc<State>) -> Self {
+        let instance = instance.into();
+        let label = instance.address.to_string().into();
+        Self { instance, label, state, breaker: None, loads: None }
     }
 
     /// When its breaker will let someone through again, where it lets nobody through at `now`.

@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use http::header::RETRY_AFTER;
@@ -41,7 +40,7 @@ pub async fn admit(
                 KeyOf::Text(headers.get(name).map_or(&[], |value| value.as_bytes()))
             }
         };
-        let rate = limit.rate(view.snapshot.instances.load(Relaxed));
+        let rate = limit.rate(view.snapshot.instances);
         let decision = match limit.spec.scope {
             Scope::Instance | Scope::Service => limit.state.take(key, rate, now),
             // Boxed: else each request would have room for it.

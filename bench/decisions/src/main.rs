@@ -15,7 +15,7 @@ use pilotfish::balance::{
     Availability, Balancer, Cookie, Cursor, Key, Kind, Panic, Pick, Plan, SameSite, Split, ZonePlan,
 };
 use pilotfish::clock::Instant;
-use pilotfish::endpoint::{Address, Endpoint, Load};
+use pilotfish::endpoint::{Address, Endpoint, Instance, Load};
 use pilotfish::route::{Matcher, PathPattern, Request, Router};
 
 const SIZES: [usize; 3] = [10, 1_000, 10_000];
@@ -163,7 +163,8 @@ fn picking(service: &Service, size: usize, among: Among) -> Call {
         let address = Address::Name { host: format!("host-{i}").into(), port: 80 };
         let zone = (service.zones > 0).then(|| format!("zone-{}", i % service.zones).into());
         let loads = Some(loads.clone());
-        Arc::new(Endpoint { zone, loads, ..Endpoint::new(address, Arc::default()) })
+        let instance = Instance { zone, ..address.into() };
+        Arc::new(Endpoint { loads, ..Endpoint::new(instance, Arc::default()) })
     };
     let endpoints: Vec<_> = (0..size).map(endpoint).collect();
     let balancer = Balancer::of(&service.plan, &endpoints, Some(&load), None);

@@ -16,7 +16,8 @@ fn endpoints(of: &[(u16, u32)]) -> Vec<Arc<Endpoint>> {
     of.iter()
         .map(|(port, weight)| {
             let address = Address::Socket(SocketAddr::from(([10, 0, 0, 1], 1000 + *port)));
-            Arc::new(Endpoint { weight: *weight, ..Endpoint::new(address, Arc::default()) })
+            let instance = Instance { weight: *weight, ..address.into() };
+            Arc::new(Endpoint::new(instance, Arc::default()))
         })
         .collect()
 }

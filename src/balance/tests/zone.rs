@@ -12,7 +12,8 @@ fn endpoints(zones: &[Zone]) -> Vec<Arc<Endpoint>> {
         .map(|(port, (zone, weight))| {
             let address = Address::Socket(SocketAddr::from(([10, 0, 0, 1], port)));
             let zone = (!zone.is_empty()).then(|| zone.into());
-            Arc::new(Endpoint { weight, zone, ..Endpoint::new(address, Arc::default()) })
+            let instance = Instance { weight, zone, ..address.into() };
+            Arc::new(Endpoint::new(instance, Arc::default()))
         })
         .collect()
 }

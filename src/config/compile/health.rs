@@ -8,7 +8,7 @@ use http::HeaderValue;
 use super::super::schema::{self, OrOff};
 use super::super::units;
 use super::{Compiler, Mistake, Path};
-use crate::endpoint::{Address, Endpoint};
+use crate::endpoint::{Address, Instance};
 use crate::policy::Conditions;
 use crate::policy::health::{CheckKind, HealthCheck};
 
@@ -88,11 +88,11 @@ impl Compiler<'_> {
         &mut self,
         check: Option<&HealthCheck>,
         own: Option<&OrOff<schema::HealthCheck>>,
-        endpoints: &[Endpoint],
+        instances: &[Instance],
         at: &Path,
     ) {
-        let is_socket = |endpoint: &Endpoint| matches!(endpoint.address, Address::Unix(_));
-        if check.is_none_or(|check| check.port.is_none()) || !endpoints.iter().any(is_socket) {
+        let is_socket = |instance: &Instance| matches!(instance.address, Address::Unix(_));
+        if check.is_none_or(|check| check.port.is_none()) || !instances.iter().any(is_socket) {
             return;
         }
         let mistake = match own {

@@ -20,18 +20,17 @@ mod settings;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use super::members::{Before, Membership};
 use super::report::{Mistake, Path, closest, path_to, quote};
 use super::schema::{self, Config, OrOff};
 use super::snapshot::{
-    Cluster, Destination, Detect, Group, Inbound, Outbound, Protocol, Selector, Service, Snapshot,
-    Unknown,
+    Cluster, Destination, Detect, Inbound, Outbound, Protocol, Selector, Service, Snapshot, Unknown,
 };
-use crate::balance::{Balancer, Plan, Table};
 use crate::clock::Instant;
-use crate::endpoint::{Endpoint, Load};
+use crate::endpoint::Instance;
 use crate::policy::breaker::SharedBreaker;
 use crate::policy::outlier::Detector;
 use crate::policy::percentile::Latencies;
@@ -80,17 +79,17 @@ pub fn compile(
             version: own.and_then(|own| own.version.clone()),
             zone: own.and_then(|own| own.zone.clone()),
         },
-        inbound,
-        outbound,
-        clusters: clusters.into(),
-        listeners: listeners.data,
+        inbound: inbound.into(),
+        outbound: outbound.into(),
+        clusters: clusters.into_iter().map(Arc::new).collect(),
+        listeners: listeners.data.into(),
         admin: listeners.admin,
         metrics: listeners.metrics,
         limits: settings::limits(config.limits.as_ref()),
         shed: overload::shed(config.overload.as_ref()),
-        rate_limits: rate_limits.limits,
+        rate_limits: rate_limits.limits.into(),
         redis,
-        instances: instances.into(),
+        instances,
         trace_sample: config
             .telemetry
             .as_ref()
@@ -100,7 +99,7 @@ pub fn compile(
         drain: settings::drain(config.drain.as_ref()),
         route_slots: routes,
         group_slots: groups,
-        source: settings::masked(serde_json::to_value(config).unwrap_or_default()),
+        source: Arc::new(settings::masked(serde_json::to_value(config).unwrap_or_default())),
     })
 }
 
@@ -134,11 +133,7 @@ struct Kept {
     bulkhead: Arc<Bulkhead>,
     breaker: Option<Arc<SharedBreaker>>,
     outliers: Option<Arc<Detector>>,
-    /// By the text of the address.
-    endpoints: HashMap<Box<str>, Arc<Endpoint>>,
-    /// What is in flight, and what is costly to make, of each group that has it.
-    loads: BTreeMap<Selector, Arc<Load>>,
-    tables: BTreeMap<Selector, Table>,
+    members: Before,
 }
 
 impl Kept {
@@ -149,23 +144,22 @@ impl Kept {
             bulkhead: cluster.bulkhead.clone(),
             breaker: cluster.breaker.clone(),
             outliers: cluster.outliers.clone(),
-            endpoints: cluster
-                .endpoints()
-                .iter()
-                .map(|endpoint| (endpoint.label.clone(), endpoint.clone()))
-                .collect(),
-            loads: cluster
-                .groups
-                .iter()
-                .filter_map(|group| Some((group.selector.clone(), group.load.clone()?)))
-                .collect(),
-            tables: cluster
-                .groups
-                .iter()
-                .filter_map(|group| Some((group.selector.clone(), group.balancer.table()?.clone())))
-                .collect(),
+            members: Before::of(&cluster.groups),
         }
     }
+}
+
+/// A cluster that is to be made.
+struct Draft {
+    owner: Owner,
+    name: Arc<str>,
+    protocol: Protocol,
+    policy: Policy,
+    governance: Governance,
+    membership: Membership,
+    instances: Vec<Instance>,
+    /// What routes choose of it, besides all of it.
+    selectors: BTreeSet<Selector>,
 }
 
 fn kept(previous: &Snapshot) -> HashMap<Owner, Kept> {
@@ -193,7 +187,7 @@ impl<'a> Compiler<'a> {
             by_name: BTreeMap::new(),
             app: None,
             rate_limits: rate_limit::Made::after(
-                previous.map(|previous| previous.rate_limits.clone()).unwrap_or_default(),
+                previous.map(|previous| previous.rate_limits.to_vec()).unwrap_or_default(),
             ),
             routes: 0,
             groups: 0,
@@ -215,16 +209,16 @@ impl<'a> Compiler<'a> {
         self.check_policy(typed, &path_to!["outbound", "policy"]);
         let mut policy = overlay(Policy::default(), typed);
         policy.rate_limits = self.rate_limits(&[typed], PASSTHROUGH).flatten();
-        let owner = Owner::Passthrough;
-        let group = self.group(&owner, Selector::default(), Vec::new(), None, &Plan::default());
-        self.cluster(
-            owner,
-            PASSTHROUGH.into(),
-            Protocol::Auto,
+        self.cluster(Draft {
+            owner: Owner::Passthrough,
+            name: PASSTHROUGH.into(),
+            protocol: Protocol::Auto,
             policy,
-            Governance::of_one(typed),
-            vec![group],
-        )
+            governance: Governance::of_one(typed),
+            membership: Membership::default(),
+            instances: Vec::new(),
+            selectors: BTreeSet::new(),
+        })
     }
 
     fn outbound_config(&self) -> Option<&'a schema::Outbound> {
@@ -303,15 +297,12 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    fn cluster(
-        &mut self,
-        owner: Owner,
-        name: Arc<str>,
-        protocol: Protocol,
-        policy: Policy,
-        governance: Governance,
-        groups: Vec<Group>,
-    ) -> Destination {
+    fn cluster(&mut self, draft: Draft) -> Destination {
+        let Draft { owner, name, protocol, policy, governance, membership, instances, selectors } =
+            draft;
+        let all = std::iter::once(Selector::default()).chain(selectors);
+        let wanted: Vec<_> = (self.groups..).zip(all).collect();
+        self.groups += wanted.len() as u32;
         let kept = self.kept.get(&owner);
         // The limits of one that is kept change when the snapshot is published. A new one has no past.
         let Governance {
@@ -331,6 +322,9 @@ impl<'a> Compiler<'a> {
             let before = before.filter(|before| before.config == config).cloned();
             before.unwrap_or_else(|| Arc::new(Detector::new(config)))
         });
+        let none = Before::default();
+        let before = kept.map_or(&none, |kept| &kept.members);
+        let groups = membership.groups(instances, wanted, before);
         self.clusters.push(Cluster {
             name,
             protocol,
@@ -343,24 +337,11 @@ impl<'a> Compiler<'a> {
             outliers,
             availability,
             health,
-            groups,
+            membership,
+            groups: groups.into(),
         });
         self.policies.push(Arc::new(policy));
         Destination { cluster: (self.clusters.len() - 1) as u32, group: 0 }
-    }
-
-    fn group(
-        &mut self,
-        owner: &Owner,
-        selector: Selector,
-        endpoints: Vec<Arc<Endpoint>>,
-        load: Option<Arc<Load>>,
-        plan: &Plan,
-    ) -> Group {
-        self.groups += 1;
-        let before = self.kept.get(owner).and_then(|kept| kept.tables.get(&selector));
-        let balancer = Balancer::of(plan, &endpoints, load.as_ref(), before);
-        Group { slot: self.groups - 1, selector, endpoints: endpoints.into(), balancer, load }
     }
 
     /// Tells that `name` is no service, with the one that was probably meant.

@@ -4,8 +4,9 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
+use super::super::members::Membership;
 use super::super::schema::{self, Service};
-use super::super::snapshot::{Destination, Detect, Group, OutboundService, PortTarget, Selector};
+use super::super::snapshot::{Destination, Detect, OutboundService, PortTarget};
 use super::super::units;
 use super::balancer::{self, selectors};
 use super::health::health;
@@ -13,13 +14,12 @@ use super::policy::overlay;
 use super::resilience::Governance;
 use super::routes::{Scope, path_sensitive};
 use super::{
-    Compiler, Mistake, OrOff, Owner, PASSTHROUGH, Path, Protocol, detect, has_routes, path_to,
-    protocol, quote,
+    Compiler, Draft, Mistake, OrOff, Owner, PASSTHROUGH, Path, Protocol, detect, has_routes,
+    path_to, protocol, quote,
 };
 use crate::balance::Plan;
-use crate::endpoint::{Address, Endpoint, Load, State};
+use crate::endpoint::{Address, Instance};
 use crate::policy::Policy;
-use crate::policy::breaker::{BreakerConfig, SharedBreaker};
 use crate::route::Router;
 
 /// Where only this host reaches us.
@@ -61,14 +61,22 @@ impl<'a> Compiler<'a> {
             self.check_health(service.health_check.as_ref(), &at.join("health_check"));
             let governance =
                 Governance { health: health(&checks), ..Governance::of_service(&layers) };
-            let breaker = governance.breaker.as_ref().filter(|it| it.scope.has_endpoint());
-            let endpoints = self.endpoints(&owner, service, breaker, &at);
+            let breaker = governance.breaker.clone().filter(|it| it.scope.has_endpoint());
+            let instances = self.instances_of(service, &at);
             let own = service.health_check.as_ref();
-            self.check_health_port(governance.health.as_deref(), own, &endpoints, &at);
-            let selectors = selectors.remove(name.as_str()).unwrap_or_default();
-            let groups = self.groups(&owner, endpoints, selectors, &plan);
-            let cluster =
-                self.cluster(owner, name.as_str().into(), protocol, policy, governance, groups);
+            self.check_health_port(governance.health.as_deref(), own, &instances, &at);
+            let mut selectors = selectors.remove(name.as_str()).unwrap_or_default();
+            selectors.retain(|selector| instances.iter().any(|it| selector.takes(it)));
+            let cluster = self.cluster(Draft {
+                owner,
+                name: name.as_str().into(),
+                protocol,
+                policy,
+                governance,
+                membership: Membership { plan, breaker },
+                instances,
+                selectors,
+            });
             self.by_name.insert(name.as_str(), cluster.cluster);
         }
         self.check_service_policies();
@@ -155,48 +163,8 @@ impl<'a> Compiler<'a> {
         Plan { zone: balancer::zone(service.zone_aware.as_ref().or(of_all), own), ..plan }
     }
 
-    /// All endpoints of a service, and those that routes select where there are any.
-    fn groups(
-        &mut self,
-        owner: &Owner,
-        endpoints: Vec<Endpoint>,
-        selectors: BTreeSet<Selector>,
-        plan: &Plan,
-    ) -> Vec<Group> {
-        let any = |selector: &Selector| endpoints.iter().any(|e| selector.takes(e));
-        let mut all = vec![Selector::default()];
-        all.extend(selectors.into_iter().filter(any));
-        let kept = self.kept.get(owner);
-        let with_load = |selector: Selector| {
-            let kept = kept.and_then(|kept| kept.loads.get(&selector));
-            let load = plan.bounded_load.map(|_| kept.cloned().unwrap_or_default());
-            (selector, load)
-        };
-        let all: Vec<(Selector, Option<Arc<Load>>)> = all.into_iter().map(with_load).collect();
-        let endpoints: Vec<_> = endpoints
-            .into_iter()
-            .map(|endpoint| {
-                let ours = all.iter().filter(|(selector, _)| selector.takes(&endpoint));
-                let loads: Vec<_> = ours.filter_map(|(_, load)| load.clone()).collect();
-                let loads = (!loads.is_empty()).then(|| loads.into());
-                Arc::new(Endpoint { loads, ..endpoint })
-            })
-            .collect();
-        let mut groups = Vec::with_capacity(all.len());
-        for (selector, load) in all {
-            let taken = endpoints.iter().filter(|endpoint| selector.takes(endpoint));
-            groups.push(self.group(owner, selector.clone(), taken.cloned().collect(), load, plan));
-        }
-        groups
-    }
-
-    fn endpoints(
-        &mut self,
-        owner: &Owner,
-        service: &Service,
-        breaker: Option<&Arc<BreakerConfig>>,
-        at: &Path,
-    ) -> Vec<Endpoint> {
+    /// The instances that are typed.
+    fn instances_of(&mut self, service: &Service, at: &Path) -> Vec<Instance> {
         let Some(typed) = &service.endpoints else {
             let mistake = Mistake::at_key(at.clone(), "the service has no endpoints");
             self.mistake(
@@ -208,9 +176,10 @@ impl<'a> Compiler<'a> {
         };
         let at = at.join("endpoints");
         let mut seen = HashSet::new();
-        let mut endpoints = Vec::with_capacity(typed.len());
+        let mut instances = Vec::with_capacity(typed.len());
         for (index, endpoint) in typed.iter().enumerate() {
-            let address = address(&endpoint.address);
+            let instance = instance(endpoint);
+            let address = instance.address.clone();
             if !seen.insert(address.clone()) {
                 let message = format!("{} is listed twice", quote(&address.to_string()));
                 self.mistake(
@@ -219,61 +188,20 @@ impl<'a> Compiler<'a> {
                 );
                 continue;
             }
-            let weight = endpoint.weight.unwrap_or(1);
             // Weight 0 takes an endpoint out without forgetting where it is.
-            if weight > 0 {
-                let endpoint = self.endpoint(owner, address, weight, endpoint);
-                let breaker = breaker.map(|config| self.breaker_of(owner, &endpoint.label, config));
-                endpoints.push(Endpoint { breaker, ..endpoint });
+            if instance.weight > 0 {
+                instances.push(instance);
             }
         }
         // An empty list is meant: the service is known and runs nowhere.
-        if endpoints.is_empty() && !typed.is_empty() {
+        if instances.is_empty() && !typed.is_empty() {
             self.mistake(
                 Mistake::at(at.clone(), "the weights of all endpoints are 0")
                     .help("give one of them a weight of at least 1")
                     .unless_wrong(at),
             );
         }
-        endpoints
-    }
-
-    fn endpoint(
-        &self,
-        owner: &Owner,
-        address: Address,
-        weight: u32,
-        typed: &schema::Endpoint,
-    ) -> Endpoint {
-        let label = address.to_string();
-        let state = match self.kept.get(owner) {
-            Some(kept) => match kept.endpoints.get(&*label) {
-                Some(endpoint) => endpoint.state.clone(),
-                // The first ones of a service are not new beside each other.
-                None if kept.endpoints.is_empty() => Arc::default(),
-                None => Arc::new(State::arriving()),
-            },
-            None => Arc::default(),
-        };
-        let labels = typed.labels.iter().flatten();
-        Endpoint {
-            weight,
-            zone: typed.zone.as_deref().map(Into::into),
-            version: typed.version.as_deref().map(Into::into),
-            labels: labels.map(|(k, v)| (k.as_str().into(), v.as_str().into())).collect(),
-            ..Endpoint::new(address, state)
-        }
-    }
-
-    /// The breaker of an endpoint: the one that it had, where it is the same still.
-    fn breaker_of(
-        &self,
-        owner: &Owner,
-        label: &str,
-        config: &Arc<BreakerConfig>,
-    ) -> Arc<SharedBreaker> {
-        let kept = self.kept.get(owner).and_then(|kept| kept.endpoints.get(label));
-        SharedBreaker::kept(kept.and_then(|endpoint| endpoint.breaker.as_ref()), config)
+        instances
     }
 
     /// The app that we stand beside.
@@ -315,22 +243,22 @@ impl<'a> Compiler<'a> {
                 return;
             }
         };
-        let address = address(&typed);
-        let endpoints = vec![self.endpoint(&Owner::App, address, 1, &typed.into())];
+        let instances = vec![address(&typed).into()];
         let health = health(&[own.health_check.as_ref()]);
-        self.check_health_port(health.as_deref(), own.health_check.as_ref(), &endpoints, &at);
+        self.check_health_port(health.as_deref(), own.health_check.as_ref(), &instances, &at);
         let inbound = self.inbound_config().and_then(|inbound| inbound.policy.as_ref());
-        let groups = self.groups(&Owner::App, endpoints, BTreeSet::new(), &Plan::default());
-        self.app = Some(self.cluster(
-            Owner::App,
-            own.name.as_str().into(),
-            protocol(own.protocol),
-            Policy::default(),
+        self.app = Some(self.cluster(Draft {
+            owner: Owner::App,
+            name: own.name.as_str().into(),
+            protocol: protocol(own.protocol),
+            policy: Policy::default(),
             // What the app bears is limited only where that is said: `limits` are its limits too, and its
             // clients may well keep more than a thousand WebSockets.
-            Governance { health, ..Governance::of_one(inbound) },
-            groups,
-        ));
+            governance: Governance { health, ..Governance::of_one(inbound) },
+            membership: Membership::default(),
+            instances,
+            selectors: BTreeSet::new(),
+        }));
     }
 
     /// What the app can call: by service, and by each host name of it.
@@ -429,6 +357,17 @@ pub(super) fn port_addresses(port: units::Port, typed: &schema::OutboundPort) ->
     match &typed.listen {
         Some(listen) => vec![listen.0],
         None => LOCAL.map(|ip| SocketAddr::new(ip, port.0)).into(),
+    }
+}
+
+pub(crate) fn instance(typed: &schema::Endpoint) -> Instance {
+    let labels = typed.labels.iter().flatten();
+    Instance {
+        address: address(&typed.address),
+        weight: typed.weight.unwrap_or(1),
+        zone: typed.zone.as_deref().map(Into::into),
+        version: typed.version.as_deref().map(Into::into),
+        labels: labels.map(|(k, v)| (k.as_str().into(), v.as_str().into())).collect(),
     }
 }
 

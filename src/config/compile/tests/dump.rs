@@ -18,7 +18,7 @@ pub fn dump(snapshot: &Snapshot) -> String {
     let mut out = String::new();
     let own = &snapshot.service;
     line(&mut out, format!("service {} version {:?} zone {:?}", own.name, own.version, own.zone));
-    for listener in &snapshot.listeners {
+    for listener in snapshot.listeners.iter() {
         line(&mut out, format!("listen {:?} {}", listener.kind, listener.address));
     }
     line(&mut out, format!("admin {:?} metrics {:?}", snapshot.admin, snapshot.metrics));
@@ -68,7 +68,7 @@ fn clusters(out: &mut String, snapshot: &Snapshot) {
             line(out, format!("  {:?}", cluster.bulkhead_limits));
         }
         guards(out, cluster);
-        for group in &cluster.groups {
+        for group in cluster.groups.iter() {
             let kind = group.balancer.kind();
             line(out, format!("  group {} of {} {kind:?}", group.slot, group.selector));
             option(out, "key", &group.balancer.key());

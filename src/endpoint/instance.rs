@@ -1,0 +1,24 @@
+//! One instance of a service, as a configuration or a registry tells of it.
+
+use std::collections::BTreeMap;
+
+use super::Address;
+
+/// Where an instance is and what it may be chosen by. A value: what is learnt of it is elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Instance {
+    pub address: Address,
+    /// Share of the traffic relative to the others of its service, at least 1.
+    pub weight: u32,
+    pub zone: Option<Box<str>>,
+    pub version: Option<Box<str>>,
+    /// What else it is chosen by.
+    pub labels: BTreeMap<Box<str>, Box<str>>,
+}
+
+/// Of weight 1, zone and version unknown.
+impl From<Address> for Instance {
+    fn from(address: Address) -> Self {
+        Self { address, weight: 1, zone: None, version: None, labels: BTreeMap::new() }
+    }
+}
