@@ -4,6 +4,7 @@
 pub mod worker;
 
 mod alarm;
+mod backoff;
 pub mod balance;
 pub mod endpoint;
 mod http1;
@@ -15,6 +16,7 @@ pub mod names;
 pub mod policy;
 pub mod proxy;
 pub mod redis;
+pub mod registry;
 pub mod route;
 pub mod stream;
 pub mod upstream;

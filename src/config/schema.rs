@@ -14,6 +14,7 @@ mod health;
 mod overload;
 mod policy;
 mod rate_limit;
+mod registry;
 mod resilience;
 mod route;
 mod upstream;
@@ -34,6 +35,10 @@ pub use policy::{
 pub use rate_limit::{
     RateLimit, RateLimitClient, RateLimitHeader, RateLimitKey, RateLimitScope, RateLimits, Redis,
 };
+pub use registry::{
+    Advertise, Consul, ConsulCheck, Directory, Discovery, Dns, DnsRecords, Etcd, Eureka,
+    Kubernetes, Metadata, OnDemand, Registries, Registry, RegistrySettings, Removal,
+};
 pub use resilience::{
     BreakerCalls, BreakerScope, BreakerWindow, CircuitBreaker, FailurePercentage, OutlierDetection,
     SlowStart, SuccessRate,
@@ -52,6 +57,13 @@ pub struct Config {
     /// Our own app: what runs beside this proxy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service: Option<OwnService>,
+    /// Who knows where services run, in which order they are asked; or `off`. Default: `directory`, so that
+    /// the sidecars of one host find each other.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub registry: Option<OrOff<Registries>>,
+    /// What we make of what registries say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub discovery: Option<Discovery>,
     /// Requests that come to our app, or `off`. Default: on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inbound: Option<OrOff<Inbound>>,
@@ -109,6 +121,9 @@ pub struct OwnService {
     /// The zone in which it runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub zone: Option<String>,
+    /// What else others may know of it, by registries. Default: nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<Metadata>,
 }
 
 /// What a server speaks.
@@ -406,4 +421,7 @@ pub struct Runtime {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1024))]
     pub workers: Option<u32>,
+    /// A directory for what is to survive a restart: where services ran last. Default: `$STATE_DIRECTORY`, or none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state_dir: Option<String>,
 }

@@ -23,6 +23,7 @@ use crate::policy::rate_limit::Scope;
 use crate::policy::shed::ShedLimits;
 use crate::policy::{Budget, BudgetLimits, Bulkhead, BulkheadLimits, HeaderOps, Policy, RateLimit};
 use crate::redis::Redis;
+use crate::registry::settings as registry;
 use crate::route::Router;
 use crate::telemetry::Direction;
 use crate::telemetry::access_log::Format;
@@ -51,6 +52,9 @@ pub struct Snapshot {
     /// Instances of our own service, at least 1. A registry sets it as it learns of them; until then it is
     /// what the configuration tells.
     pub instances: u32,
+    /// Who knows where services run, in the order in which they are asked.
+    pub registries: Arc<[registry::Settings]>,
+    pub discovery: Arc<registry::Discovery>,
     /// Share of the traces that begin here which are marked as sampled, 0 to 1.
     pub trace_sample: f64,
     pub access_log: Option<AccessLog>,

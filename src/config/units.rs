@@ -13,12 +13,14 @@ mod condition;
 mod delay;
 mod http;
 mod net;
+mod registry;
 
 pub use self::amount::{Duration, Factor, Number, Period, Ratio, Size};
 pub use self::condition::Condition;
 pub use self::delay::HedgeDelay;
 pub use self::http::{CookieName, HeaderName, HeaderValue, Host, HostPattern, Method, UrlPath};
 pub use self::net::{Address, Cidr, Listen, LogPath, Name, Port, RedisAddress};
+pub use self::registry::{HttpUrl, RegistryUrl};
 
 /// Why a text is not the unit that it should be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -83,6 +85,8 @@ pub const FORMATS: &[Format] = &[
     format::<Port>(),
     format::<LogPath>(),
     format::<RedisAddress>(),
+    format::<HttpUrl>(),
+    format::<RegistryUrl>(),
     format::<HeaderName>(),
     format::<CookieName>(),
     format::<HeaderValue>(),

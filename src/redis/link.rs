@@ -13,9 +13,9 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use super::backoff::Backoff;
 use super::resp::{self, Reply};
 use super::{Redis, Script};
+use crate::backoff::Backoff;
 use crate::clock;
 use crate::stream::Stream;
 use crate::upstream::connect::connect;
@@ -186,7 +186,7 @@ async fn keep(
     script: &'static Script,
     probe: [String; 3],
 ) {
-    let (mut backoff, mut random) = (Backoff::default(), fastrand::Rng::new());
+    let (mut backoff, mut random) = (Backoff::new(FIRST_WAIT, LONGEST_WAIT), fastrand::Rng::new());
     loop {
         let began = clock::now();
         let (why, lived) = match open(&standing.redis, script, &probe).await {
@@ -202,10 +202,17 @@ async fn keep(
         // Who waits learns it by that.
         drop(shared.pipe.borrow_mut().take());
         standing.set(Some(false), &why);
-        sleep(backoff.next(lived, &mut random)).await;
+        if lived >= GOOD {
+            backoff.reset();
+        }
+        sleep(backoff.next(&mut random)).await;
     }
 }
 
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
+/// After which a connection that has ended was a good one.
+const GOOD: Duration = Duration::from_secs(10);
 /// How long a connection may take to be there, the greetings included.
 const CONNECT: Duration = Duration::from_secs(1);
 

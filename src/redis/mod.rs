@@ -2,7 +2,6 @@
 //! other without waiting. The connection is made and made again beside the requests; while there is none, or
 //! no answer in time, [`Link::eval`] says so at once and its caller decides without Redis.
 
-mod backoff;
 mod link;
 mod resp;
 

@@ -12,6 +12,7 @@ mod matcher;
 mod overload;
 mod policy;
 mod rate_limit;
+mod registry;
 mod resilience;
 mod routes;
 mod services;
@@ -67,6 +68,8 @@ pub fn compile(
     let outbound = compiler.outbound(passthrough);
     let inbound = compiler.inbound();
     let instances = compiler.instances();
+    let registries = compiler.registries();
+    let discovery = compiler.discovery();
     let Compiler { mistakes, clusters, routes, groups, rate_limits, .. } = compiler;
     if !mistakes.is_empty() {
         return Err(mistakes);
@@ -90,6 +93,8 @@ pub fn compile(
         rate_limits: rate_limits.limits.into(),
         redis,
         instances,
+        registries: registries.into(),
+        discovery: discovery.into(),
         trace_sample: config
             .telemetry
             .as_ref()

@@ -193,6 +193,10 @@ impl Writer<'_> {
             Some("pilotfish-address") => {
                 &["10.0.0.1:80", "[::1]:80", "users:3306", "unix:/a", "localhost:15001"]
             }
+            Some("pilotfish-http-url") => &["http://127.0.0.1:8500", "https://c/x", "c:1"],
+            Some("pilotfish-registry-url") => {
+                &["consul://c", "eureka://e/v2", "kubernetes://", "directory:///run/x", "x://"]
+            }
             Some("pilotfish-redis-address") => &["redis://10.0.0.1:6379", "cache", "unix:/r"],
             Some("pilotfish-listen") => &["1", "0", "127.0.0.1:15001", "[::]:80", "0.0.0.0:80"],
             Some("pilotfish-port") => &["1", "80", "15001"],

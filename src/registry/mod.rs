@@ -1,0 +1,225 @@
+//! Registries: who knows where services run, and where ours is announced. They live on control; workers see
+//! only the snapshots that are made of what they tell.
+//!
+//! A registry is one file that implements [`Registry`]. It tells what it learns by [`Tell`], which waits before
+//! something that failed is tried again; `register.rs` decides when our own app is announced.
+
+pub mod http;
+pub mod settings;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+
+use crate::backoff::Backoff;
+use crate::endpoint::Instance;
+
+/// What a registry does, on the thread of control.
+pub type Task<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
+
+/// Somebody who knows where services run.
+pub trait Registry {
+    /// `consul`, or `consul 10.0.0.1:8500` where there could be another one: for logs and metrics.
+    fn name(&self) -> &str;
+
+    /// Follows `service` and tells of each change, of failures too, until it is dropped. It tells all instances
+    /// that may be called, each with its own address; none is a valid answer.
+    fn watch(self: Rc<Self>, service: Arc<str>, tell: Tell) -> Task<'static, ()>;
+
+    /// How often an announcement has to be renewed; none where nobody is announced.
+    fn renewal(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Announces our own app, or announces it anew: what was there of the same id is replaced.
+    fn register<'a>(
+        &'a self,
+        ours: &'a Announcement,
+        health: Health,
+    ) -> Task<'a, Result<(), Error>> {
+        let (_, _) = (ours, health);
+        Box::pin(async { Err(Error::new(Reason::Refused, "nobody is announced there")) })
+    }
+
+    /// Says that our app is still there, and how it is.
+    fn renew<'a>(
+        &'a self,
+        ours: &'a Announcement,
+        health: Health,
+    ) -> Task<'a, Result<Renewal, Error>> {
+        let (_, _) = (ours, health);
+        Box::pin(async { Ok(Renewal::Forgotten) })
+    }
+
+    /// Takes the announcement back. It is not there afterwards, also if it was not there before.
+    fn deregister<'a>(&'a self, ours: &'a Announcement) -> Task<'a, Result<(), Error>> {
+        let _ = ours;
+        Box::pin(async { Ok(()) })
+    }
+}
+
+/// Our own app, as others are to see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Announcement {
+    pub service: Arc<str>,
+    /// What tells it from other instances; the same when it starts again.
+    pub id: String,
+    /// Where others reach us. None: a registry that knows the address of its own host takes that; others take
+    /// [`Announcement::address_for`].
+    pub address: Option<Box<str>>,
+    /// The sidecar's inbound.
+    pub port: u16,
+    /// Where `/ready` and `/metrics` are, if anywhere.
+    pub metrics_port: Option<u16>,
+    pub version: Option<String>,
+    pub zone: Option<String>,
+    pub weight: u32,
+    pub tags: Vec<String>,
+    pub metadata: BTreeMap<String, String>,
+}
+
+impl Announcement {
+    /// The address that was given, or that of ours from which `registry` is reached; of a registry on this
+    /// host, the one that other hosts are reached from.
+    pub fn address_for(&self, registry: Option<IpAddr>) -> Box<str> {
+        if let Some(given) = &self.address {
+            return given.clone();
+        }
+        let away = registry.filter(|ip| !ip.is_loopback());
+        // A documentation address (RFC 5737): nothing is sent there, the kernel only tells the way.
+        let ip = away.or(Some([192, 0, 2, 1].into())).and_then(local_address);
+        ip.unwrap_or(IpAddr::from([127, 0, 0, 1])).to_string().into()
+    }
+}
+
+/// Our address on the way to `peer`.
+fn local_address(peer: IpAddr) -> Option<IpAddr> {
+    let any: IpAddr = match peer {
+        IpAddr::V4(_) => [0_u8; 4].into(),
+        IpAddr::V6(_) => [0_u8; 16].into(),
+    };
+    let socket = std::net::UdpSocket::bind((any, 0)).ok()?;
+    // Of UDP this sends nothing.
+    socket.connect((peer, 9)).ok()?;
+    Some(socket.local_addr().ok()?.ip()).filter(|ip| !ip.is_unspecified())
+}
+
+/// How our own app is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Health {
+    Passing,
+    /// It is there and must not be called.
+    Critical,
+}
+
+/// What a registry says to a renewal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Renewal {
+    Kept,
+    /// It does not know us (any more): we are to register again.
+    Forgotten,
+}
+
+/// Why a registry did not tell what it was asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Error {
+    pub reason: Reason,
+    /// What happened, and what to do where that is known.
+    pub detail: String,
+}
+
+/// The label of `pilotfish_registry_errors_total`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// No connection, or it broke.
+    Unreachable,
+    /// No answer in time.
+    Timeout,
+    /// It answered that it cannot.
+    Failed,
+    /// It answered that we may not, or that what we ask for is not there.
+    Refused,
+    /// It answered what makes no sense.
+    Garbage,
+}
+
+impl Reason {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unreachable => "unreachable",
+            Self::Timeout => "timeout",
+            Self::Failed => "failed",
+            Self::Refused => "refused",
+            Self::Garbage => "garbage",
+        }
+    }
+}
+
+impl Error {
+    pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
+        Self { reason, detail: detail.into() }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.detail)
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// What a registry tells of one service.
+#[derive(Debug)]
+pub struct News {
+    /// Which of the registries tells, by its place in the configuration.
+    pub registry: usize,
+    pub service: Arc<str>,
+    /// All instances that there are, or why that is not known.
+    pub told: Result<Vec<Instance>, Error>,
+}
+
+/// How a registry tells what it learns of one service.
+pub struct Tell {
+    registry: usize,
+    service: Arc<str>,
+    to: mpsc::UnboundedSender<News>,
+    backoff: RefCell<Backoff>,
+}
+
+impl Tell {
+    const FIRST_WAIT: Duration = Duration::from_millis(250);
+    const LONGEST_WAIT: Duration = Duration::from_secs(15);
+
+    pub fn new(registry: usize, service: Arc<str>, to: mpsc::UnboundedSender<News>) -> Self {
+        let backoff = RefCell::new(Backoff::new(Self::FIRST_WAIT, Self::LONGEST_WAIT));
+        Self { registry, service, to, backoff }
+    }
+
+    /// All instances that there are now. The same as the last time is to be told too: it says that the registry
+    /// lives.
+    pub fn instances(&self, instances: Vec<Instance>) {
+        self.backoff.borrow_mut().reset();
+        self.send(Ok(instances));
+    }
+
+    /// Tells why the instances are not known, and waits for as long as is good before the next try.
+    pub async fn failed(&self, error: Error) {
+        let wait = self.backoff.borrow_mut().next(&mut fastrand::Rng::new());
+        self.send(Err(error));
+        sleep(wait).await;
+    }
+
+    fn send(&self, told: Result<Vec<Instance>, Error>) {
+        // Nobody listens any more when the proxy ends.
+        let _ = self.to.send(News { registry: self.registry, service: self.service.clone(), told });
+    }
+}

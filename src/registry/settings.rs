@@ -1,0 +1,149 @@
+//! What the configuration says of registries.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::config::units::HttpUrl;
+use crate::endpoint::Address;
+
+/// One registry, and how our own app is announced there.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    pub kind: Kind,
+    /// None where it is not announced.
+    pub advertise: Option<Advertise>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Kind {
+    Directory(Directory),
+    Dns(Dns),
+    Consul(Consul),
+    Eureka(Eureka),
+    Kubernetes(Kubernetes),
+    Etcd(Etcd),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Directory {
+    /// None: a place that all sidecars of one user share.
+    pub path: Option<PathBuf>,
+    pub ttl: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Dns {
+    /// With `{service}` in it.
+    pub name: String,
+    pub records: DnsRecords,
+    /// None: those of `/etc/resolv.conf`.
+    pub server: Option<Address>,
+    pub min_ttl: Duration,
+    pub max_ttl: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DnsRecords {
+    /// A and AAAA, each with this port.
+    Address(u16),
+    Srv,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Consul {
+    pub address: HttpUrl,
+    pub token_file: Option<PathBuf>,
+    pub ca_file: Option<PathBuf>,
+    pub datacenter: Option<String>,
+    pub namespace: Option<String>,
+    pub tag: Option<String>,
+    pub check: ConsulCheck,
+    pub ttl: Duration,
+    /// At least a minute.
+    pub deregister_after: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConsulCheck {
+    /// We tell the agent that we are well.
+    Ttl,
+    /// The agent asks our `/ready`.
+    Http,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Eureka {
+    /// At least one.
+    pub addresses: Vec<HttpUrl>,
+    pub username: Option<String>,
+    pub password_file: Option<PathBuf>,
+    pub ca_file: Option<PathBuf>,
+    pub poll: Duration,
+    pub renew: Duration,
+    pub ttl: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Kubernetes {
+    pub namespace: Option<String>,
+    /// The name or the number of the port to call.
+    pub port: Option<String>,
+    pub kubeconfig: Option<PathBuf>,
+    pub context: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Etcd {
+    /// At least one.
+    pub addresses: Vec<HttpUrl>,
+    /// Ends with `/`.
+    pub prefix: String,
+    pub username: Option<String>,
+    pub password_file: Option<PathBuf>,
+    pub ca_file: Option<PathBuf>,
+    pub ttl: Duration,
+}
+
+/// How our own app is announced.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Advertise {
+    /// None: the one from which the registry is reached.
+    pub address: Option<Box<str>>,
+    /// None: that of the inbound listener.
+    pub port: Option<u16>,
+    /// None: made of the service, the host and the port.
+    pub id: Option<String>,
+    pub weight: Option<u32>,
+    pub tags: Vec<String>,
+}
+
+/// What we make of what registries say.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Discovery {
+    /// How long a request waits for the first answer about a service.
+    pub first_answer: Duration,
+    pub on_demand: Option<OnDemand>,
+    pub debounce: Duration,
+    pub removal: Option<Removal>,
+    /// What was said so long ago is old.
+    pub expire_after: Duration,
+    /// Where the last good answers are kept; none: in `$STATE_DIRECTORY`, if that is set.
+    pub state_dir: Option<PathBuf>,
+}
+
+/// Services that are called and that the configuration does not name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OnDemand {
+    pub max_services: usize,
+    /// How long after its last call one is followed.
+    pub idle: Duration,
+}
+
+/// What happens when many instances of a service go at once.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Removal {
+    /// More than this share is many.
+    pub above: f64,
+    /// How long those that answer stay.
+    pub hold: Duration,
+}
