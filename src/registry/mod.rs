@@ -5,6 +5,7 @@
 //! something that failed is tried again; `register.rs` decides when our own app is announced.
 
 pub mod http;
+mod known;
 pub mod settings;
 
 use std::cell::RefCell;
@@ -21,6 +22,7 @@ use tokio::time::sleep;
 
 use crate::backoff::Backoff;
 use crate::endpoint::Instance;
+pub use known::{Known, State};
 
 /// What a registry does, on the thread of control.
 pub type Task<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
