@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::collections::BTreeSet;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -111,7 +112,7 @@ fn for_service(name: &str, port: u16) -> String {
 
 fn check(path: PathBuf) -> ExitCode {
     let name = path.display().to_string();
-    match Origin::File(path).load(None, 1, std::io::stderr().is_terminal()) {
+    match Origin::File(path).load(&BTreeSet::new(), None, 1, std::io::stderr().is_terminal()) {
         Ok(_) => print(&format!("{name}: good\n")),
         Err(refused) => fail(&refused.pretty, 1),
     }

@@ -2,6 +2,7 @@
 //! runs the admin server. Nothing here is on the path of a request.
 
 mod bulkheads;
+mod discovery;
 mod health;
 mod outliers;
 mod pressure;
@@ -27,14 +28,17 @@ use crate::app::{Ask, LogLevel, Options, StartError};
 use crate::clock;
 use crate::config::live::Live;
 use crate::config::load::{Loaded, Origin};
+use crate::config::schema::Config;
 use crate::config::snapshot::{AccessLog, Listener, ListenerKind};
 use crate::config::watch::Watch;
 use crate::drain::Phase;
 use crate::policy::shed::Pressure;
+use crate::registry::demand::Demands;
 use crate::telemetry::Direction;
 use crate::telemetry::log_writer::{LogSink, LogStats, LogWriter};
 use crate::telemetry::metrics::{Metrics, Recorder};
 use crate::worker::{self, Command, Loads, Start};
+use discovery::Discovery;
 use health::Checks;
 use signals::Signals;
 use sockets::{bind_all, bind_one, cannot_bind, without_ipv6};
@@ -65,6 +69,9 @@ pub struct Control {
     level: Option<LogLevel>,
     signals: bool,
     checks: Checks,
+    /// As it was read last; compiled again when services are called that it does not name.
+    config: RefCell<Config>,
+    discovery: Discovery,
 }
 
 /// The access log's thread, and what it was told to be.
@@ -89,6 +96,8 @@ impl Control {
         let live = Live::new(snapshot.clone());
         let (phase, _) = watch::channel(Phase::Running);
         let (asks, asked) = mpsc::unbounded_channel();
+        let (demands, demanded) = Demands::new();
+        let (discovery, hears) = Discovery::new(demanded);
         let mut channels: Vec<_> = (0..count).map(|_| mpsc::unbounded_channel()).collect();
         let metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
         let recorder = Recorder::new(metrics.worker());
@@ -110,6 +119,8 @@ impl Control {
             asked: RefCell::new(Some(asked)),
             level: options.log_level,
             signals: options.signals,
+            config: RefCell::new(loaded.config),
+            discovery,
         });
         control.watch_metrics();
         snapshot.apply(clock::now());
@@ -132,6 +143,7 @@ impl Control {
                 via: via.clone(),
                 loads: control.loads.clone(),
                 pressure: pressure.clone(),
+                demands: demands.clone(),
                 peers: control.workers.clone(),
                 random: fastrand::Rng::new(),
             };
@@ -141,6 +153,7 @@ impl Control {
         // The first one counts as well: what shows the last reload would otherwise call it failed.
         control.metrics.config_read(true, clock::wall());
         control.published(&snapshot);
+        tokio::task::spawn_local(control.clone().discover(hears));
         let bound = Bound {
             addresses: control.listeners.borrow().clone(),
             admin: admin.as_ref().map(|(_, address)| *address),

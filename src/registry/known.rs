@@ -47,7 +47,7 @@ pub struct Known {
     settles: Instant,
     since: Instant,
     /// Gone from what is told, and held until then.
-    held: BTreeMap<Box<str>, (Instance, Instant)>,
+    held: BTreeMap<Address, (Instance, Instant)>,
     /// That did not answer when what is known had expired.
     silent: HashSet<Address>,
     is_expired: bool,
@@ -109,27 +109,36 @@ impl Known {
             self.is_expired = false;
             self.silent.clear();
         }
-        self.look(discovery, now);
+        self.conclude(discovery, now);
     }
 
     /// A registry does not tell.
     pub fn failed(&mut self, registry: usize, error: Error, discovery: &Discovery, now: Instant) {
         let Some(source) = self.sources.get_mut(registry) else { return };
         source.failure = Some(error);
-        self.look(discovery, now);
+        self.conclude(discovery, now);
     }
 
     /// An instance of [`Known::suspects`] does not answer.
     pub fn silent(&mut self, address: &Address, discovery: &Discovery, now: Instant) {
-        self.held.remove(&*address.to_string());
+        self.held.remove(address);
         if self.is_expired {
             self.silent.insert(address.clone());
         }
-        self.look(discovery, now);
+        self.conclude(discovery, now);
     }
 
-    /// Looks what follows of what is known, and of time.
+    /// Looks what follows of time alone.
     pub fn look(&mut self, discovery: &Discovery, now: Instant) {
+        let expires = (self.state(discovery, now) == State::Expired) != self.is_expired;
+        let settles = self.chosen().is_none() && self.restored.is_some() && self.wanted.is_empty();
+        if expires || settles || self.held.values().any(|(_, until)| now >= *until) {
+            self.conclude(discovery, now);
+        }
+    }
+
+    /// What follows of all that is known.
+    fn conclude(&mut self, discovery: &Discovery, now: Instant) {
         self.is_expired = self.state(discovery, now) == State::Expired;
         let chosen = self.chosen().and_then(|at| self.sources[at].told.clone());
         let wanted = match chosen {
@@ -144,7 +153,7 @@ impl Known {
         if self.is_expired {
             instances.retain(|instance| !self.silent.contains(&instance.address));
         }
-        instances.sort_by_cached_key(|instance| instance.address.to_string());
+        instances.sort_by(|one, other| one.address.cmp(&other.address));
         self.instances = instances;
     }
 
@@ -157,8 +166,7 @@ impl Known {
         let gone: Vec<_> = self.wanted.iter().filter(|it| !is_back(it)).collect();
         if gone.len() as f64 > removal.above * self.wanted.len() as f64 {
             let until = now + removal.hold;
-            let held =
-                gone.into_iter().map(|it| (it.address.to_string().into(), (it.clone(), until)));
+            let held = gone.into_iter().map(|it| (it.address.clone(), (it.clone(), until)));
             self.held.extend(held);
         }
     }
@@ -215,13 +223,14 @@ impl Known {
         &self.instances
     }
 
-    /// Whether it is only held.
-    pub fn is_held(&self, address: &str) -> bool {
-        self.held.contains_key(address)
+    /// Those that are only held.
+    pub fn held(&self) -> impl ExactSizeIterator<Item = &Address> {
+        self.held.keys()
     }
 
-    pub fn held(&self) -> usize {
-        self.held.len()
+    /// When what there is counts as the first answer.
+    pub fn settles(&self) -> Instant {
+        self.settles
     }
 
     /// Those that are to be asked whether they still answer.
@@ -229,7 +238,7 @@ impl Known {
         if self.is_expired {
             return self.instances.iter().map(|instance| instance.address.clone()).collect();
         }
-        self.held.values().map(|(instance, _)| instance.address.clone()).collect()
+        self.held.keys().cloned().collect()
     }
 }
 
