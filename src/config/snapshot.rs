@@ -75,6 +75,11 @@ pub struct Service {
     pub name: Arc<str>,
     pub version: Option<String>,
     pub zone: Option<String>,
+    pub metadata: BTreeMap<String, String>,
+    /// Whether there is somebody to be announced in registries.
+    pub is_announced: bool,
+    /// Whether, for want of a health check, a connection is tried before that.
+    pub is_tried: bool,
 }
 
 pub struct Inbound {

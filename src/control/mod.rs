@@ -1,6 +1,7 @@
 //! The control thread: it owns the configuration, the listeners, the log and the workers' threads, and
 //! runs the admin server. Nothing here is on the path of a request.
 
+mod announcing;
 mod bulkheads;
 mod discovery;
 mod health;
@@ -34,10 +35,12 @@ use crate::config::watch::Watch;
 use crate::drain::Phase;
 use crate::policy::shed::Pressure;
 use crate::registry::demand::Demands;
+use crate::registry::register::Wish;
 use crate::telemetry::Direction;
 use crate::telemetry::log_writer::{LogSink, LogStats, LogWriter};
 use crate::telemetry::metrics::{Metrics, Recorder};
 use crate::worker::{self, Command, Loads, Start};
+use announcing::Announcing;
 use discovery::Discovery;
 use health::Checks;
 use signals::Signals;
@@ -72,6 +75,11 @@ pub struct Control {
     /// As it was read last; compiled again when services are called that it does not name.
     config: RefCell<Config>,
     discovery: Discovery,
+    announcing: Announcing,
+    /// What registries are to say of our app.
+    wish: RefCell<Wish>,
+    /// Where metrics are in truth.
+    metrics_address: Cell<Option<SocketAddr>>,
 }
 
 /// The access log's thread, and what it was told to be.
@@ -121,6 +129,9 @@ impl Control {
             signals: options.signals,
             config: RefCell::new(loaded.config),
             discovery,
+            announcing: Announcing::default(),
+            wish: RefCell::new(Wish::NotYet),
+            metrics_address: Cell::new(None),
         });
         control.watch_metrics();
         snapshot.apply(clock::now());
@@ -150,10 +161,12 @@ impl Control {
             control.threads.borrow_mut().push(worker::spawn(start, commands)?);
         }
         control.listen(sockets);
+        control.metrics_address.set(metrics.as_ref().map(|(_, address)| *address));
         // The first one counts as well: what shows the last reload would otherwise call it failed.
         control.metrics.config_read(true, clock::wall());
         control.published(&snapshot);
         tokio::task::spawn_local(control.clone().discover(hears));
+        tokio::task::spawn_local(control.clone().follow_app());
         let bound = Bound {
             addresses: control.listeners.borrow().clone(),
             admin: admin.as_ref().map(|(_, address)| *address),
@@ -222,6 +235,7 @@ impl Control {
         for result in [endpoints, breakers, app_healthy, log, keys, evicted, redis]
             .into_iter()
             .chain(bulkheads)
+            .chain(discovery::metrics::watch(&self.metrics, &self.discovery.standings))
         {
             // Only a name that is there twice is refused, and these are registered once.
             if let Err(error) = result {
@@ -323,11 +337,13 @@ impl Control {
 
     /// The way down: each step waits for the one before.
     async fn drain(&self) {
-        if *self.phase.borrow() != Phase::Running {
+        if *self.wish.borrow() == Wish::Gone {
             return;
         }
         let drain = self.live.current().drain;
         tracing::info!(linger = ?drain.linger, timeout = ?drain.timeout, "draining");
+        // Whoever asks a registry learns it first; then who asks us; then it is waited until both have seen it.
+        self.leave_registries().await;
         self.phase.send_replace(Phase::Lingering);
         sleep(drain.linger).await;
         let deadline = clock::now() + drain.timeout;

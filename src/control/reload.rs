@@ -164,6 +164,7 @@ impl Control {
         self.metrics.retain(live);
         self.checks.follow(snapshot);
         self.discovery.follow(snapshot);
+        self.announce(snapshot);
         for worker in &self.workers {
             let _ = worker.send(Command::Refresh);
         }

@@ -4,6 +4,7 @@
 //! follows of it is decided by [`Known`]; changes that come together are published together.
 
 mod following;
+pub mod metrics;
 mod standing;
 
 use std::cell::{Cell, RefCell};
