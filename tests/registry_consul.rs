@@ -127,23 +127,20 @@ async fn what_is_killed_is_critical_when_its_time_is_over() {
 #[tokio::test]
 async fn the_agent_can_ask_us_instead() {
     let Some(consul) = Consul::start().await else { return };
-    let app = Upstream::named("users").await;
-    // Where the metrics server is, others have to reach it.
-    let users = Proxy::start(&format!(
-        "service: {{ name: users, port: {} }}\nregistry: {{ consul: {{ address: \"http://{}\", check: http }}, advertise: {{ address: 127.0.0.1 }} }}\nadmin: {{ listen: 127.0.0.1:0, metrics: 0.0.0.0:0 }}",
-        app.address.port(),
+    let app = support::upstream::Switch::on(200).await;
+    let port = app.upstream.address.port();
+    // Where the metrics server is, the agent has to reach it.
+    let _users = Proxy::start(&format!(
+        "service: {{ name: users, port: {port}, health_check: {{ http: /health, interval: 50ms, unhealthy_after: 1 }} }}\nregistry: {{ consul: {{ address: \"http://{}\", check: http }}, advertise: {{ address: 127.0.0.1 }} }}\nadmin: {{ listen: 127.0.0.1:0, metrics: 0.0.0.0:0 }}",
         consul.address
     ))
     .await;
     passing(&consul, "users", 1).await;
-    let checks = consul.get("/v1/health/checks/users").await;
-    assert_eq!(checks[0]["Definition"]["HTTP"], serde_json::Value::Null);
-    eventually(|| async {
-        let checks = consul.get("/v1/health/checks/users").await;
-        checks[0]["Output"].as_str().is_some_and(|said| said.contains("200")).then_some(())
-    })
-    .await;
-    drop(users);
+    assert_eq!(consul.get("/v1/health/checks/users").await[0]["Type"], "http");
+    app.set(500);
+    passing(&consul, "users", 0).await;
+    app.set(200);
+    passing(&consul, "users", 1).await;
 }
 
 #[tokio::test]
@@ -217,7 +214,7 @@ async fn is_state(caller: &Proxy, state: &str) {
 async fn errors(caller: &Proxy, consul: &Consul, reason: &str) {
     let name = format!("consul {}", consul.address);
     let series =
-        format!("pilotfish_registry_errors_total{{reason=\"{reason}\",registry=\"{name}\"}}");
+        format!("pilotfish_registry_errors_total{{registry=\"{name}\",reason=\"{reason}\"}}");
     eventually(|| async { (caller.metric(&series).await > 0.0).then_some(()) }).await;
 }
 
@@ -264,6 +261,6 @@ async fn a_datacenter_that_is_not_there_is_told() {
     );
     let caller = Proxy::start(&yaml).await;
     errors(&caller, &consul, "failed").await;
-    let clusters = client::get(caller.admin(), "/clusters?format=json").await;
+    let clusters = client::get_from(caller.admin(), "localhost", "/clusters?format=json").await;
     assert!(clusters.text().contains("check `datacenter`"), "{}", clusters.text());
 }
