@@ -147,7 +147,7 @@ fn aligned(rows: &[Vec<String>]) -> String {
     let width = |column| {
         rows.iter()
             .filter_map(|row| row.get(column))
-            .map(|cell| cell.chars().count())
+            .map(|cell: &String| cell.chars().count())
             .max()
             .unwrap_or(0)
     };
