@@ -323,7 +323,10 @@ impl Failure {
                 "{host} is this proxy itself; name a service in Host, as in Host: user-service"
             ),
             Self::NoEndpoint { service } => {
-                format!("service {service} has no endpoint; check services.{service}.endpoints")
+                format!(
+                    "service {service} has no endpoint; check services.{service}.endpoints, or what the registry \
+                     tells: pilotfish endpoints {service}"
+                )
             }
             Self::BreakerOpen { service, after } => format!(
                 "service {service} fails too often and is not called now (policy.circuit_breaker); try again \
