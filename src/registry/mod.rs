@@ -4,7 +4,10 @@
 //! A registry is one file that implements [`Registry`]. It tells what it learns by [`Tell`], which waits before
 //! something that failed is tried again; `register.rs` decides when our own app is announced.
 
+pub mod eureka;
 pub mod http;
+pub mod place;
+pub mod servers;
 pub mod settings;
 
 use std::cell::RefCell;

@@ -22,6 +22,8 @@ pub enum Tool {
     Node,
     Ws,
     Redis,
+    /// What `tests/support/eureka/build` makes.
+    Eureka,
 }
 
 impl Tool {
@@ -35,6 +37,7 @@ impl Tool {
             Self::Node => "node",
             Self::Ws => "the Node module ws",
             Self::Redis => "redis-server",
+            Self::Eureka => "what tests/support/eureka/build makes, and java",
         }
     }
 
@@ -49,6 +52,7 @@ impl Tool {
             Self::Node => (node(), &["-p", "1"], "1"),
             Self::Ws => (node(), &["-p", "require('ws') && 1"], "1"),
             Self::Redis => (command("redis-server"), &["--version"], "v="),
+            Self::Eureka => (command("../support/eureka/start"), &["--version"], "here"),
         };
         command.args(arguments);
         (command, sign)
