@@ -4,6 +4,8 @@
 //! A registry is one file that implements [`Registry`]. It tells what it learns by [`Tell`], which waits before
 //! something that failed is tried again; `register.rs` decides when our own app is announced.
 
+#[cfg(feature = "etcd")]
+pub mod etcd;
 pub mod eureka;
 pub mod http;
 pub mod place;

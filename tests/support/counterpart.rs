@@ -22,6 +22,7 @@ pub enum Tool {
     Node,
     Ws,
     Redis,
+    Etcd,
     /// What `tests/support/eureka/build` makes.
     Eureka,
 }
@@ -37,6 +38,7 @@ impl Tool {
             Self::Node => "node",
             Self::Ws => "the Node module ws",
             Self::Redis => "redis-server",
+            Self::Etcd => "etcd",
             Self::Eureka => "what tests/support/eureka/build makes, and java",
         }
     }
@@ -52,6 +54,7 @@ impl Tool {
             Self::Node => (node(), &["-p", "1"], "1"),
             Self::Ws => (node(), &["-p", "require('ws') && 1"], "1"),
             Self::Redis => (command("redis-server"), &["--version"], "v="),
+            Self::Etcd => (command("etcd"), &["--version"], "etcd Version"),
             Self::Eureka => (command("../support/eureka/start"), &["--version"], "here"),
         };
         command.args(arguments);

@@ -5,6 +5,7 @@
 
 pub mod client;
 pub mod counterpart;
+pub mod etcd;
 pub mod eureka;
 pub mod load;
 pub mod process;
