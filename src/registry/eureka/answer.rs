@@ -126,7 +126,7 @@ impl Record {
         };
         let address = place::address(&host, port)?;
         let mut labels = self.metadata.0;
-        let mut taken = |key: &str| labels.remove(key).filter(|value: &Box<str>| !value.is_empty());
+        let mut taken = |key: &str| labels.remove(key).filter(|value| !str::is_empty(value));
         let (zone, version) = (taken("zone"), taken("version"));
         let weight = taken("weight").and_then(|weight| weight.parse().ok()).unwrap_or(1_u32);
         if secure {
