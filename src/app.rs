@@ -1,6 +1,6 @@
 //! Wiring: from a configuration to a running proxy, and what its owner can do with it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::thread::JoinHandle;
@@ -62,7 +62,8 @@ pub enum StartError {
 /// The configuration is wrong, an address cannot be bound, or the system gives no thread.
 pub fn start(options: Options) -> Result<Running, StartError> {
     let color = std::io::stderr().is_terminal();
-    let loaded = options.origin.load(None, 1, color).map_err(StartError::Config)?;
+    let loaded =
+        options.origin.load(&BTreeSet::new(), None, 1, color).map_err(StartError::Config)?;
     run(options, loaded)
 }
 

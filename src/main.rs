@@ -1,5 +1,8 @@
 //! The command line.
 
+mod cli;
+
+use std::collections::BTreeSet;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -32,6 +35,8 @@ enum Action {
         #[command(flatten)]
         file: File,
     },
+    /// Print where services run, as a proxy that runs knows it.
+    Endpoints(cli::endpoints::Endpoints),
     /// Print the JSON Schema of the configuration, for editors.
     Schema,
     /// Print the version.
@@ -53,7 +58,7 @@ struct Run {
         long,
         env = "PILOTFISH_CONFIG",
         value_name = "FILE",
-        conflicts_with_all = ["service", "port"]
+        conflicts_with_all = ["service", "port", "registry"]
     )]
     config: Option<PathBuf>,
     /// Name of the app, instead of a file.
@@ -62,6 +67,9 @@ struct Run {
     /// Port of the app on this host.
     #[arg(long, requires = "service")]
     port: Option<u16>,
+    /// Who knows where services run, as in consul://127.0.0.1:8500; a directory of this host by default.
+    #[arg(long, requires = "service", value_name = "URL")]
+    registry: Option<String>,
     /// What our own log tells, as in info or info,pilotfish=debug.
     #[arg(long, env = "PILOTFISH_LOG", default_value = "info", value_name = "LEVEL")]
     log: String,
@@ -71,6 +79,10 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Action::Run(run) => run_proxy(run),
         Action::Check { file } => check(file.config),
+        Action::Endpoints(endpoints) => match endpoints.run() {
+            Ok(text) => print(&text),
+            Err(error) => fail(&format!("error: {error}\n"), 1),
+        },
         Action::Schema => print(&format!("{:#}\n", config::json_schema())),
         Action::Version => print(&format!("pilotfish {}\n", env!("CARGO_PKG_VERSION"))),
     }
@@ -84,7 +96,9 @@ fn run_proxy(run: Run) -> ExitCode {
     };
     let origin = match (run.config, run.service, run.port) {
         (Some(path), ..) => Origin::File(path),
-        (None, Some(name), Some(port)) => Origin::Text(for_service(&name, port)),
+        (None, Some(name), Some(port)) => {
+            Origin::Text(for_service(&name, port, run.registry.as_deref()))
+        }
         _ => {
             let help = "say what to govern: --config FILE, or --service NAME --port PORT";
             return fail(&format!("error: {help}\n"), 2);
@@ -105,13 +119,15 @@ fn run_proxy(run: Run) -> ExitCode {
 }
 
 /// The smallest configuration. The name is quoted as JSON, which is YAML too.
-fn for_service(name: &str, port: u16) -> String {
-    format!("service: {{ name: {}, port: {port} }}\n", serde_json::Value::from(name))
+fn for_service(name: &str, port: u16, registry: Option<&str>) -> String {
+    let quoted = serde_json::Value::from;
+    let registry = registry.map(|url| format!("registry: {}\n", quoted(url)));
+    format!("service: {{ name: {}, port: {port} }}\n{}", quoted(name), registry.unwrap_or_default())
 }
 
 fn check(path: PathBuf) -> ExitCode {
     let name = path.display().to_string();
-    match Origin::File(path).load(None, 1, std::io::stderr().is_terminal()) {
+    match Origin::File(path).load(&BTreeSet::new(), None, 1, std::io::stderr().is_terminal()) {
         Ok(_) => print(&format!("{name}: good\n")),
         Err(refused) => fail(&refused.pretty, 1),
     }

@@ -27,6 +27,7 @@ use crate::policy::slots::Slots;
 use crate::proxy::connection;
 use crate::proxy::upload::RequestBody;
 use crate::redis::Link;
+use crate::registry::demand::Demands;
 use crate::telemetry::Direction;
 use crate::telemetry::access_log::{Format, Record};
 use crate::telemetry::log_writer::LogSink;
@@ -105,6 +106,8 @@ pub struct Worker {
     pub alarms: Alarms,
     /// What control measures of the process.
     pub pressure: Arc<Pressure>,
+    /// Where services are asked for that nobody follows yet.
+    pub demands: Demands,
     loads: Loads,
     peers: Vec<mpsc::UnboundedSender<Command>>,
     passthrough: RefCell<HashMap<Address, Arc<Endpoint>>>,
@@ -149,6 +152,7 @@ pub struct Start {
     pub via: HeaderValue,
     pub loads: Loads,
     pub pressure: Arc<Pressure>,
+    pub demands: Demands,
     /// All workers by their ids, this one among them.
     pub peers: Vec<mpsc::UnboundedSender<Command>>,
     pub random: fastrand::Rng,
@@ -269,6 +273,7 @@ impl Worker {
             lag: Rc::default(),
             alarms: Alarms::default(),
             pressure: start.pressure,
+            demands: start.demands,
             loads: start.loads,
             peers: start.peers,
             passthrough: RefCell::default(),

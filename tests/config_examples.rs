@@ -21,7 +21,7 @@ fn examples() -> Vec<PathBuf> {
 #[test]
 fn each_compiles() {
     for file in examples() {
-        if let Err(refused) = Origin::File(file).load(None, 1, false) {
+        if let Err(refused) = Origin::File(file).load(&Default::default(), None, 1, false) {
             panic!("{}", refused.pretty);
         }
     }
@@ -64,7 +64,9 @@ fn yaml_in_the_documentation_compiles() {
     for (file, text) in documentation() {
         for block in text.split("```yaml\n").skip(1) {
             let (yaml, _) = block.split_once("```").expect("an end of the block");
-            if let Err(refused) = Origin::Text(yaml.to_owned()).load(None, 1, false) {
+            if let Err(refused) =
+                Origin::Text(yaml.to_owned()).load(&Default::default(), None, 1, false)
+            {
                 panic!("{}: {}", file.display(), refused.pretty);
             }
             blocks += 1;

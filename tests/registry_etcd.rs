@@ -38,7 +38,7 @@ fn settings(urls: &[String]) -> settings::Etcd {
 }
 
 fn registry(urls: &[String]) -> Rc<Registry> {
-    Rc::new(Registry::new(settings(urls)).expect("a registry"))
+    Rc::new(Registry::new(&settings(urls)).expect("a registry"))
 }
 
 /// One of `service` at `port`.
@@ -86,6 +86,13 @@ async fn what_is_announced_is_found_with_all_that_was_said() {
         let second = self::registry(&[etcd.url()]);
         second.register(&app("orders", 3002), Health::Passing).await.expect("it is registered");
         soon(watched.until(&["127.0.0.1:3001", "127.0.0.1:3002"])).await;
+        // Told again it is no change, unless it is one.
+        let revision = async || {
+            etcd.ask("kv/range", json!({ "key": "AA==" }), None).await["header"]["revision"].take()
+        };
+        let before = revision().await;
+        registry.register(&ours, Health::Passing).await.expect("it is registered anew");
+        assert_eq!(revision().await, before);
         let newer = Announcement { port: 3003, ..ours.clone() };
         registry.register(&newer, Health::Passing).await.expect("it is registered anew");
         soon(watched.until(&["127.0.0.1:3002", "127.0.0.1:3003"])).await;
@@ -124,7 +131,7 @@ async fn one_that_tells_no_more_goes_and_one_that_was_forgotten_comes_back() {
     let Some(etcd) = Etcd::start().await else { return };
     on_one_thread(async {
         let short = settings::Etcd { ttl: Duration::from_secs(3), ..settings(&[etcd.url()]) };
-        let registry = Rc::new(Registry::new(short).expect("a registry"));
+        let registry = Rc::new(Registry::new(&short).expect("a registry"));
         let mut watched = Watched::begin(&registry, "lease");
         let ours = app("lease", 3001);
         assert_eq!(
@@ -217,7 +224,7 @@ async fn a_password_is_read_when_it_is_needed_and_never_told() {
         assert_eq!(error.reason, Reason::Refused);
         assert!(error.detail.contains("it wants `username`"), "{error}");
 
-        let registry = Rc::new(Registry::new(with.clone()).expect("a registry"));
+        let registry = Rc::new(Registry::new(&with).expect("a registry"));
         let mut watched = Watched::begin(&registry, "secret");
         let error = watched.failure().await;
         assert_eq!(error.reason, Reason::Refused);
@@ -246,7 +253,7 @@ async fn a_password_is_read_when_it_is_needed_and_never_told() {
 
         // It may not read what others have.
         let elsewhere = settings::Etcd { prefix: "/other/".to_owned(), ..with };
-        let elsewhere = Rc::new(Registry::new(elsewhere).expect("a registry"));
+        let elsewhere = Rc::new(Registry::new(&elsewhere).expect("a registry"));
         let error = Watched::begin(&elsewhere, "secret").failure().await;
         assert_eq!(error.reason, Reason::Refused);
         assert!(error.detail.contains("must be allowed to read and write"), "{error}");

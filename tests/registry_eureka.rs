@@ -31,7 +31,7 @@ fn settings(urls: &[String]) -> settings::Eureka {
 }
 
 fn registry(urls: &[String]) -> Rc<Registry> {
-    Rc::new(Registry::new(settings(urls)).expect("a registry"))
+    Rc::new(Registry::new(&settings(urls)).expect("a registry"))
 }
 
 /// One of `service` at `port`.
@@ -99,6 +99,20 @@ async fn others_find_what_eurekas_own_clients_look_for() {
     assert_eq!(found["port"], json!({ "$": 3001, "@enabled": "true" }));
     assert_eq!(found["leaseInfo"]["durationInSecs"], 60);
     assert_eq!(found["leaseInfo"]["renewalIntervalInSecs"], 1);
+
+    // Told again it is no change, unless it is one.
+    let since = async || {
+        let found = eureka.instance("OTHERS", "others-1").await.expect("it is there");
+        found["lastUpdatedTimestamp"].clone()
+    };
+    let first = since().await;
+    registry.register(&ours, Health::Passing).await.expect("it is registered anew");
+    assert_eq!(since().await, first);
+    let newer = Announcement { version: Some("1.4.3".to_owned()), ..ours };
+    registry.register(&newer, Health::Passing).await.expect("it is registered anew");
+    assert_ne!(since().await, first);
+    let found = eureka.instance("OTHERS", "others-1").await.expect("it is there");
+    assert_eq!(found["metadata"]["version"], "1.4.3");
 }
 
 #[tokio::test]
@@ -157,7 +171,7 @@ async fn one_that_tells_no_more_goes_and_one_that_was_forgotten_comes_back() {
         let mut watched = Watched::begin(&watching, "lease");
         let ours = app("lease", 3001);
         let short = settings::Eureka { ttl: Duration::from_secs(2), ..settings(&[eureka.url()]) };
-        let registry = Registry::new(short).expect("a registry");
+        let registry = Registry::new(&short).expect("a registry");
         assert_eq!(
             registry.renew(&ours, Health::Passing).await,
             Ok(Renewal::Forgotten),
@@ -268,7 +282,7 @@ async fn a_password_is_read_when_it_is_needed_and_never_told() {
         assert_eq!(error.reason, Reason::Refused);
         assert!(error.detail.contains("it wants `username`"), "{error}");
 
-        let registry = Rc::new(Registry::new(with).expect("a registry"));
+        let registry = Rc::new(Registry::new(&with).expect("a registry"));
         let mut watched = Watched::begin(&registry, "secret");
         let error = watched.failure().await;
         assert_eq!(error.reason, Reason::Refused);

@@ -1,11 +1,13 @@
 //! Where the configuration comes from, read and compiled in one go.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::compile::compile;
 use super::report::{lines, render, together};
 use super::schema::Config;
 use super::snapshot::Snapshot;
+use super::units::Name;
 use super::{Parsed, parse};
 
 /// A file that is read again on each reload, or what the command line said.
@@ -40,12 +42,13 @@ impl Origin {
         }
     }
 
-    /// Reads, checks and compiles.
+    /// Reads, checks and compiles. `demanded` is as for [`compile`].
     ///
     /// # Errors
     /// The file cannot be read, or everything that is wrong in it.
     pub fn load(
         &self,
+        demanded: &BTreeSet<Name>,
         previous: Option<&Snapshot>,
         generation: u64,
         color: bool,
@@ -68,7 +71,8 @@ impl Origin {
                 "it says nothing; begin with `service: { name: ..., port: ... }`",
             ));
         }
-        let compiled = if readable { compile(&schema, previous, generation) } else { Err(vec![]) };
+        let compiled =
+            if readable { compile(&schema, demanded, previous, generation) } else { Err(vec![]) };
         match compiled {
             Ok(snapshot) if mistakes.is_empty() => Ok(Loaded { text, config: schema, snapshot }),
             compiled => {

@@ -8,6 +8,7 @@
 pub mod check;
 pub mod compile;
 mod de;
+pub mod discovered;
 pub mod json_schema;
 pub mod live;
 pub mod load;

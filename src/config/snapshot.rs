@@ -11,7 +11,8 @@ use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 use ipnet::IpNet;
 
-use super::members::Membership;
+use super::discovered::{Discovered, FirstAnswer};
+use super::members::{Before, Membership};
 use crate::balance::{Availability, Balancer, Key, Split};
 use crate::clock::Instant;
 use crate::endpoint::{Endpoint, Instance, Load};
@@ -74,6 +75,11 @@ pub struct Service {
     pub name: Arc<str>,
     pub version: Option<String>,
     pub zone: Option<String>,
+    pub metadata: BTreeMap<String, String>,
+    /// Whether there is somebody to be announced in registries.
+    pub is_announced: bool,
+    /// Whether, for want of a health check, a connection is tried before that.
+    pub is_tried: bool,
 }
 
 pub struct Inbound {
@@ -95,6 +101,36 @@ pub struct Outbound {
     pub ports: HashMap<SocketAddr, PortTarget>,
     pub unknown: Unknown,
     pub unknown_route: Arc<Route>,
+    pub names: Names,
+}
+
+/// Which host names can be those of services that registries know.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Names {
+    /// Whether services are looked for that the configuration does not name.
+    pub on_demand: bool,
+    /// What may follow the name of a service, as `.service.consul`.
+    pub suffixes: Box<[&'static str]>,
+    /// The most labels that a name has: a service of Kubernetes may be in a namespace.
+    pub labels: usize,
+}
+
+impl Names {
+    /// The name of a service in a host name.
+    pub fn short<'a>(&self, host: &'a str) -> &'a str {
+        self.suffixes.iter().find_map(|suffix| host.strip_suffix(suffix)).unwrap_or(host)
+    }
+
+    /// The service that a registry may know by this host name.
+    pub fn discoverable<'a>(&self, host: &'a str) -> Option<&'a str> {
+        let name = self.short(host);
+        let is_address = || name.parse::<std::net::IpAddr>().is_ok();
+        let may_be = self.on_demand
+            && name.split('.').count() <= self.labels
+            && name != "localhost"
+            && !is_address();
+        may_be.then_some(name)
+    }
 }
 
 pub struct OutboundService {
@@ -152,6 +188,8 @@ pub struct Cluster {
     pub availability: Availability,
     /// How its endpoints are asked whether they are well.
     pub health: Option<Arc<HealthCheck>>,
+    /// Where a registry tells its endpoints.
+    pub discovered: Option<Discovered>,
     pub membership: Membership,
     pub groups: Arc<[Group]>,
 }
@@ -317,6 +355,37 @@ pub enum ListenerKind {
 }
 
 impl Cluster {
+    /// The same with other instances; those that stay keep their state.
+    fn with(&self, instances: Vec<Instance>) -> Self {
+        let exists = !instances.is_empty();
+        let groups = self.groups.iter().map(|group| (group.slot, group.selector.clone()));
+        let groups = self.membership.groups(instances, groups, &Before::of(&self.groups)).into();
+        let discovered = self
+            .discovered
+            .clone()
+            .map(|discovered| Discovered { exists: discovered.exists || exists, ..discovered });
+        Self { groups, discovered, ..self.clone() }
+    }
+
+    /// See [`Snapshot::apply`].
+    pub fn apply(&self, now: Instant) {
+        self.bulkhead.apply(&self.bulkhead_limits, now);
+        let mode = self.outliers.as_ref().map(|outliers| outliers.config.mode);
+        for endpoint in self.endpoints() {
+            endpoint.state.apply(&self.bulkhead_limits, now);
+            endpoint.state.arrive(now);
+            endpoint.state.detect(mode, now);
+            if self.health.is_none() {
+                endpoint.state.set_healthy(true, now);
+            }
+        }
+    }
+
+    /// What requests wait for where no registry has told anything yet.
+    pub fn pending(&self) -> Option<&Arc<FirstAnswer>> {
+        self.discovered.as_ref().map(|it| &it.first_answer).filter(|first| !first.has_come())
+    }
+
     /// All of its endpoints: the first group has them.
     pub fn endpoints(&self) -> &[Arc<Endpoint>] {
         self.groups.first().map_or(&[], |group| &group.endpoints)
@@ -358,21 +427,20 @@ impl Snapshot {
         &self.clusters[destination.cluster as usize]
     }
 
+    /// The same with other instances of some services, by the places of their clusters. No address is there
+    /// twice for one service.
+    pub fn with(&self, changes: impl IntoIterator<Item = (usize, Vec<Instance>)>) -> Self {
+        let mut after = self.clone();
+        for (index, instances) in changes {
+            after.clusters[index] = Arc::new(self.clusters[index].with(instances));
+        }
+        after
+    }
+
     /// Has what it says of services and endpoints hold, whose state other snapshots share. To be done when
     /// it is published, and not before.
     pub fn apply(&self, now: Instant) {
-        for cluster in &self.clusters {
-            cluster.bulkhead.apply(&cluster.bulkhead_limits, now);
-            let mode = cluster.outliers.as_ref().map(|outliers| outliers.config.mode);
-            for endpoint in cluster.endpoints() {
-                endpoint.state.apply(&cluster.bulkhead_limits, now);
-                endpoint.state.arrive(now);
-                endpoint.state.detect(mode, now);
-                if cluster.health.is_none() {
-                    endpoint.state.set_healthy(true, now);
-                }
-            }
-        }
+        self.clusters.iter().for_each(|cluster| cluster.apply(now));
     }
 
     /// The path by which the app is asked whether it is well.
@@ -400,6 +468,11 @@ impl Snapshot {
                 .for_each(|route| visit(route));
         }
         visit(&self.outbound.unknown_route);
+    }
+
+    /// Whether a rate limit is shared by the instances of our own service.
+    pub fn counts_instances(&self) -> bool {
+        self.rate_limits.iter().any(|limit| limit.spec.scope == Scope::Service)
     }
 
     /// Whether a rate limit is counted in Redis.

@@ -60,7 +60,7 @@ fn the_whole_shape_is_read() {
     let services = config.services.as_ref().unwrap();
     let defaults = services.defaults.as_ref().unwrap();
     assert_eq!(defaults.load_balancer, Some(LoadBalancer::Algorithm(Algorithm::PeakEwma)));
-    let user = &services.by_name[&"user-service".parse().unwrap()];
+    let user = &services.by_name["user-service"];
     assert_eq!(user.endpoints.as_ref().unwrap()[0].address.to_string(), "10.0.0.1:3001");
     // A number is the text that it is spelled as.
     assert_eq!(user.endpoints.as_ref().unwrap()[1].version.as_deref(), Some("1.10"));
@@ -105,11 +105,11 @@ services:
     let parsed = parse(text);
     assert_eq!(parsed.mistakes.len(), 3);
     let services = &parsed.schema.services.unwrap().by_name;
-    let a = &services[&"a".parse().unwrap()];
+    let a = &services["a"];
     assert_eq!(a.endpoints.as_ref().unwrap().len(), 2);
     assert_eq!(a.protocol, None);
     // What refers to `b` must still find it.
-    assert!(services.contains_key(&"b".parse().unwrap()));
+    assert!(services.contains_key("b"));
     // Paths are those of the schema: its second endpoint is the third of the text.
     let second = parsed.source.span_of(&report::path_to!["services", "a", "endpoints", 1]);
     assert_eq!(&text[second], "10.0.0.3:80");
@@ -159,7 +159,7 @@ services:
     assert_eq!(parsed.mistakes.len(), 1);
     let services = parsed.schema.services.unwrap().by_name;
     let of = |name: &str| {
-        let service = &services[&name.parse().unwrap()];
+        let service = &services[name];
         (service.protocol.unwrap(), service.load_balancer.clone().unwrap())
     };
     assert_eq!(of("a"), of("c"));
@@ -204,7 +204,7 @@ fn ten_thousand_endpoints() {
     let parsed = parse(&text);
     assert!(parsed.mistakes.is_empty());
     let services = parsed.schema.services.unwrap().by_name;
-    assert_eq!(services[&"a".parse().unwrap()].endpoints.as_ref().unwrap().len(), 10_000);
+    assert_eq!(services["a"].endpoints.as_ref().unwrap().len(), 10_000);
 }
 
 #[test]

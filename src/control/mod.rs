@@ -1,7 +1,9 @@
 //! The control thread: it owns the configuration, the listeners, the log and the workers' threads, and
 //! runs the admin server. Nothing here is on the path of a request.
 
+mod announcing;
 mod bulkheads;
+mod discovery;
 mod health;
 mod outliers;
 mod pressure;
@@ -27,14 +29,19 @@ use crate::app::{Ask, LogLevel, Options, StartError};
 use crate::clock;
 use crate::config::live::Live;
 use crate::config::load::{Loaded, Origin};
+use crate::config::schema::Config;
 use crate::config::snapshot::{AccessLog, Listener, ListenerKind};
 use crate::config::watch::Watch;
 use crate::drain::Phase;
 use crate::policy::shed::Pressure;
+use crate::registry::demand::Demands;
+use crate::registry::register::Wish;
 use crate::telemetry::Direction;
 use crate::telemetry::log_writer::{LogSink, LogStats, LogWriter};
 use crate::telemetry::metrics::{Metrics, Recorder};
 use crate::worker::{self, Command, Loads, Start};
+use announcing::Announcing;
+use discovery::Discovery;
 use health::Checks;
 use signals::Signals;
 use sockets::{bind_all, bind_one, cannot_bind, without_ipv6};
@@ -65,6 +72,14 @@ pub struct Control {
     level: Option<LogLevel>,
     signals: bool,
     checks: Checks,
+    /// As it was read last; compiled again when services are called that it does not name.
+    config: RefCell<Config>,
+    discovery: Discovery,
+    announcing: Announcing,
+    /// What registries are to say of our app.
+    wish: RefCell<Wish>,
+    /// Where metrics are in truth.
+    metrics_address: Cell<Option<SocketAddr>>,
 }
 
 /// The access log's thread, and what it was told to be.
@@ -89,6 +104,8 @@ impl Control {
         let live = Live::new(snapshot.clone());
         let (phase, _) = watch::channel(Phase::Running);
         let (asks, asked) = mpsc::unbounded_channel();
+        let (demands, demanded) = Demands::new();
+        let (discovery, hears) = Discovery::new(demanded);
         let mut channels: Vec<_> = (0..count).map(|_| mpsc::unbounded_channel()).collect();
         let metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
         let recorder = Recorder::new(metrics.worker());
@@ -110,6 +127,11 @@ impl Control {
             asked: RefCell::new(Some(asked)),
             level: options.log_level,
             signals: options.signals,
+            config: RefCell::new(loaded.config),
+            discovery,
+            announcing: Announcing::default(),
+            wish: RefCell::new(Wish::NotYet),
+            metrics_address: Cell::new(None),
         });
         control.watch_metrics();
         snapshot.apply(clock::now());
@@ -132,15 +154,19 @@ impl Control {
                 via: via.clone(),
                 loads: control.loads.clone(),
                 pressure: pressure.clone(),
+                demands: demands.clone(),
                 peers: control.workers.clone(),
                 random: fastrand::Rng::new(),
             };
             control.threads.borrow_mut().push(worker::spawn(start, commands)?);
         }
         control.listen(sockets);
+        control.metrics_address.set(metrics.as_ref().map(|(_, address)| *address));
         // The first one counts as well: what shows the last reload would otherwise call it failed.
         control.metrics.config_read(true, clock::wall());
         control.published(&snapshot);
+        tokio::task::spawn_local(control.clone().discover(hears));
+        tokio::task::spawn_local(control.clone().follow_app());
         let bound = Bound {
             addresses: control.listeners.borrow().clone(),
             admin: admin.as_ref().map(|(_, address)| *address),
@@ -209,6 +235,7 @@ impl Control {
         for result in [endpoints, breakers, app_healthy, log, keys, evicted, redis]
             .into_iter()
             .chain(bulkheads)
+            .chain(discovery::metrics::watch(&self.metrics, &self.discovery.standings))
         {
             // Only a name that is there twice is refused, and these are registered once.
             if let Err(error) = result {
@@ -310,11 +337,13 @@ impl Control {
 
     /// The way down: each step waits for the one before.
     async fn drain(&self) {
-        if *self.phase.borrow() != Phase::Running {
+        if *self.wish.borrow() == Wish::Gone {
             return;
         }
         let drain = self.live.current().drain;
         tracing::info!(linger = ?drain.linger, timeout = ?drain.timeout, "draining");
+        // Whoever asks a registry learns it first; then who asks us; then it is waited until both have seen it.
+        self.leave_registries().await;
         self.phase.send_replace(Phase::Lingering);
         sleep(drain.linger).await;
         let deadline = clock::now() + drain.timeout;

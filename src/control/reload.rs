@@ -5,10 +5,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::Control;
-use crate::clock;
+use crate::clock::{self, Instant};
+use crate::config::compile::compile;
 use crate::config::load;
-use crate::config::snapshot::{Listener, Snapshot};
+use crate::config::snapshot::{Cluster, Listener, Snapshot};
 use crate::drain::Phase;
+use crate::endpoint::Instance;
 use crate::telemetry::metrics;
 use crate::worker::Command;
 
@@ -58,7 +60,7 @@ impl Control {
         let generation = self.generation.get() + 1;
         let loaded = self
             .origin
-            .load(Some(&before), generation, false)
+            .load(&self.discovery.demanded(), Some(&before), generation, false)
             .map_err(|refused| refused.lines.join("\n"))?;
         let snapshot = Arc::new(loaded.snapshot);
         let known: HashSet<Listener> = before.listeners.iter().copied().collect();
@@ -76,6 +78,7 @@ impl Control {
         self.generation.set(generation);
         snapshot.apply(clock::now());
         self.live.publish(snapshot.clone());
+        *self.config.borrow_mut() = loaded.config;
         if let Some(sink) = sink {
             for worker in &self.workers {
                 let _ = worker.send(Command::Log(sink.clone()));
@@ -88,6 +91,50 @@ impl Control {
         self.published(&snapshot);
         *self.read.borrow_mut() = loaded.text;
         Ok(format!("configuration {generation} in force{}", self.needs_restart(&before, &snapshot)))
+    }
+
+    /// Compiles what was read last once more, for services that are followed because they are called.
+    ///
+    /// # Errors
+    /// It does not compile with them.
+    pub(super) fn compile_again(&self) -> Result<(), String> {
+        let before = self.live.current();
+        let generation = self.generation.get() + 1;
+        let demanded = self.discovery.demanded();
+        let compiled = compile(&self.config.borrow(), &demanded, Some(&before), generation);
+        let snapshot = Arc::new(compiled.map_err(|mistakes| match mistakes.first() {
+            Some(mistake) => mistake.message.clone(),
+            None => "it does not compile".to_owned(),
+        })?);
+        self.generation.set(generation);
+        snapshot.apply(clock::now());
+        self.live.publish(snapshot.clone());
+        retire(&before, &snapshot);
+        self.published(&snapshot);
+        Ok(())
+    }
+
+    /// Puts other instances of some services in force, by the places of their clusters in `before`; `own`: how many
+    /// our own service has.
+    pub(super) fn put_in_force_endpoints(
+        &self,
+        before: &Snapshot,
+        changes: Vec<(usize, Vec<Instance>)>,
+        own: Option<usize>,
+        now: Instant,
+    ) {
+        let places: Vec<usize> = changes.iter().map(|(place, _)| *place).collect();
+        let instances = own.map_or(before.instances, |count| count.max(1) as u32);
+        let snapshot = Arc::new(Snapshot { instances, ..before.with(changes) });
+        places.iter().for_each(|place| snapshot.clusters[*place].apply(now));
+        self.live.publish(snapshot.clone());
+        for place in &places {
+            retire_of(&before.clusters[*place], &snapshot.clusters[*place]);
+        }
+        self.checks.follow(&snapshot);
+        for worker in &self.workers {
+            let _ = worker.send(Command::Refresh);
+        }
     }
 
     /// What of a new configuration waits for the next start.
@@ -116,6 +163,8 @@ impl Control {
         });
         self.metrics.retain(live);
         self.checks.follow(snapshot);
+        self.discovery.follow(snapshot);
+        self.announce(snapshot);
         for worker in &self.workers {
             let _ = worker.send(Command::Refresh);
         }
@@ -124,8 +173,16 @@ impl Control {
 
 /// Marks what `before` had and `now` has no more.
 fn retire(before: &Snapshot, now: &Snapshot) {
-    let states = |snapshot: &Snapshot| {
-        let endpoints = snapshot.clusters.iter().flat_map(|cluster| cluster.endpoints());
+    retire_all(&before.clusters, &now.clusters);
+}
+
+fn retire_of(before: &Arc<Cluster>, now: &Arc<Cluster>) {
+    retire_all(std::slice::from_ref(before), std::slice::from_ref(now));
+}
+
+fn retire_all(before: &[Arc<Cluster>], now: &[Arc<Cluster>]) {
+    let states = |clusters: &[Arc<Cluster>]| {
+        let endpoints = clusters.iter().flat_map(|cluster| cluster.endpoints());
         endpoints.map(|endpoint| endpoint.state.clone()).collect::<Vec<_>>()
     };
     let kept: HashSet<_> = states(now).iter().map(Arc::as_ptr).collect();

@@ -52,6 +52,8 @@ impl Control {
         let now = clock::now();
         let snapshot = self.live.current();
         let clusters = snapshot.clusters.iter().map(|cluster| {
+            let discovered = cluster.discovered.as_ref();
+            let standing = discovered.and_then(|_| self.discovery.standings.service(&cluster.name));
             let endpoints: Vec<_> = cluster
                 .endpoints()
                 .iter()
@@ -65,11 +67,26 @@ impl Control {
                         "in_flight": endpoint.state.in_flight(),
                         "state": outliers::state(endpoint, now),
                         "full": endpoint.state.is_full(),
+                        "held": standing.as_ref().is_some_and(|it| it.held.contains(&endpoint.label)),
                         "latency_ms": endpoint.state.latency(now).map(|l| l.as_secs_f64() * 1e3),
                     })
                 })
                 .collect();
-            serde_json::json!({ "name": cluster.name, "endpoints": endpoints })
+            let registry = standing.as_ref().map(|standing| {
+                serde_json::json!({
+                    "source": standing.source,
+                    "state": standing.state.as_str(),
+                    "age_seconds": standing.age(now).as_secs_f64(),
+                    "error": standing.failure,
+                })
+            });
+            let breaker = cluster.breaker.as_ref().map(|it| it.state().as_str());
+            serde_json::json!({
+                "name": cluster.name,
+                "registry": registry,
+                "breaker": breaker,
+                "endpoints": endpoints,
+            })
         });
         clusters.collect()
     }

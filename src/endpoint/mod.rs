@@ -23,7 +23,7 @@ use crate::policy::{BulkheadLimits, Mode};
 
 /// Where an endpoint listens. `Display` gives `10.0.0.1:80`, `[::1]:80`, `host:80` or
 /// `unix:/run/app.sock`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Address {
     Socket(SocketAddr),
     /// Resolved anew for each connection.

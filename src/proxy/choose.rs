@@ -10,8 +10,10 @@ use http::uri::PathAndQuery;
 
 use super::attempt::Choice;
 use super::connection::Connection;
+use super::discover::Unsettled;
 use super::error::Failure;
 use super::target::{Target, with_path};
+use crate::config::discovered::FirstAnswer;
 use crate::config::snapshot::{
     Action, Destination, ListenerKind, OutboundService, Route, Snapshot, Unknown,
 };
@@ -29,7 +31,15 @@ pub struct Chosen {
     pub host: Option<Arc<Endpoint>>,
 }
 
-/// Finds the route of a request.
+/// What a request means.
+pub enum Found {
+    Route(Chosen),
+    /// Nobody knows yet what it calls; with the path that was given.
+    Unsettled(Unsettled, PathAndQuery),
+}
+
+/// Finds the route of a request. `may_wait`: whether what nobody knows yet is worth waiting for; otherwise there
+/// is a route in any case.
 ///
 /// # Errors
 /// There is none, or the path cannot be matched safely.
@@ -40,7 +50,8 @@ pub fn route(
     target: &Target,
     path: PathAndQuery,
     parts: &Parts,
-) -> Result<Chosen, Failure> {
+    may_wait: bool,
+) -> Result<Found, Failure> {
     let snapshot = &view.snapshot;
     let mut authority = target.authority.clone();
     let mut host = None;
@@ -52,8 +63,9 @@ pub fn route(
             let route = found.or(inbound.fallback.as_ref()).cloned();
             (path, route)
         }
-        ListenerKind::Outbound => match known(snapshot, &target.host) {
-            Some((service, name)) => {
+        ListenerKind::Outbound => match called(snapshot, &target.host, may_wait) {
+            Called::Unsettled(unsettled) => return Ok(Found::Unsettled(unsettled, path)),
+            Called::Service(service, name) => {
                 if let Some(name) = name {
                     authority = name;
                 }
@@ -62,7 +74,7 @@ pub fn route(
                 let route = route.unwrap_or(&service.fallback).clone();
                 (path, Some(route))
             }
-            None => {
+            Called::Host => {
                 if parts.headers.get_all(VIA).iter().any(|via| *via == worker.via) {
                     return Err(Failure::Loop { host: target.host.clone() });
                 }
@@ -84,10 +96,23 @@ pub fn route(
         host: target.host.clone(),
         path: path.path().to_owned(),
     })?;
-    Ok(Chosen { route, path, authority, host })
+    if may_wait && let Some(unsettled) = pending(snapshot, &route) {
+        return Ok(Found::Unsettled(unsettled, path));
+    }
+    Ok(Found::Route(Chosen { route, path, authority, host }))
 }
 
-/// Where a `CONNECT` leads.
+/// The first of the services that a route leads to of which no registry has told anything yet.
+fn pending(snapshot: &Snapshot, route: &Route) -> Option<Unsettled> {
+    let Action::Forward(forward) = &route.action else { return None };
+    let first = forward.to.all().iter().find_map(|to| snapshot.cluster(*to).pending());
+    first.map(|first| Unsettled::Pending(first.clone()))
+}
+
+/// Where a `CONNECT` leads: by which route, to whom, and in which cluster that is.
+pub type Way = (Arc<Route>, Choice, u32);
+
+/// Where a `CONNECT` leads; `may_wait` as for [`route`].
 ///
 /// # Errors
 /// The host is not known and may not be reached.
@@ -96,18 +121,26 @@ pub fn tunnel(
     view: &View,
     connection: &Connection,
     target: &Target,
-) -> Result<(Arc<Route>, Choice, u32), Failure> {
+    may_wait: bool,
+) -> Result<Result<Way, Unsettled>, Failure> {
     let snapshot = &view.snapshot;
-    if let Some((service, _)) = known(snapshot, &target.host) {
-        let to = match &service.fallback.action {
-            Action::Forward(forward) => forward.to.first(),
-            _ => Destination { cluster: service.cluster, group: 0 },
-        };
-        return Ok((service.fallback.clone(), Choice::Group(to), to.cluster));
+    match called(snapshot, &target.host, may_wait) {
+        Called::Unsettled(unsettled) => return Ok(Err(unsettled)),
+        Called::Service(service, _) => {
+            let to = match &service.fallback.action {
+                Action::Forward(forward) => forward.to.first(),
+                _ => Destination { cluster: service.cluster, group: 0 },
+            };
+            if may_wait && let Some(first) = snapshot.cluster(to).pending() {
+                return Ok(Err(Unsettled::Pending(first.clone())));
+            }
+            return Ok(Ok((service.fallback.clone(), Choice::Group(to), to.cluster)));
+        }
+        Called::Host => {}
     }
     let host = passthrough(worker, snapshot, connection, target, 443)?;
     let route = snapshot.outbound.unknown_route.clone();
-    Ok((route, Choice::Host(host), snapshot.passthrough_cluster()))
+    Ok(Ok((route, Choice::Host(host), snapshot.passthrough_cluster())))
 }
 
 fn find<'a>(
@@ -140,18 +173,44 @@ fn normalised(path: PathAndQuery, sensitive: bool) -> Result<PathAndQuery, Failu
     with_path(&path, &normal)
 }
 
-/// The service of a host name; with the name that the service knows itself by, where the client used
-/// the form `user-service.localhost`, which resolves to us without a line in `/etc/hosts`.
-fn known<'a>(
-    snapshot: &'a Snapshot,
-    host: &str,
-) -> Option<(&'a Arc<OutboundService>, Option<HeaderValue>)> {
-    let hosts = &snapshot.outbound.hosts;
-    if let Some(service) = hosts.get(host) {
-        return Some((service, None));
+/// What a host name means.
+enum Called<'a> {
+    /// A service; with the name that it knows itself by, where the client used the form
+    /// `user-service.localhost`, which resolves to us without a line in `/etc/hosts`.
+    Service(&'a Arc<OutboundService>, Option<HeaderValue>),
+    /// A host that is no service.
+    Host,
+    Unsettled(Unsettled),
+}
+
+fn called<'a>(snapshot: &'a Snapshot, host: &str, may_wait: bool) -> Called<'a> {
+    let outbound = &snapshot.outbound;
+    let local = host.strip_suffix(".localhost");
+    let known = outbound.hosts.get(host).map(|service| (service, None));
+    let known = known.or_else(|| {
+        let name = local.and_then(|name| HeaderValue::from_str(name).ok());
+        let short = outbound.names.short(local.unwrap_or(host));
+        outbound.hosts.get(short).map(|service| (service, name))
+    });
+    let Some((service, name)) = known else {
+        let unknown = outbound.names.discoverable(local.unwrap_or(host)).filter(|_| may_wait);
+        return unknown
+            .map_or(Called::Host, |name| Called::Unsettled(Unsettled::Unknown(name.into())));
+    };
+    let cluster = &snapshot.clusters[service.cluster as usize];
+    match &cluster.discovered {
+        None => {}
+        Some(discovered) => {
+            discovered.is_called();
+            if !discovered.exists {
+                let pending = cluster.pending().filter(|_| may_wait);
+                let wait =
+                    |first: &Arc<FirstAnswer>| Called::Unsettled(Unsettled::Pending(first.clone()));
+                return pending.map_or(Called::Host, wait);
+            }
+        }
     }
-    let name = host.strip_suffix(".localhost")?;
-    Some((hosts.get(name)?, HeaderValue::from_str(name).ok()))
+    Called::Service(service, name)
 }
 
 fn passthrough(

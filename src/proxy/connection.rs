@@ -17,7 +17,7 @@ use super::opening::Tunnel;
 use super::report::TcpReport;
 use super::target::LastTarget;
 use super::tunnel::{self, End, TunnelEnd};
-use super::{attempt, forwarded, http1, http2};
+use super::{attempt, discover, forwarded, http1, http2};
 use crate::clock::{self, Instant};
 use crate::config::snapshot::{Destination, Detect, Listener, ListenerKind, Snapshot};
 use crate::drain::{CLOSE_IDLE_AFTER, Drain, Phase};
@@ -246,8 +246,16 @@ async fn begin(
     mut stream: Stream,
     early: Bytes,
 ) -> Option<Http> {
-    let view = worker.view();
-    let New { detect, opaque, connect, opened, .. } = new;
+    let New { detect, connect, opened, .. } = new;
+    let (view, opaque) = match new.opaque {
+        None => (worker.view(), None),
+        Some(to) => {
+            let view = discover::settled_bytes(worker, worker.view(), to).await;
+            // Another snapshot may have it at another place.
+            let to = New::expect(&view.snapshot, ends.listener).opaque;
+            (view, to)
+        }
+    };
     let peer = ends.peer.ip();
     let limits = view.snapshot.limits;
     let find_out = async {

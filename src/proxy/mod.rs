@@ -24,6 +24,7 @@ pub mod body;
 mod choose;
 pub mod connection;
 mod direct;
+mod discover;
 pub mod error;
 mod fallback;
 mod fault;
@@ -68,7 +69,7 @@ use crate::upstream::Wire;
 use crate::worker::{View, Worker};
 use attempt::{Answer, Call, Choice};
 use body::{Body, Download, IdleTimer};
-use choose::Chosen;
+use choose::{Chosen, Found};
 use connection::Connection;
 use error::Failure;
 use fields::Fields;
@@ -219,8 +220,20 @@ async fn answer(
             .await;
     }
     let path = target::path_and_query(&parts)?;
-    let Chosen { route, path, authority, host } =
-        choose::route(worker, view, connection, &target, path, &parts)?;
+    let settled;
+    let (view, chosen) = match choose::route(worker, view, connection, &target, path, &parts, true)?
+    {
+        Found::Route(chosen) => (view, chosen),
+        // Boxed: a service is called for the first time once.
+        Found::Unsettled(unsettled, path) => {
+            let first = discover::settled(worker, connection, &target, &parts, unsettled, path);
+            let (now, chosen) = Box::pin(first).await?;
+            settled = now;
+            report.follow(&settled);
+            (&settled, chosen)
+        }
+    };
+    let Chosen { route, path, authority, host } = chosen;
     report.route(&route);
 
     // Before anything is spent on the request.

@@ -16,7 +16,7 @@ use super::report::Report;
 use super::target::Target;
 use super::tunnel::{self, End, Tally, TunnelEnd};
 use super::upload::RequestBody;
-use super::{Answered, admission, choose, headers, limits, shed, upgrade};
+use super::{Answered, admission, choose, discover, headers, limits, shed, upgrade};
 use crate::clock;
 use crate::config::snapshot::{ListenerKind, Route};
 use crate::drain::{Drain, Phase};
@@ -79,7 +79,18 @@ pub async fn open(
     if connection.listener.kind != ListenerKind::Outbound {
         return Err(Failure::ConnectRefused);
     }
-    let (route, to, cluster) = choose::tunnel(worker, view, connection, target)?;
+    let settled;
+    let (view, (route, to, cluster)) = match choose::tunnel(worker, view, connection, target, true)?
+    {
+        Ok(way) => (view, way),
+        Err(unsettled) => {
+            let (now, way) =
+                discover::settled_tunnel(worker, connection, target, unsettled).await?;
+            settled = now;
+            report.follow(&settled);
+            (&settled, way)
+        }
+    };
     report.route(&route);
     report.service(cluster);
     if let Some(limits) = &route.policy.rate_limits {

@@ -23,7 +23,7 @@ use crate::backoff::Backoff;
 use crate::clock;
 use asking::Asking;
 use members::{Members, Said};
-use wire::{Granted, Kept, Line, Range, Refusal, Watched, below, encoded};
+use wire::{Granted, Int, Kept, Line, Range, Refusal, Watched, below, encoded};
 
 /// A watch that says nothing for so long may be broken: all is read beside it.
 const QUIET: Duration = Duration::from_secs(10);
@@ -51,10 +51,10 @@ struct Lease {
 impl Etcd {
     /// # Errors
     /// The certificates of `ca_file` cannot be used.
-    pub fn new(settings: settings::Etcd) -> Result<Self, Error> {
-        let asking = Asking::new(&settings)?;
+    pub fn new(settings: &settings::Etcd) -> Result<Self, Error> {
+        let asking = Asking::new(settings)?;
         let name = format!("etcd {}", asking.servers().client().base().address);
-        Ok(Self { name, settings, asking, ours: RefCell::default() })
+        Ok(Self { name, settings: settings.clone(), asking, ours: RefCell::default() })
     }
 
     /// Follows what becomes of `members`. Ends where all is to be read again.
@@ -123,13 +123,16 @@ impl Etcd {
         format!("{}{}/{}", self.settings.prefix, ours.service, ours.id)
     }
 
+    fn said(&self, ours: &Announcement, health: Health) -> String {
+        let address = ours.address_for(self.asking.servers().ip());
+        json!(Said::of(ours, address, health)).to_string()
+    }
+
     /// False: there is no such lease.
     async fn put(&self, ours: &Announcement, lease: Lease) -> Result<bool, Error> {
-        let address = ours.address_for(self.asking.servers().ip());
-        let said = json!(Said::of(ours, address, lease.health)).to_string();
         let body = json!({
             "key": encoded(&self.key(ours)),
-            "value": encoded(&said),
+            "value": encoded(&self.said(ours, lease.health)),
             "lease": lease.id.to_string(),
         });
         let answer = self.asking.ask("/v3/kv/put", &body).await?;
@@ -162,17 +165,33 @@ impl Etcd {
     }
 
     async fn announce(&self, ours: &Announcement, health: Health) -> Result<(), Error> {
-        self.ours.take();
-        let seconds = self.settings.ttl.as_secs_f64().ceil().max(1.0) as u64;
-        let body = json!({ "TTL": seconds.to_string() });
-        let Granted { id } = self.asking.value("/v3/lease/grant", &body).await?;
-        let lease = Lease { id: id.0, health };
-        if !self.put(ours, lease).await? {
+        let last = self.ours.take();
+        let id = match last {
+            Some(last) if self.keep(last).await? => last.id,
+            _ => self.grant().await?,
+        };
+        let lease = Lease { id, health };
+        if !self.stands(ours, lease).await? && !self.put(ours, lease).await? {
             let detail = format!("{}: it forgot our lease at once", self.asking.base());
             return Err(Error::new(Reason::Failed, detail));
         }
         self.ours.replace(Some(lease));
         Ok(())
+    }
+
+    async fn grant(&self) -> Result<i64, Error> {
+        let seconds = self.settings.ttl.as_secs_f64().ceil().max(1.0) as u64;
+        let body = json!({ "TTL": seconds.to_string() });
+        let Granted { id } = self.asking.value("/v3/lease/grant", &body).await?;
+        Ok(id.0)
+    }
+
+    /// Whether our key says what we would write: to write it again would be a change for all who watch.
+    async fn stands(&self, ours: &Announcement, lease: Lease) -> Result<bool, Error> {
+        let body = json!({ "key": encoded(&self.key(ours)) });
+        let range: Range = self.asking.value("/v3/kv/range", &body).await?;
+        let said = encoded(&self.said(ours, lease.health));
+        Ok(range.kvs.iter().any(|kv| kv.lease == Int(lease.id) && kv.value == said))
     }
 
     /// False: there is no lease or no key of ours.

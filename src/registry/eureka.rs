@@ -23,9 +23,9 @@ use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tokio::time::sleep;
 
-use super::http::{Ask, json, refused};
+use super::http::{Ask, escaped, json, refused};
 use super::servers::{Servers, secret};
-use super::{Announcement, Error, Health, Reason, Registry, Renewal, Task, Tell, place, settings};
+use super::{Announcement, Error, Health, Reason, Registry, Renewal, Task, Tell, settings};
 use crate::backoff::Backoff;
 use crate::clock::{self, Instant};
 use answer::{Answer, Applications, One};
@@ -38,7 +38,9 @@ const CHANGES_REACH: Duration = Duration::from_secs(90);
 const WHOLE_AFTER: Duration = Duration::from_secs(600);
 /// More new services than this at once are read by reading all.
 const ONE_BY_ONE: usize = 8;
-/// How long the answer with all may take.
+/// How long one server may take, but for the answer with all.
+const WITHIN: Duration = Duration::from_secs(5);
+/// How long that may take.
 const WHOLE_WITHIN: Duration = Duration::from_secs(30);
 const FIRST_WAIT: Duration = Duration::from_millis(250);
 const LONGEST_WAIT: Duration = Duration::from_secs(15);
@@ -61,11 +63,11 @@ pub struct Eureka {
 impl Eureka {
     /// # Errors
     /// The certificates of `ca_file` cannot be used.
-    pub fn new(settings: settings::Eureka) -> Result<Self, Error> {
+    pub fn new(settings: &settings::Eureka) -> Result<Self, Error> {
         let servers = Servers::new(&settings.addresses, settings.ca_file.as_deref())?;
         Ok(Self {
             name: format!("eureka {}", servers.client().base().address),
-            settings,
+            settings: settings.clone(),
             servers,
             mirror: RefCell::default(),
             polled: watch::Sender::new(None),
@@ -88,6 +90,8 @@ impl Eureka {
                 // So that those that were sent away together do not stay together.
                 self.settings.poll.mul_f64(0.9 + 0.2 * random.f64())
             } else {
+                // Changes may be what cannot be read.
+                read.all = None;
                 backoff.next(&mut random)
             };
             self.polled.send_replace(Some(outcome));
@@ -118,7 +122,7 @@ impl Eureka {
 
     /// False: all has to be read.
     async fn read_changes(&self) -> Result<bool, Error> {
-        let answer = self.ask(Ask::get("/apps/delta")).await?;
+        let answer = self.ask(Ask::get("/apps/delta").within(WITHIN)).await?;
         // Some servers do not tell of changes.
         if matches!(answer.status(), StatusCode::FORBIDDEN | StatusCode::NOT_FOUND) {
             return Ok(false);
@@ -144,8 +148,8 @@ impl Eureka {
     }
 
     async fn read_one(&self, app: &str) -> Result<(), Error> {
-        let path = format!("/apps/{}", place::segment(&app.to_uppercase()));
-        let answer = self.ask(Ask::get(&path)).await?;
+        let path = format!("/apps/{}", escaped(&app.to_uppercase()));
+        let answer = self.ask(Ask::get(&path).within(WITHIN)).await?;
         let application = match answer.status() {
             StatusCode::NOT_FOUND => None,
             _ => Some(self.parsed::<One>(&answer)?.application),
@@ -207,10 +211,19 @@ impl Eureka {
     }
 
     async fn announce(&self, ours: &Announcement, health: Health) -> Result<(), Error> {
-        self.told.set(None);
         let body = announce::body(ours, health, &self.settings, self.servers.ip());
+        if self.told.take() == Some((health, self.servers.current())) {
+            // Only to be sure. All that is told again is a change, which everybody reads for three minutes.
+            let path = announce::our_path(ours);
+            let answer = self.ask(Ask::get(&path).within(WITHIN)).await?;
+            let found = json::<serde_json::Value>(&answer).unwrap_or_default();
+            if announce::stands(&found["instance"], &body) {
+                self.told.set(Some((health, self.servers.current())));
+                return Ok(());
+            }
+        }
         let path = announce::path(ours);
-        let answer = self.ask(Ask::new(Method::POST, &path).json(&body)).await?;
+        let answer = self.ask(Ask::new(Method::POST, &path).json(&body).within(WITHIN)).await?;
         if answer.status() == StatusCode::NO_CONTENT {
             self.told.set(Some((health, self.servers.current())));
             return Ok(());
@@ -347,9 +360,12 @@ impl Registry for Eureka {
                 return Ok(Renewal::Kept);
             }
             let path = announce::our_path(ours);
-            let answer = self.ask(Ask::new(Method::PUT, &path)).await?;
+            let answer = self.ask(Ask::new(Method::PUT, &path).within(WITHIN)).await?;
             match answer.status() {
-                StatusCode::NOT_FOUND => Ok(Renewal::Forgotten),
+                StatusCode::NOT_FOUND => {
+                    self.told.set(None);
+                    Ok(Renewal::Forgotten)
+                }
                 status if status.is_success() => Ok(Renewal::Kept),
                 _ => Err(refused(&format!("{}: our lease was not renewed", self.base()), &answer)),
             }
@@ -360,7 +376,7 @@ impl Registry for Eureka {
         Box::pin(async move {
             self.told.set(None);
             let path = announce::our_path(ours);
-            let answer = self.ask(Ask::new(Method::DELETE, &path)).await?;
+            let answer = self.ask(Ask::new(Method::DELETE, &path).within(WITHIN)).await?;
             match answer.status() {
                 StatusCode::NOT_FOUND => Ok(()),
                 status if status.is_success() => Ok(()),

@@ -235,3 +235,17 @@ fn trusting(path: &Path) -> Result<rustls::ClientConfig, Error> {
     }
     Ok(builder()?.with_root_certificates(roots).with_no_client_auth())
 }
+
+/// A text as a part of a path or a query (RFC 3986 2.1).
+pub fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'-' | b'.' | b'_' | b'~' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => {
+                escaped.push(char::from(byte));
+            }
+            _ => escaped.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    escaped
+}

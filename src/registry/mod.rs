@@ -4,13 +4,20 @@
 //! A registry is one file that implements [`Registry`]. It tells what it learns by [`Tell`], which waits before
 //! something that failed is tried again; `register.rs` decides when our own app is announced.
 
+pub mod consul;
+pub mod demand;
+pub mod directory;
 #[cfg(feature = "etcd")]
 pub mod etcd;
 pub mod eureka;
 pub mod http;
-pub mod place;
-pub mod servers;
+mod known;
+mod place;
+pub mod probe;
+pub mod register;
+mod servers;
 pub mod settings;
+pub mod store;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -26,6 +33,8 @@ use tokio::time::sleep;
 
 use crate::backoff::Backoff;
 use crate::endpoint::Instance;
+pub use known::{Known, State};
+use settings::Kind;
 
 /// What a registry does, on the thread of control.
 pub type Task<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -71,6 +80,46 @@ pub trait Registry {
     }
 }
 
+/// A registry as the configuration has it. One that cannot be used says why, again and again.
+pub fn make(settings: &settings::Settings) -> Rc<dyn Registry> {
+    let made: Result<Rc<dyn Registry>, Error> = match &settings.kind {
+        Kind::Directory(settings) => Ok(Rc::new(directory::Directory::new(settings))),
+        Kind::Consul(settings) => consul::Consul::new(settings).map(|it| Rc::new(it) as _),
+        Kind::Eureka(settings) => eureka::Eureka::new(settings).map(|it| Rc::new(it) as _),
+        #[cfg(feature = "etcd")]
+        Kind::Etcd(settings) => etcd::Etcd::new(settings).map(|it| Rc::new(it) as _),
+        #[cfg(not(feature = "etcd"))]
+        Kind::Etcd(_) => {
+            let detail = "this pilotfish was built without etcd; build it with `--features etcd`";
+            Err(Error::new(Reason::Refused, detail))
+        }
+        Kind::Dns(_) | Kind::Kubernetes(_) => {
+            Err(Error::new(Reason::Refused, "this registry is not there yet"))
+        }
+    };
+    made.unwrap_or_else(|error| Rc::new(Unusable { settings: settings.clone(), error }))
+}
+
+/// A registry that cannot be used, as its files cannot be read.
+struct Unusable {
+    settings: settings::Settings,
+    error: Error,
+}
+
+impl Registry for Unusable {
+    fn name(&self) -> &str {
+        self.settings.kind.as_str()
+    }
+
+    fn watch(self: Rc<Self>, _: Arc<str>, tell: Tell) -> Task<'static, ()> {
+        Box::pin(async move {
+            loop {
+                tell.failed(self.error.clone()).await;
+            }
+        })
+    }
+}
+
 /// Our own app, as others are to see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Announcement {
@@ -92,6 +141,12 @@ pub struct Announcement {
 }
 
 impl Announcement {
+    /// What others may choose it by: the metadata, and `tag.<tag>` for each tag.
+    pub fn labels(&self) -> impl Iterator<Item = (String, String)> {
+        let tags = self.tags.iter().map(|tag| (format!("tag.{tag}"), "true".to_owned()));
+        self.metadata.clone().into_iter().chain(tags)
+    }
+
     /// The address that was given, or that of ours from which `registry` is reached; of a registry on this
     /// host, the one that other hosts are reached from.
     pub fn address_for(&self, registry: Option<IpAddr>) -> Box<str> {

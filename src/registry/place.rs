@@ -23,20 +23,6 @@ pub fn address(host: &str, port: u16) -> Option<Address> {
     }
 }
 
-/// `text` as one segment of a path.
-pub fn segment(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b':' => {
-                escaped.push(byte.into());
-            }
-            _ => escaped.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    escaped
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -52,11 +38,5 @@ mod tests {
             assert_eq!(shown(nowhere, 80), None, "{nowhere}");
         }
         assert_eq!(shown("10.0.0.1", 0), None);
-    }
-
-    #[test]
-    fn what_would_end_a_segment_is_escaped() {
-        assert_eq!(segment("users:10.0.0.1:80"), "users:10.0.0.1:80");
-        assert_eq!(segment("a/b?c#d ä%"), "a%2Fb%3Fc%23d%20%C3%A4%25");
     }
 }

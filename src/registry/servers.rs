@@ -65,8 +65,9 @@ impl Servers {
                 Ok(answer) => failed = Some(refused(&client.base().to_string(), &answer)),
                 Err(error) => failed = Some(error),
             }
+            // At once: who asks may not wait for the next answer.
+            self.turn_from(at);
         }
-        self.turn_from(first);
         Err(failed.unwrap_or_else(|| Error::new(Reason::Refused, "no server is named")))
     }
 

@@ -24,6 +24,20 @@ pub enum Kind {
     Etcd(Etcd),
 }
 
+impl Kind {
+    /// As the configuration calls it.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Directory(_) => "directory",
+            Self::Dns(_) => "dns",
+            Self::Consul(_) => "consul",
+            Self::Eureka(_) => "eureka",
+            Self::Kubernetes(_) => "kubernetes",
+            Self::Etcd(_) => "etcd",
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq)]
 pub struct Directory {
     /// None: a place that all sidecars of one user share.

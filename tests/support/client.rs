@@ -77,6 +77,17 @@ where
     try_send(address, request).await.expect("an answer")
 }
 
+/// One request to somebody who may not be there, or who goes away.
+pub async fn ask(address: SocketAddr, request: Request<Full<Bytes>>) -> Option<Answer> {
+    let asked = async {
+        let stream = TcpStream::connect(address).await.ok()?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.ok()?;
+        tokio::spawn(connection);
+        read(sender.send_request(request).await.ok()?).await.ok()
+    };
+    within(asked).await
+}
+
 pub async fn try_send<B>(address: SocketAddr, request: Request<B>) -> hyper::Result<Answer>
 where
     B: Body + Send + 'static,

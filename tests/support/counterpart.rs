@@ -22,6 +22,7 @@ pub enum Tool {
     Node,
     Ws,
     Redis,
+    Consul,
     Etcd,
     /// What `tests/support/eureka/build` makes.
     Eureka,
@@ -38,6 +39,7 @@ impl Tool {
             Self::Node => "node",
             Self::Ws => "the Node module ws",
             Self::Redis => "redis-server",
+            Self::Consul => "consul, on the PATH or as $CONSUL_BIN",
             Self::Etcd => "etcd",
             Self::Eureka => "what tests/support/eureka/build makes, and java",
         }
@@ -54,6 +56,7 @@ impl Tool {
             Self::Node => (node(), &["-p", "1"], "1"),
             Self::Ws => (node(), &["-p", "require('ws') && 1"], "1"),
             Self::Redis => (command("redis-server"), &["--version"], "v="),
+            Self::Consul => (command(consul()), &["version"], "Consul v"),
             Self::Etcd => (command("etcd"), &["--version"], "etcd Version"),
             Self::Eureka => (command("../support/eureka/start"), &["--version"], "here"),
         };
@@ -113,6 +116,11 @@ pub fn python() -> Command {
         None if of_tests.exists() => command(of_tests),
         None => command("python3"),
     }
+}
+
+/// The agent that is named, or the one on the PATH.
+pub fn consul() -> std::ffi::OsString {
+    std::env::var_os("CONSUL_BIN").unwrap_or_else(|| "consul".into())
 }
 
 pub fn node() -> Command {

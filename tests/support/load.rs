@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Tally {
     pub answered: AtomicUsize,
     /// Connections that ended although no answer had said `connection: close`.
@@ -22,6 +22,13 @@ pub struct Tally {
     pub closed: AtomicUsize,
 }
 
+impl Tally {
+    /// Requests that did not get their answer.
+    pub fn bad(&self) -> usize {
+        self.dropped.load(SeqCst) + self.failed.load(SeqCst) + self.unserved.load(SeqCst)
+    }
+}
+
 pub struct Load {
     pub tally: Arc<Tally>,
     stop: Arc<AtomicBool>,
@@ -31,11 +38,16 @@ pub struct Load {
 impl Load {
     /// `connections` clients of HTTP/1.1, each with one connection for as long as it is let.
     pub fn start(address: SocketAddr, connections: usize) -> Self {
+        Self::of(address, "user-service", connections)
+    }
+
+    /// The same for the service that is called `host`.
+    pub fn of(address: SocketAddr, host: &'static str, connections: usize) -> Self {
         let tally: Arc<Tally> = Arc::default();
         let stop: Arc<AtomicBool> = Arc::default();
         let mut tasks = JoinSet::new();
         for _ in 0..connections {
-            tasks.spawn(client(address, tally.clone(), stop.clone()));
+            tasks.spawn(client(address, host, tally.clone(), stop.clone()));
         }
         Self { tally, stop, tasks }
     }
@@ -59,7 +71,7 @@ impl Load {
     }
 }
 
-async fn client(address: SocketAddr, tally: Arc<Tally>, stop: Arc<AtomicBool>) {
+async fn client(address: SocketAddr, host: &'static str, tally: Arc<Tally>, stop: Arc<AtomicBool>) {
     while !stop.load(SeqCst) {
         // Refused: the listener is gone, which is no failed request.
         let Ok(mut stream) = TcpStream::connect(address).await else {
@@ -70,7 +82,7 @@ async fn client(address: SocketAddr, tally: Arc<Tally>, stop: Arc<AtomicBool>) {
             if stop.load(SeqCst) {
                 return;
             }
-            match request(&mut stream).await {
+            match request(&mut stream, host).await {
                 Ok(answer) => {
                     tally.answered.fetch_add(1, SeqCst);
                     if !answer.good {
@@ -100,8 +112,9 @@ struct Answer {
     close: bool,
 }
 
-async fn request(stream: &mut TcpStream) -> std::io::Result<Answer> {
-    stream.write_all(b"GET /load HTTP/1.1\r\nhost: user-service\r\n\r\n").await?;
+async fn request(stream: &mut TcpStream, host: &str) -> std::io::Result<Answer> {
+    let head = format!("GET /load HTTP/1.1\r\nhost: {host}\r\n\r\n");
+    stream.write_all(head.as_bytes()).await?;
     let mut bytes = Vec::new();
     loop {
         if stream.read_buf(&mut bytes).await? == 0 {

@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 pub mod client;
+pub mod consul;
 pub mod counterpart;
 pub mod etcd;
 pub mod eureka;
@@ -38,6 +39,7 @@ pub struct Proxy {
 const COMMON: &str = "
 admin: { listen: 127.0.0.1:0, metrics: 127.0.0.1:0 }
 drain: { linger: 0s, timeout: 10s }
+registry: off
 runtime: { workers: 2 }
 ";
 

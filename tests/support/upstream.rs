@@ -176,13 +176,30 @@ impl Upstream {
         .await
     }
 
+    /// As [`Upstream::canned`], at an address that was known before.
+    pub async fn canned_at(address: SocketAddr, answer: &'static [u8]) -> Self {
+        Self::serve_at(address, Arc::default(), move |mut stream| async move {
+            read_head(&mut stream).await;
+            let _ = stream.write_all(answer).await;
+        })
+        .await
+    }
+
     /// Each connection goes to `script`; who records writes to `seen`.
     pub async fn serve<H, F>(seen: Arc<Mutex<Vec<Seen>>>, script: H) -> Self
     where
         H: Fn(TcpStream) -> F + Send + Sync + 'static,
         F: Future<Output = ()> + Send + 'static,
     {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        Self::serve_at(([127, 0, 0, 1], 0).into(), seen, script).await
+    }
+
+    async fn serve_at<H, F>(address: SocketAddr, seen: Arc<Mutex<Vec<Seen>>>, script: H) -> Self
+    where
+        H: Fn(TcpStream) -> F + Send + Sync + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let listener = TcpListener::bind(address).await.expect("a port");
         let address = listener.local_addr().expect("its address");
         let connections = Arc::<std::sync::atomic::AtomicUsize>::default();
         let counter = connections.clone();

@@ -18,6 +18,7 @@ use pilotfish::config::load::Origin;
 use pilotfish::config::snapshot::ListenerKind;
 use pilotfish::drain::Phase;
 use pilotfish::proxy::connection;
+use pilotfish::registry::demand::Demands;
 use pilotfish::stream::Stream;
 use pilotfish::telemetry::log_writer::LogWriter;
 use pilotfish::telemetry::metrics::Metrics;
@@ -55,7 +56,7 @@ pub fn run(scenario: &Scenario, requests: usize) {
     // The log has the addresses of Unix sockets: a path of another length would be another figure.
     let directory = tempfile::tempdir_in("/tmp").expect("a directory");
     let text = scenario.config.yaml(directory.path().to_str().expect("a path in UTF-8"));
-    let loaded = Origin::Text(text).load(None, 1, false);
+    let loaded = Origin::Text(text).load(&Default::default(), None, 1, false);
     let snapshot = Arc::new(loaded.unwrap_or_else(|refused| panic!("{}", refused.pretty)).snapshot);
     let log = snapshot.access_log.as_ref().map(|log| {
         let spawned = LogWriter::spawn(log.target.clone(), Arc::default());
@@ -74,6 +75,7 @@ pub fn run(scenario: &Scenario, requests: usize) {
         via: HeaderValue::from_static("1.1 pilotfish-0123456789abcdef"),
         loads: Loads::new(1),
         pressure: Arc::default(),
+        demands: Demands::new().0,
         peers: vec![commands],
         random: fastrand::Rng::with_seed(1),
     };

@@ -69,7 +69,8 @@ impl Caller {
     /// # Panics
     /// The settings are none.
     pub fn new(settings: &Settings, endpoints: usize, mut random: fastrand::Rng) -> Self {
-        let loaded = Origin::Text(settings.file(endpoints)).load(None, 1, false);
+        let loaded =
+            Origin::Text(settings.file(endpoints)).load(&Default::default(), None, 1, false);
         let snapshot = loaded.unwrap_or_else(|refused| panic!("{}", refused.pretty)).snapshot;
         snapshot.apply(Instant(0));
         let service = &snapshot.outbound.hosts[SERVICE];

@@ -24,12 +24,15 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use super::discovered::Discovered;
 use super::members::{Before, Membership};
 use super::report::{Mistake, Path, closest, path_to, quote};
 use super::schema::{self, Config, OrOff};
 use super::snapshot::{
-    Cluster, Destination, Detect, Inbound, Outbound, Protocol, Selector, Service, Snapshot, Unknown,
+    Cluster, Destination, Detect, Inbound, Names, Outbound, Protocol, Selector, Service, Snapshot,
+    Unknown,
 };
+use super::units::Name;
 use crate::clock::Instant;
 use crate::endpoint::Instance;
 use crate::policy::breaker::SharedBreaker;
@@ -40,6 +43,7 @@ use crate::route::Router;
 use policy::overlay;
 use resilience::Governance;
 use routes::{Scope, path_sensitive};
+pub use services::{address, instance};
 
 /// Protocols in which the server speaks first, or that are no HTTP for certain: SMTP, MySQL, SQL Server,
 /// NATS, submission, PostgreSQL, AMQP, Redis, Kafka, Elasticsearch's and memcached's own, MongoDB.
@@ -49,16 +53,22 @@ const OPAQUE_PORTS: [u16; 12] =
 /// The name of the cluster of hosts that the configuration does not have, in logs and metrics.
 pub const PASSTHROUGH: &str = "passthrough";
 
-/// Makes a snapshot. `generation` is larger than that of `previous`.
+/// Makes a snapshot. `generation` is larger than that of `previous`. `demanded` are services that are called
+/// and that the configuration does not name.
 ///
 /// # Errors
 /// Every mistake that was found.
 pub fn compile(
     config: &Config,
+    demanded: &BTreeSet<Name>,
     previous: Option<&Snapshot>,
     generation: u64,
 ) -> Result<Snapshot, Vec<Mistake>> {
-    let mut compiler = Compiler::new(config, previous);
+    let mut compiler = Compiler::new(config, demanded, previous);
+    let registries = compiler.registries();
+    let discovery = compiler.discovery();
+    compiler.discovers = !registries.is_empty();
+    compiler.names = registry::names(&registries, &discovery);
     let redis = compiler.redis(previous.and_then(|previous| previous.redis.as_ref()));
     compiler.services();
     compiler.app();
@@ -68,8 +78,6 @@ pub fn compile(
     let outbound = compiler.outbound(passthrough);
     let inbound = compiler.inbound();
     let instances = compiler.instances();
-    let registries = compiler.registries();
-    let discovery = compiler.discovery();
     let Compiler { mistakes, clusters, routes, groups, rate_limits, .. } = compiler;
     if !mistakes.is_empty() {
         return Err(mistakes);
@@ -81,6 +89,9 @@ pub fn compile(
             name: own.map_or("gateway", |own| own.name.as_str()).into(),
             version: own.and_then(|own| own.version.clone()),
             zone: own.and_then(|own| own.zone.clone()),
+            metadata: own.and_then(|own| own.metadata.clone()).unwrap_or_default(),
+            is_announced: own.is_some(),
+            is_tried: own.is_some_and(|own| own.health_check.is_none()),
         },
         inbound: inbound.into(),
         outbound: outbound.into(),
@@ -110,6 +121,10 @@ pub fn compile(
 
 struct Compiler<'a> {
     config: &'a Config,
+    demanded: &'a BTreeSet<Name>,
+    /// Whether there is a registry.
+    discovers: bool,
+    names: Names,
     kept: HashMap<Owner, Kept>,
     mistakes: Vec<Mistake>,
     clusters: Vec<Cluster>,
@@ -139,6 +154,8 @@ struct Kept {
     breaker: Option<Arc<SharedBreaker>>,
     outliers: Option<Arc<Detector>>,
     members: Before,
+    discovered: Option<Discovered>,
+    instances: Vec<Instance>,
 }
 
 impl Kept {
@@ -150,6 +167,11 @@ impl Kept {
             breaker: cluster.breaker.clone(),
             outliers: cluster.outliers.clone(),
             members: Before::of(&cluster.groups),
+            discovered: cluster.discovered.clone(),
+            instances: match cluster.discovered {
+                Some(_) => cluster.endpoints().iter().map(|it| it.instance.clone()).collect(),
+                None => Vec::new(),
+            },
         }
     }
 }
@@ -163,6 +185,7 @@ struct Draft {
     governance: Governance,
     membership: Membership,
     instances: Vec<Instance>,
+    discovered: Option<Discovered>,
     /// What routes choose of it, besides all of it.
     selectors: BTreeSet<Selector>,
 }
@@ -182,9 +205,12 @@ fn kept(previous: &Snapshot) -> HashMap<Owner, Kept> {
 }
 
 impl<'a> Compiler<'a> {
-    fn new(config: &'a Config, previous: Option<&Snapshot>) -> Self {
+    fn new(config: &'a Config, demanded: &'a BTreeSet<Name>, previous: Option<&Snapshot>) -> Self {
         Self {
             config,
+            demanded,
+            discovers: false,
+            names: Names::default(),
             kept: previous.map(kept).unwrap_or_default(),
             mistakes: Vec::new(),
             clusters: Vec::new(),
@@ -222,6 +248,7 @@ impl<'a> Compiler<'a> {
             governance: Governance::of_one(typed),
             membership: Membership::default(),
             instances: Vec::new(),
+            discovered: None,
             selectors: BTreeSet::new(),
         })
     }
@@ -299,12 +326,13 @@ impl<'a> Compiler<'a> {
                 Some(schema::Unknown::Passthrough) | None => Unknown::Passthrough,
             },
             unknown_route,
+            names: self.names.clone(),
         }
     }
 
     fn cluster(&mut self, draft: Draft) -> Destination {
-        let Draft { owner, name, protocol, policy, governance, membership, instances, selectors } =
-            draft;
+        let Draft { owner, name, protocol, policy, governance, .. } = draft;
+        let Draft { membership, instances, discovered, selectors, .. } = draft;
         let all = std::iter::once(Selector::default()).chain(selectors);
         let wanted: Vec<_> = (self.groups..).zip(all).collect();
         self.groups += wanted.len() as u32;
@@ -342,6 +370,7 @@ impl<'a> Compiler<'a> {
             outliers,
             availability,
             health,
+            discovered,
             membership,
             groups: groups.into(),
         });

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::super::schema::{self, OrOff};
+use super::super::snapshot::Names;
 use super::super::units::{HttpUrl, RegistryUrl};
 use super::services::address;
 use super::{Compiler, Mistake, Path, path_to, quote};
@@ -295,6 +296,21 @@ impl Compiler<'_> {
             expire_after: typed.expire_after.map_or(Duration::from_secs(3600), |it| it.0),
             state_dir: state_dir.map(Into::into),
         }
+    }
+}
+
+/// Which host names registries may know.
+pub(super) fn names(registries: &[Settings], discovery: &Discovery) -> Names {
+    let suffixes = registries.iter().flat_map(|registry| match registry.kind {
+        Kind::Consul(_) => &[".service.consul"][..],
+        Kind::Kubernetes(_) => &[".svc.cluster.local", ".svc"],
+        _ => &[],
+    });
+    let has_namespaces = |it: &Settings| matches!(it.kind, Kind::Kubernetes(_));
+    Names {
+        on_demand: discovery.on_demand.is_some() && !registries.is_empty(),
+        suffixes: suffixes.copied().collect(),
+        labels: if registries.iter().any(has_namespaces) { 2 } else { 1 },
     }
 }
 

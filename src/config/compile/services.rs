@@ -1,13 +1,14 @@
 //! Services and the app: clusters with their endpoints, and how each is reached from the app.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
+use super::super::discovered::Discovered;
 use super::super::members::Membership;
-use super::super::schema::{self, Service};
-use super::super::snapshot::{Destination, Detect, OutboundService, PortTarget};
-use super::super::units;
+use super::super::schema::{self, Config, Service};
+use super::super::snapshot::{Destination, Detect, OutboundService, PortTarget, Selector};
+use super::super::units::{self, Name};
 use super::balancer::{self, selectors};
 use super::health::health;
 use super::policy::overlay;
@@ -26,60 +27,114 @@ use crate::route::Router;
 pub(super) const LOCAL: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
+/// A service of which nothing is said but by registries.
+static NOTHING_TYPED: Service = Service {
+    endpoints: None,
+    hosts: None,
+    protocol: None,
+    load_balancer: None,
+    zone_aware: None,
+    health_check: None,
+    policy: None,
+    routes: None,
+};
+
 type Hosts = HashMap<Box<str>, Arc<OutboundService>, foldhash::fast::RandomState>;
 
 impl<'a> Compiler<'a> {
     /// A cluster for each service, without its routes, which may lead to any of them.
     pub(super) fn services(&mut self) {
-        let Some(services) = &self.config.services else {
-            return;
-        };
-        let defaults = services.defaults.as_ref();
+        let defaults =
+            self.config.services.as_ref().and_then(|services| services.defaults.as_ref());
         let of_all = defaults.and_then(|defaults| defaults.policy.as_ref());
         self.check_rate_limits(of_all, &path_to!["services", "defaults", "policy"]);
         self.check_defaults(defaults);
         let mut selectors = selectors(self.config);
-        for (name, service) in &services.by_name {
-            let at = path_to!["services", name];
-            if name.as_str() == PASSTHROUGH {
-                let message =
-                    format!("`{PASSTHROUGH}` names what no service has, in logs and metrics");
-                self.mistake(Mistake::at_key(at.clone(), message).help("choose another name"));
-            }
-            let owner = Owner::Service(name.as_str().into());
-            let outbound = self.outbound_config().and_then(|outbound| outbound.policy.as_ref());
-            let layers = [outbound, of_all, service.policy.as_ref()];
-            let mut policy = layers.into_iter().fold(Policy::default(), overlay);
-            self.check_rate_limits(service.policy.as_ref(), &at.join("policy"));
-            let place = format!("services.{name}");
-            policy.rate_limits = self.rate_limits(&layers, &place).flatten();
-            let protocol =
-                self::protocol(service.protocol.or_else(|| defaults.and_then(|d| d.protocol)));
-            let plan = self.plan(name.as_str(), service, defaults, protocol, &at);
-            let checks =
-                [defaults.and_then(|d| d.health_check.as_ref()), service.health_check.as_ref()];
-            self.check_health(service.health_check.as_ref(), &at.join("health_check"));
-            let governance =
-                Governance { health: health(&checks), ..Governance::of_service(&layers) };
-            let breaker = governance.breaker.clone().filter(|it| it.scope.has_endpoint());
-            let instances = self.instances_of(service, &at);
-            let own = service.health_check.as_ref();
-            self.check_health_port(governance.health.as_deref(), own, &instances, &at);
-            let mut selectors = selectors.remove(name.as_str()).unwrap_or_default();
-            selectors.retain(|selector| instances.iter().any(|it| selector.takes(it)));
-            let cluster = self.cluster(Draft {
-                owner,
-                name: name.as_str().into(),
-                protocol,
-                policy,
-                governance,
-                membership: Membership { plan, breaker },
-                instances,
-                selectors,
-            });
-            self.by_name.insert(name.as_str(), cluster.cluster);
+        for (name, service) in self.all_services() {
+            let selectors = selectors.remove(name).unwrap_or_default();
+            let cluster = self.service(name, service, defaults, selectors);
+            self.by_name.insert(name, cluster.cluster);
         }
         self.check_service_policies();
+    }
+
+    /// Those of the configuration; where registries are asked, those that are called as well, and where it names
+    /// registries, those that it only refers to.
+    pub(super) fn all_services(&self) -> BTreeMap<&'a str, &'a Service> {
+        let mut all = BTreeMap::new();
+        if self.discovers {
+            // Without a word of registries a name that is nowhere else is a slip.
+            let referred = self.config.registry.iter().flat_map(|_| referred(self.config));
+            let named = referred.chain(self.demanded.iter());
+            all.extend(named.map(|name| (name.as_str(), &NOTHING_TYPED)));
+        }
+        let typed = self.config.services.iter().flat_map(|services| &services.by_name);
+        all.extend(typed.map(|(name, service)| (name.as_str(), service)));
+        all
+    }
+
+    fn service(
+        &mut self,
+        name: &'a str,
+        service: &Service,
+        defaults: Option<&schema::ServiceDefaults>,
+        mut selectors: BTreeSet<Selector>,
+    ) -> Destination {
+        let at = path_to!["services", name];
+        if name == PASSTHROUGH {
+            let message = format!("`{PASSTHROUGH}` names what no service has, in logs and metrics");
+            self.mistake(Mistake::at_key(at.clone(), message).help("choose another name"));
+        }
+        let of_all = defaults.and_then(|defaults| defaults.policy.as_ref());
+        let outbound = self.outbound_config().and_then(|outbound| outbound.policy.as_ref());
+        let layers = [outbound, of_all, service.policy.as_ref()];
+        let mut policy = layers.into_iter().fold(Policy::default(), overlay);
+        self.check_rate_limits(service.policy.as_ref(), &at.join("policy"));
+        policy.rate_limits = self.rate_limits(&layers, &format!("services.{name}")).flatten();
+        let of_all = defaults.and_then(|defaults| defaults.protocol);
+        let protocol = self::protocol(service.protocol.or(of_all));
+        let plan = self.plan(name, service, defaults, protocol, &at);
+        let of_all = defaults.and_then(|defaults| defaults.health_check.as_ref());
+        let health = health(&[of_all, service.health_check.as_ref()]);
+        self.check_health(service.health_check.as_ref(), &at.join("health_check"));
+        let governance = Governance { health, ..Governance::of_service(&layers) };
+        let breaker = governance.breaker.clone().filter(|it| it.scope.has_endpoint());
+        let owner = Owner::Service(name.into());
+        let (instances, discovered) = match &service.endpoints {
+            None if self.discovers => self.discovered(&owner, name),
+            _ => (self.typed_instances(service, &at), None),
+        };
+        let own = service.health_check.as_ref();
+        self.check_health_port(governance.health.as_deref(), own, &instances, &at);
+        if discovered.is_none() {
+            selectors.retain(|selector| instances.iter().any(|it| selector.takes(it)));
+        }
+        self.cluster(Draft {
+            owner,
+            name: name.into(),
+            protocol,
+            policy,
+            governance,
+            membership: Membership { plan, breaker },
+            instances,
+            discovered,
+            selectors,
+        })
+    }
+
+    /// What registries have told of a service.
+    fn discovered(&self, owner: &Owner, name: &str) -> (Vec<Instance>, Option<Discovered>) {
+        let typed = self.config.services.as_ref().map(|services| &services.by_name);
+        let is_named = typed.is_some_and(|typed| typed.contains_key(name))
+            || referred(self.config).any(|referred| referred.as_str() == name);
+        let kept = self.kept.get(owner).filter(|kept| kept.discovered.is_some());
+        let (instances, before) = match kept {
+            Some(kept) => (kept.instances.clone(), kept.discovered.clone()),
+            None => (Vec::new(), None),
+        };
+        let Discovered { first_answer, on_demand, exists } = before.unwrap_or_default();
+        let on_demand = (!is_named).then(|| on_demand.unwrap_or_default());
+        (instances, Some(Discovered { first_answer, on_demand, exists: exists || is_named }))
     }
 
     /// Tells what is wrong in the policies of services, which may name any of them.
@@ -164,14 +219,12 @@ impl<'a> Compiler<'a> {
     }
 
     /// The instances that are typed.
-    fn instances_of(&mut self, service: &Service, at: &Path) -> Vec<Instance> {
+    fn typed_instances(&mut self, service: &Service, at: &Path) -> Vec<Instance> {
         let Some(typed) = &service.endpoints else {
             let mistake = Mistake::at_key(at.clone(), "the service has no endpoints");
-            self.mistake(
-                mistake
-                    .help("say where it runs, as in `endpoints: [10.0.0.1:3001]`")
-                    .unless_wrong(at.clone()),
-            );
+            let help =
+                "say where it runs, as in `endpoints: [10.0.0.1:3001]`, or which `registry` knows";
+            self.mistake(mistake.help(help).unless_wrong(at.clone()));
             return Vec::new();
         };
         let at = at.join("endpoints");
@@ -257,6 +310,7 @@ impl<'a> Compiler<'a> {
             governance: Governance { health, ..Governance::of_one(inbound) },
             membership: Membership::default(),
             instances,
+            discovered: None,
             selectors: BTreeSet::new(),
         }));
     }
@@ -267,11 +321,9 @@ impl<'a> Compiler<'a> {
         let mut hosts = Hosts::default();
         // Who has which host, for the mistake of who comes second.
         let mut owners = HashMap::new();
-        let Some(typed) = &self.config.services else {
-            return (services, hosts);
-        };
-        for (name, service) in &typed.by_name {
-            let name = name.as_str();
+        let all = self.all_services();
+        for (name, service) in &all {
+            let name = *name;
             let cluster = self.by_name[name];
             let own = Destination { cluster, group: 0 };
             let place = format!("services.{name}.routes");
@@ -289,19 +341,20 @@ impl<'a> Compiler<'a> {
             hosts.insert(name.into(), service_of);
             owners.insert(name.to_owned(), name);
         }
-        for (name, service) in &typed.by_name {
+        for (name, service) in &all {
+            let name = *name;
             for (index, host) in service.hosts.iter().flatten().enumerate() {
                 let at = path_to!["services", name, "hosts", index];
                 let Some(host) = self.plain_host(host.as_str(), &at) else {
                     continue;
                 };
-                match owners.insert(host.clone(), name.as_str()) {
-                    Some(other) if other != name.as_str() => {
+                match owners.insert(host.clone(), name) {
+                    Some(other) if other != name => {
                         let message =
                             format!("service `{other}` has the host {} too", quote(&host));
                         self.mistake(Mistake::at(at, message).help("remove it here or there"));
                     }
-                    _ => drop(hosts.insert(host.into(), services[name.as_str()].clone())),
+                    _ => drop(hosts.insert(host.into(), services[name].clone())),
                 }
             }
         }
@@ -352,6 +405,18 @@ impl<'a> Compiler<'a> {
     }
 }
 
+/// The services that routes and local ports lead to.
+fn referred(config: &Config) -> impl Iterator<Item = &Name> {
+    let inbound = config.inbound.as_ref().and_then(OrOff::on);
+    let inbound = inbound.and_then(|inbound| inbound.routes.as_ref());
+    let services = config.services.iter().flat_map(|services| services.by_name.values());
+    let routes = services.filter_map(|service| service.routes.as_ref()).chain(inbound).flatten();
+    let targets = routes.filter_map(|route| route.to.as_ref()).flat_map(|to| &to.0);
+    let outbound = config.outbound.as_ref().and_then(OrOff::on);
+    let ports = outbound.and_then(|outbound| outbound.ports.as_ref()).into_iter().flatten();
+    targets.filter_map(|target| target.service.as_ref()).chain(ports.map(|(_, port)| &port.service))
+}
+
 /// Where a local port listens.
 pub(super) fn port_addresses(port: units::Port, typed: &schema::OutboundPort) -> Vec<SocketAddr> {
     match &typed.listen {
@@ -360,7 +425,7 @@ pub(super) fn port_addresses(port: units::Port, typed: &schema::OutboundPort) ->
     }
 }
 
-pub(crate) fn instance(typed: &schema::Endpoint) -> Instance {
+pub fn instance(typed: &schema::Endpoint) -> Instance {
     let labels = typed.labels.iter().flatten();
     Instance {
         address: address(&typed.address),
@@ -371,7 +436,7 @@ pub(crate) fn instance(typed: &schema::Endpoint) -> Instance {
     }
 }
 
-pub(super) fn address(typed: &units::Address) -> Address {
+pub fn address(typed: &units::Address) -> Address {
     match typed {
         units::Address::Socket(address) => Address::Socket(*address),
         units::Address::Name { host, port } => {

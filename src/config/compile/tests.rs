@@ -18,7 +18,11 @@ type Wrong = Box<(Vec<Mistake>, Source)>;
 /// As [`load`](super::super::load) does it.
 fn compiled(text: &str, previous: Option<&Snapshot>) -> Result<Snapshot, Wrong> {
     let parsed = parse(text);
-    let result = if parsed.readable { compile(&parsed.schema, previous, 1) } else { Err(vec![]) };
+    let result = if parsed.readable {
+        compile(&parsed.schema, &Default::default(), previous, 1)
+    } else {
+        Err(vec![])
+    };
     match result {
         Ok(snapshot) if parsed.mistakes.is_empty() => Ok(snapshot),
         result => {

@@ -241,6 +241,12 @@ impl fmt::Display for Cidr {
 pub struct Name(String);
 unit!(Name);
 
+impl std::borrow::Borrow<str> for Name {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
 impl Name {
     /// The name in lower case.
     pub fn as_str(&self) -> &str {

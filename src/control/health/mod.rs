@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
@@ -65,6 +65,7 @@ pub struct AppHealth {
     is_healthy: AtomicBool,
     /// What the last check that failed said.
     said: Mutex<String>,
+    changed: Notify,
 }
 
 impl AppHealth {
@@ -82,13 +83,24 @@ impl AppHealth {
         Err(self.said.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
+    /// Waits until it may be another than before.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    fn set(&self, is_healthy: bool) {
+        if self.is_healthy.swap(is_healthy, Relaxed) != is_healthy {
+            self.changed.notify_one();
+        }
+    }
+
     fn say(&self, text: String) {
         *self.said.lock().unwrap_or_else(PoisonError::into_inner) = text;
     }
 
     fn begin(&self) {
         self.say("the app has not passed its health check yet".to_owned());
-        self.is_healthy.store(false, Relaxed);
+        self.set(false);
         self.is_checked.store(true, Relaxed);
     }
 }
@@ -240,7 +252,7 @@ impl Checked {
                 if !health.is_healthy() {
                     app.say(not_ready(&self.check, endpoint, health, result));
                 }
-                app.is_healthy.store(health.is_healthy(), Relaxed);
+                app.set(health.is_healthy());
                 // One that never comes up does not become unhealthy, and is to be told of all the same.
                 worth_a_line |= health.failures() == self.check.unhealthy_after;
             }

@@ -183,6 +183,11 @@ impl Report {
         self.authority = Some(authority.clone());
     }
 
+    /// The request goes on under a later snapshot.
+    pub fn follow(&mut self, view: &Rc<View>) {
+        self.view = view.clone();
+    }
+
     pub fn route(&mut self, route: &Arc<Route>) {
         self.route = Some(route.clone());
     }

@@ -79,6 +79,8 @@ pub struct KeyValue {
     pub value: String,
     #[serde(default)]
     pub mod_revision: Int,
+    #[serde(default)]
+    pub lease: Int,
 }
 
 #[derive(Debug, Deserialize)]

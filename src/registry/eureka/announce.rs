@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::answer::Status;
 use crate::config::units::HttpUrl;
-use crate::registry::place::segment;
+use crate::registry::http::escaped;
 use crate::registry::settings::Eureka;
 use crate::registry::{Announcement, Health};
 
@@ -54,9 +54,23 @@ pub fn body(
     json!({ "instance": instance })
 }
 
+/// Whether `found`, which the server has of us, is what `body` would tell it.
+pub fn stands(found: &Value, body: &Value) -> bool {
+    let Some(told) = body["instance"].as_object() else { return false };
+    told.iter().all(|(key, told)| match (key.as_str(), &found[key]) {
+        ("leaseInfo", found) => {
+            let told = told.as_object();
+            told.is_some_and(|told| told.iter().all(|(key, told)| found[key] == *told))
+        }
+        // Who took us out is not to be told otherwise.
+        ("status", status) => status == told || found["overriddenStatus"] != "UNKNOWN",
+        (_, found) => found == told,
+    })
+}
+
 /// Where all of our application are.
 pub fn path(ours: &Announcement) -> String {
-    format!("/apps/{}", segment(&app(ours)))
+    format!("/apps/{}", escaped(&app(ours)))
 }
 
 /// Where we are.

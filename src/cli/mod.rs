@@ -1,0 +1,3 @@
+//! What the command line asks of a proxy that runs.
+
+pub mod endpoints;

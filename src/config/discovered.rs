@@ -1,0 +1,82 @@
+//! A service whose endpoints a registry tells, as requests meet it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use tokio::sync::Notify;
+
+/// Kept by service for as long as it is followed.
+#[derive(Debug, Clone, Default)]
+pub struct Discovered {
+    pub first_answer: Arc<FirstAnswer>,
+    /// Where it is followed only because it is called: whether it was since somebody looked.
+    pub on_demand: Option<Arc<AtomicBool>>,
+    /// It had an instance once, or the configuration names it. Another one is a mere name until then.
+    pub exists: bool,
+}
+
+impl Discovered {
+    /// Its requests are the reason why it is followed.
+    pub fn is_called(&self) {
+        // Read first: who writes takes the line from the other workers.
+        if let Some(called) = &self.on_demand
+            && !called.load(Relaxed)
+        {
+            called.store(true, Relaxed);
+        }
+    }
+}
+
+/// The first answer about a service, for which its first requests wait.
+#[derive(Debug, Default)]
+pub struct FirstAnswer {
+    came: AtomicBool,
+    waiting: Notify,
+}
+
+impl FirstAnswer {
+    pub fn has_come(&self) -> bool {
+        self.came.load(Relaxed)
+    }
+
+    /// It is in force.
+    pub fn came(&self) {
+        self.came.store(true, Relaxed);
+        self.waiting.notify_waiters();
+    }
+
+    /// Waits until it has come.
+    pub async fn wait(&self) {
+        loop {
+            // Asked for before it is looked, so that no word between the two is missed.
+            let told = self.waiting.notified();
+            if self.has_come() {
+                return;
+            }
+            told.await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn all_who_wait_are_told_and_later_ones_do_not_wait() {
+        let first = Arc::new(FirstAnswer::default());
+        let waiting: Vec<_> = (0..3)
+            .map(|_| {
+                let first = first.clone();
+                tokio::spawn(async move { first.wait().await })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        assert!(waiting.iter().all(|waits| !waits.is_finished()));
+        first.came();
+        for waits in waiting {
+            waits.await.expect("it ends");
+        }
+        first.wait().await;
+    }
+}

@@ -1,0 +1,191 @@
+//! Our own app in the registries: announced when it is well, told when it is not, taken back before we go.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, spawn_local};
+use tokio::time::{sleep, timeout};
+
+use super::Control;
+use crate::clock;
+use crate::config::snapshot::{ListenerKind, Snapshot};
+use crate::drain::Phase;
+use crate::registry::register::{Wish, announce};
+use crate::registry::settings::{Advertise, Kind, Settings};
+use crate::registry::{Announcement, Health, Registry};
+use crate::upstream::connect::connect;
+
+/// How often an app is tried that nobody has connected to yet.
+const TRY_EVERY: Duration = Duration::from_millis(250);
+/// How often one is tried that was there.
+const CHECK_EVERY: Duration = Duration::from_secs(10);
+/// How often one is tried again that was there and is not.
+const CHECK_AGAIN: Duration = Duration::from_secs(1);
+/// After so many failures it is not there.
+const FAILURES: u32 = 3;
+/// How long a try may take.
+const TRY: Duration = Duration::from_secs(2);
+/// How long we wait for registries that are to forget us.
+const LEAVE: Duration = Duration::from_secs(3);
+
+/// What is announced where.
+#[derive(Default)]
+pub struct Announcing {
+    /// By the place of the registry.
+    running: RefCell<HashMap<usize, Running>>,
+}
+
+struct Running {
+    registry: Rc<dyn Registry>,
+    ours: Announcement,
+    wish: watch::Sender<Wish>,
+    task: JoinHandle<()>,
+}
+
+impl Control {
+    /// Announces our app as `snapshot` has it, and takes back what it has no more.
+    pub(super) fn announce(&self, snapshot: &Snapshot) {
+        let mut running = self.announcing.running.borrow_mut();
+        let mut before = std::mem::take(&mut *running);
+        let registries = self.discovery.registries();
+        for (place, settings) in snapshot.registries.iter().enumerate() {
+            let Some(registry) = registries.get(place) else { continue };
+            let Some(ours) = self.ours(snapshot, settings) else { continue };
+            let same = before.remove(&place).filter(|it| Rc::ptr_eq(&it.registry, registry));
+            let now = match same {
+                Some(same) if same.ours == ours => same,
+                // What has the same id is replaced; what has another is taken back.
+                same => {
+                    if let Some(same) = same {
+                        if same.ours.id == ours.id {
+                            same.task.abort();
+                        } else {
+                            same.wish.send_replace(Wish::Gone);
+                        }
+                    }
+                    self.begin(place, registry.clone(), ours)
+                }
+            };
+            running.insert(place, now);
+        }
+        for gone in before.into_values() {
+            gone.wish.send_replace(Wish::Gone);
+        }
+    }
+
+    fn begin(&self, place: usize, registry: Rc<dyn Registry>, ours: Announcement) -> Running {
+        let wish = watch::Sender::new(self.wish.borrow().to_owned());
+        let standings = self.discovery.standings.clone();
+        let told = move |is_there| standings.registered(place, Some(is_there));
+        let task = spawn_local(announce(registry.clone(), ours.clone(), wish.subscribe(), told));
+        Running { registry, ours, wish, task }
+    }
+
+    /// Our app as it is to be seen in a registry; none where it is not to be seen.
+    fn ours(&self, snapshot: &Snapshot, settings: &Settings) -> Option<Announcement> {
+        let Advertise { address, port, id, weight, tags } = settings.advertise.clone()?;
+        let own = &snapshot.service;
+        let listeners = self.listeners.borrow();
+        let inbound = snapshot.listeners.iter().find(|it| it.kind == ListenerKind::Inbound);
+        let bound = listeners.get(inbound.filter(|_| own.is_announced)?).copied()?;
+        let port = port.unwrap_or_else(|| bound.port());
+        let on_this_host = matches!(settings.kind, Kind::Directory(_));
+        let specific = |ip: IpAddr| (!ip.is_unspecified()).then(|| ip.to_string().into());
+        let metrics = self.metrics_address.get();
+        let metrics = metrics.filter(|it: &SocketAddr| on_this_host || !it.ip().is_loopback());
+        Some(Announcement {
+            service: own.name.clone(),
+            id: id.unwrap_or_else(|| format!("{}-{}-{port}", own.name, host_name())),
+            address: address.or_else(|| specific(bound.ip())),
+            port,
+            metrics_port: metrics.map(|it| it.port()),
+            version: own.version.clone(),
+            zone: own.zone.clone(),
+            weight: weight.unwrap_or(1),
+            tags,
+            metadata: own.metadata.clone(),
+        })
+    }
+
+    fn wish(&self, wish: Wish) {
+        if *self.wish.borrow() == Wish::Gone {
+            // We leave; how the app is meanwhile is its own affair.
+            return;
+        }
+        self.wish.replace(wish);
+        for running in self.announcing.running.borrow().values() {
+            running.wish.send_if_modified(|before| {
+                let changes = *before != wish && *before != Wish::Gone;
+                if changes {
+                    *before = wish;
+                }
+                changes
+            });
+        }
+    }
+
+    /// Follows how the app is, for as long as we do not leave.
+    pub(super) async fn follow_app(self: Rc<Self>) {
+        let mut failures = 0;
+        while *self.phase.borrow() == Phase::Running {
+            let snapshot = self.live.current();
+            let (health, wait) = match self.checks.app.is_healthy() {
+                Some(true) => (Some(Health::Passing), CHECK_EVERY),
+                Some(false) => (Some(Health::Critical), CHECK_EVERY),
+                None => {
+                    if self.app_connects(&snapshot).await {
+                        failures = 0;
+                        (Some(Health::Passing), CHECK_EVERY)
+                    } else {
+                        failures += 1;
+                        let is_down = failures >= FAILURES;
+                        (is_down.then_some(Health::Critical), CHECK_AGAIN)
+                    }
+                }
+            };
+            let was_here = matches!(*self.wish.borrow(), Wish::Here(_));
+            // What was never well is not announced as ill.
+            match health {
+                Some(Health::Critical) if !was_here => {}
+                Some(health) => self.wish(Wish::Here(health)),
+                None => {}
+            }
+            let is_here = matches!(*self.wish.borrow(), Wish::Here(_));
+            tokio::select! {
+                () = sleep(if is_here { wait } else { TRY_EVERY }) => {}
+                () = self.checks.app.changed() => {}
+            }
+        }
+    }
+
+    /// Whether an app takes connections that has no health check, if that matters.
+    async fn app_connects(&self, snapshot: &Snapshot) -> bool {
+        let app = snapshot.inbound.app.filter(|_| snapshot.service.is_tried);
+        let endpoint = app.and_then(|app| snapshot.cluster(app).endpoints().first().cloned());
+        let Some(endpoint) = endpoint else { return true };
+        connect(&endpoint.address, TRY).await.is_ok()
+    }
+
+    /// Takes all announcements back, as far as registries answer in time.
+    pub(super) async fn leave_registries(&self) {
+        self.wish(Wish::Gone);
+        let running = self.announcing.running.take();
+        let began = clock::now();
+        for (_, running) in running {
+            let left = LEAVE.saturating_sub(clock::now() - began);
+            // What does not answer finds out itself.
+            let _ = timeout(left, running.task).await;
+        }
+    }
+}
+
+fn host_name() -> String {
+    let name = rustix::system::uname();
+    let name = name.nodename().to_string_lossy();
+    let good = |c: char| if c.is_ascii_alphanumeric() || c == '-' || c == '.' { c } else { '-' };
+    name.chars().map(good).collect()
+}

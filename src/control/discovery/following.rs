@@ -1,0 +1,171 @@
+//! One service that is followed.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, spawn_local};
+
+use super::Probed;
+use crate::clock::Instant;
+use crate::config::discovered::FirstAnswer;
+use crate::endpoint::Instance;
+use crate::registry::settings::Discovery;
+use crate::registry::{Error, Known, News, Registry, State, Tell, probe};
+
+/// How often suspects are asked.
+const PROBE_EVERY: Duration = Duration::from_secs(5);
+/// How often a failure that goes on is told.
+const WARN_EVERY: Duration = Duration::from_secs(60);
+
+pub struct Followed {
+    service: Arc<str>,
+    pub known: Known,
+    pub first_answer: Arc<FirstAnswer>,
+    /// See [`Discovered::on_demand`](crate::config::discovered::Discovered::on_demand).
+    pub on_demand: Option<Arc<AtomicBool>>,
+    called_at: Instant,
+    watches: Vec<Aborting>,
+    /// What is in force.
+    published: Option<Vec<Instance>>,
+    probing: Option<Aborting>,
+    probe_at: Instant,
+    warn_at: Instant,
+}
+
+/// A task that ends with this.
+struct Aborting(JoinHandle<()>);
+
+impl Drop for Aborting {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Followed {
+    pub fn begin(
+        service: &Arc<str>,
+        registries: &[Rc<dyn Registry>],
+        news: &mpsc::UnboundedSender<News>,
+        restored: Option<Vec<Instance>>,
+        first_answer: Arc<FirstAnswer>,
+        settings: &Discovery,
+        now: Instant,
+    ) -> Self {
+        Self {
+            service: service.clone(),
+            known: Known::new(registries.len(), restored, settings, now),
+            first_answer,
+            on_demand: None,
+            called_at: now,
+            watches: watches(service, registries, news),
+            published: None,
+            probing: None,
+            probe_at: now,
+            warn_at: now,
+        }
+    }
+
+    /// Follows it in other registries.
+    pub fn begin_anew(
+        &mut self,
+        registries: &[Rc<dyn Registry>],
+        news: &mpsc::UnboundedSender<News>,
+        settings: &Discovery,
+        now: Instant,
+    ) {
+        self.watches = watches(&self.service, registries, news);
+        self.known = Known::new(registries.len(), self.published.clone(), settings, now);
+    }
+
+    /// Whether what is known is not what is in force.
+    pub fn is_changed(&self, now: Instant) -> bool {
+        let is_first = !self.first_answer.has_come();
+        match &self.published {
+            _ if is_first => self.known.is_settled(now),
+            // New registries have not spoken yet.
+            Some(_) if !self.known.is_settled(now) => false,
+            published => published.as_deref() != Some(self.known.instances()),
+        }
+    }
+
+    pub fn take_changes(&mut self) -> Vec<Instance> {
+        let instances = self.known.instances().to_vec();
+        self.published = Some(instances.clone());
+        instances
+    }
+
+    /// Whether it is what a registry says, and not what was left when it fell silent.
+    pub fn is_worth_keeping(&self, settings: &Discovery, now: Instant) -> bool {
+        self.known.state(settings, now) == State::Fresh
+    }
+
+    /// When its first requests have waited long enough; none where they wait no more.
+    pub fn settles(&self) -> Option<Instant> {
+        (!self.first_answer.has_come()).then(|| self.known.settles())
+    }
+
+    /// Asks the suspects whether they answer, where it is time.
+    pub fn probe(&mut self, service: &Arc<str>, to: &mpsc::UnboundedSender<Probed>, now: Instant) {
+        let suspects = self.known.suspects();
+        if suspects.is_empty() {
+            self.probing = None;
+            self.probe_at = now;
+            return;
+        }
+        if self.probing.is_some() || now < self.probe_at {
+            return;
+        }
+        let (service, to) = (service.clone(), to.clone());
+        self.probing = Some(Aborting(spawn_local(async move {
+            let silent = probe::silent(suspects).await;
+            // Nobody listens any more when the proxy ends.
+            let _ = to.send(Probed { service, silent });
+        })));
+    }
+
+    /// The suspects were asked.
+    pub fn probed(&mut self, now: Instant) {
+        self.probing = None;
+        self.probe_at = now + PROBE_EVERY;
+    }
+
+    /// Whether it is followed only because it was called, and that was longer ago than `idle`.
+    pub fn is_idle(&mut self, idle: Duration, now: Instant) -> bool {
+        let Some(called) = &self.on_demand else { return false };
+        if called.swap(false, Relaxed) {
+            self.called_at = now;
+        }
+        now >= self.called_at + idle
+    }
+
+    /// Tells that a registry does not tell: at once, and then from time to time.
+    pub fn warn(&mut self, registry: &str, service: &str, error: &Error, now: Instant) {
+        if self.known.failure().is_some() && now < self.warn_at {
+            return;
+        }
+        self.warn_at = now + WARN_EVERY;
+        let kept = self.known.instances().len();
+        tracing::warn!(
+            registry,
+            service,
+            reason = error.reason.as_str(),
+            kept,
+            "registry: {error}"
+        );
+    }
+}
+
+fn watches(
+    service: &Arc<str>,
+    registries: &[Rc<dyn Registry>],
+    news: &mpsc::UnboundedSender<News>,
+) -> Vec<Aborting> {
+    let watch = |(at, registry): (usize, &Rc<dyn Registry>)| {
+        let tell = Tell::new(at, service.clone(), news.clone());
+        Aborting(spawn_local(registry.clone().watch(service.clone(), tell)))
+    };
+    registries.iter().enumerate().map(watch).collect()
+}

@@ -1,0 +1,118 @@
+//! What metrics and the admin server show of registries and services.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::clock::Instant;
+use crate::registry::settings::Discovery;
+use crate::registry::{Error, Known, State};
+
+/// Written by control, read by who asks.
+#[derive(Debug, Default)]
+pub struct Standings(Mutex<All>);
+
+#[derive(Debug, Default)]
+struct All {
+    registries: Vec<RegistryStanding>,
+    services: BTreeMap<Arc<str>, ServiceStanding>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct RegistryStanding {
+    pub name: String,
+    /// Whether its last word was an answer; none before it has said one.
+    pub is_up: Option<bool>,
+    /// By reason.
+    pub errors: BTreeMap<&'static str, u64>,
+    /// Whether our app is announced there; none where it is not to be.
+    pub is_registered: Option<bool>,
+}
+
+#[derive(Debug, Clone)]
+pub struct ServiceStanding {
+    /// The registry that tells.
+    pub source: Option<String>,
+    pub state: State,
+    pub told_at: Instant,
+    pub held: Vec<Box<str>>,
+    pub failure: Option<String>,
+}
+
+impl ServiceStanding {
+    /// How long ago the registry was last heard; 0 while it answers.
+    pub fn age(&self, now: Instant) -> Duration {
+        match self.state {
+            State::Fresh => Duration::ZERO,
+            _ => now.saturating_duration_since(self.told_at),
+        }
+    }
+}
+
+impl Standings {
+    fn all(&self) -> MutexGuard<'_, All> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn set_registries(&self, names: Vec<String>) {
+        let named = |name| RegistryStanding { name, ..RegistryStanding::default() };
+        self.all().registries = names.into_iter().map(named).collect();
+    }
+
+    /// A registry told something, or failed.
+    pub fn heard(&self, registry: usize, error: Option<&Error>) {
+        if let Some(standing) = self.all().registries.get_mut(registry) {
+            standing.is_up = Some(error.is_none());
+            if let Some(error) = error {
+                *standing.errors.entry(error.reason.as_str()).or_default() += 1;
+            }
+        }
+    }
+
+    pub fn registered(&self, registry: usize, is_registered: Option<bool>) {
+        if let Some(standing) = self.all().registries.get_mut(registry) {
+            standing.is_registered = is_registered;
+        }
+    }
+
+    pub fn note(
+        &self,
+        service: &Arc<str>,
+        source: Option<usize>,
+        known: &Known,
+        settings: &Discovery,
+        now: Instant,
+    ) {
+        let mut all = self.all();
+        let source = source.and_then(|at| Some(all.registries.get(at)?.name.clone()));
+        let standing = ServiceStanding {
+            source,
+            state: known.state(settings, now),
+            told_at: known.told_at(),
+            held: known.held().map(|address| address.to_string().into()).collect(),
+            failure: known.failure().map(ToString::to_string),
+        };
+        all.services.insert(service.clone(), standing);
+    }
+
+    /// Forgets services that are not followed any more.
+    pub fn retain(&self, keep: impl Fn(&str) -> bool) {
+        self.all().services.retain(|name, _| keep(name));
+    }
+
+    pub fn service(&self, name: &str) -> Option<ServiceStanding> {
+        self.all().services.get(name).cloned()
+    }
+
+    pub fn services(&self) -> Vec<(Arc<str>, ServiceStanding)> {
+        self.all()
+            .services
+            .iter()
+            .map(|(name, standing)| (name.clone(), standing.clone()))
+            .collect()
+    }
+
+    pub fn registries(&self) -> Vec<RegistryStanding> {
+        self.all().registries.clone()
+    }
+}

@@ -1,0 +1,290 @@
+//! Consul, by an agent: services are followed by blocking queries, and our app is announced with a check that we
+//! pass (TTL) or that the agent makes (HTTP).
+//!
+//! <https://developer.hashicorp.com/consul/api-docs/features/blocking>
+
+mod answer;
+mod index;
+
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::http::{HeaderValue, Method, Response, StatusCode};
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use super::http::{self, Ask, Client};
+use super::settings::{self, ConsulCheck};
+use super::{Announcement, Error, Health, Reason, Registry, Renewal, Task, Tell};
+use crate::endpoint::Instance;
+use index::Index;
+
+pub struct Consul {
+    name: String,
+    client: Client,
+    settings: settings::Consul,
+}
+
+/// How long a blocking query waits for a change; the agent adds up to a sixteenth.
+const WAIT: Duration = Duration::from_secs(60);
+/// How much later than that an answer may come.
+const MARGIN: Duration = Duration::from_secs(10);
+/// How long anything else may take.
+const WITHIN: Duration = Duration::from_secs(5);
+/// How often the agent asks our `/ready`, where it does.
+const CHECK_EVERY: &str = "5s";
+
+const TOKEN: &str = "x-consul-token";
+const INDEX: &str = "x-consul-index";
+/// The answer lacks what our token may not see.
+const FILTERED: &str = "x-consul-results-filtered-by-acls";
+
+impl Consul {
+    /// # Errors
+    /// The certificates cannot be read.
+    pub fn new(settings: &settings::Consul) -> Result<Self, Error> {
+        let client = Client::new(settings.address.clone(), settings.ca_file.as_deref())?;
+        let name = format!("consul {}", settings.address.address);
+        Ok(Self { name, client, settings: settings.clone() })
+    }
+
+    /// Asks the agent in our name.
+    async fn ask(&self, ask: Ask<'_>) -> Result<Response<Bytes>, Error> {
+        let ask = match &self.settings.token_file {
+            Some(path) => ask.header(TOKEN, token(path)?),
+            None => ask,
+        };
+        self.client.ask(ask).await
+    }
+
+    /// Path and query, with what every question has.
+    fn path(&self, path: &str, query: &[(&str, &str)]) -> String {
+        let namespace = self.settings.namespace.as_deref().map(|namespace| ("ns", namespace));
+        let query = query.iter().copied().chain(namespace);
+        let query: Vec<String> =
+            query.map(|(key, value)| format!("{key}={}", http::escaped(value))).collect();
+        format!("/v1/{path}?{}", query.join("&"))
+    }
+
+    /// The next answer about `service`, when it changes or after a while.
+    async fn look(&self, service: &str, index: &mut Index) -> Result<Vec<Instance>, Error> {
+        let wait = format!("{}s", WAIT.as_secs());
+        let last = index.get().to_string();
+        let mut query = vec![("index", last.as_str())];
+        let mut within = WITHIN;
+        if index.get() > 0 {
+            query.push(("wait", &wait));
+            within = WAIT + WAIT / 16 + MARGIN;
+        }
+        query.extend(self.settings.datacenter.as_deref().map(|datacenter| ("dc", datacenter)));
+        query.extend(self.settings.tag.as_deref().map(|tag| ("tag", tag)));
+        let path = self.path(&format!("health/service/{}", http::escaped(service)), &query);
+        let answer = self.ask(Ask::get(&path).within(within)).await?;
+        if answer.status() != StatusCode::OK {
+            return Err(self.refused("cannot tell where a service runs", &answer));
+        }
+        let header = |name| answer.headers().get(name)?.to_str().ok();
+        if header(FILTERED) == Some("true") {
+            let help = "the token may not read all of this service; give it `service:read` and `node:read`";
+            return Err(Error::new(Reason::Refused, format!("{}: {help}", self.name)));
+        }
+        let instances = answer::instances(&http::json::<Vec<answer::Entry>>(&answer)?)?;
+        index.follow(header(INDEX).and_then(|index| index.parse().ok()));
+        Ok(instances)
+    }
+
+    fn refused(&self, what: &str, answer: &Response<Bytes>) -> Error {
+        let mut error = http::refused(&format!("{}: {what}", self.name), answer);
+        let text = String::from_utf8_lossy(answer.body());
+        let help = match answer.status() {
+            StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED => {
+                "; check `token_file` and what the token may do"
+            }
+            _ if text.contains("No path to datacenter") => "; check `datacenter`",
+            _ => "",
+        };
+        error.detail.push_str(help);
+        error
+    }
+
+    fn registration(&self, ours: &Announcement, health: Health) -> Value {
+        let mut meta = ours.metadata.clone();
+        meta.extend(ours.zone.clone().map(|zone| ("zone".to_owned(), zone)));
+        meta.extend(ours.version.clone().map(|version| ("version".to_owned(), version)));
+        let after = format!("{}s", self.settings.deregister_after.as_secs());
+        let mut check = json!({
+            "CheckID": check_id(ours),
+            "Name": "pilotfish",
+            "DeregisterCriticalServiceAfter": after,
+            "Status": status(health),
+        });
+        match (self.settings.check, ours.metrics_port) {
+            (ConsulCheck::Http, Some(port)) => {
+                let address = ours.address_for(self.agent());
+                let host =
+                    if address.contains(':') { format!("[{address}]") } else { address.into() };
+                check["HTTP"] = format!("http://{host}:{port}/ready").into();
+                check["Interval"] = CHECK_EVERY.into();
+                check["Timeout"] = CHECK_EVERY.into();
+            }
+            _ => check["TTL"] = format!("{}s", self.settings.ttl.as_secs_f64()).into(),
+        }
+        json!({
+            "Name": &*ours.service,
+            "ID": ours.id,
+            "Tags": ours.tags,
+            "Address": self.address(ours),
+            "Port": ours.port,
+            "Meta": meta,
+            // Somebody who is not quite well takes less.
+            "Weights": { "Passing": ours.weight, "Warning": 1 },
+            "EnableTagOverride": false,
+            "Check": check,
+        })
+    }
+
+    /// Where others reach us. Of an agent on our own host, the agent's address is ours: that is said by none.
+    fn address(&self, ours: &Announcement) -> Box<str> {
+        match (&ours.address, self.agent()) {
+            (None, Some(ip)) if ip.is_loopback() => "".into(),
+            (_, agent) => ours.address_for(agent),
+        }
+    }
+
+    fn agent(&self) -> Option<std::net::IpAddr> {
+        match &self.settings.address.address {
+            crate::config::units::Address::Socket(address) => Some(address.ip()),
+            _ => None,
+        }
+    }
+
+    async fn put(&self, what: &str, path: &str, body: Option<&Value>) -> Result<(), Error> {
+        let ask = Ask::new(Method::PUT, path).within(WITHIN);
+        let ask = match body {
+            Some(body) => ask.json(body),
+            None => ask,
+        };
+        let answer = self.ask(ask).await?;
+        match answer.status() {
+            StatusCode::OK => Ok(()),
+            _ => Err(self.refused(what, &answer)),
+        }
+    }
+}
+
+impl Registry for Consul {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn watch(self: Rc<Self>, service: Arc<str>, tell: Tell) -> Task<'static, ()> {
+        Box::pin(async move {
+            let mut index = Index::default();
+            loop {
+                match self.look(&service, &mut index).await {
+                    Ok(instances) => tell.instances(instances),
+                    Err(error) => {
+                        // Who answered may have been started anew.
+                        index = Index::default();
+                        tell.failed(error).await;
+                    }
+                }
+            }
+        })
+    }
+
+    fn renewal(&self) -> Option<Duration> {
+        Some(self.settings.ttl / 3)
+    }
+
+    fn register<'a>(
+        &'a self,
+        ours: &'a Announcement,
+        health: Health,
+    ) -> Task<'a, Result<(), Error>> {
+        Box::pin(async move {
+            let path = self.path("agent/service/register", &[("replace-existing-checks", "true")]);
+            let body = self.registration(ours, health);
+            self.put("does not take our app", &path, Some(&body)).await
+        })
+    }
+
+    fn renew<'a>(
+        &'a self,
+        ours: &'a Announcement,
+        health: Health,
+    ) -> Task<'a, Result<Renewal, Error>> {
+        Box::pin(async move {
+            if self.settings.check == ConsulCheck::Http && ours.metrics_port.is_some() {
+                return self.is_known(ours).await;
+            }
+            // The note does not change, so that nobody is woken by it.
+            let action = if health == Health::Passing { "pass" } else { "fail" };
+            let id = check_id(ours);
+            let path = self.path(&format!("agent/check/{action}/{}", http::escaped(&id)), &[]);
+            let answer = self.ask(Ask::new(Method::PUT, &path).within(WITHIN)).await?;
+            let forgotten = || {
+                let text = String::from_utf8_lossy(answer.body()).to_lowercase();
+                text.contains("does not have associated ttl") || text.contains("unknown check")
+            };
+            match answer.status() {
+                StatusCode::OK => Ok(Renewal::Kept),
+                StatusCode::NOT_FOUND => Ok(Renewal::Forgotten),
+                _ if forgotten() => Ok(Renewal::Forgotten),
+                _ => Err(self.refused("does not hear that we are there", &answer)),
+            }
+        })
+    }
+
+    fn deregister<'a>(&'a self, ours: &'a Announcement) -> Task<'a, Result<(), Error>> {
+        Box::pin(async move {
+            let id = http::escaped(&ours.id);
+            let path = self.path(&format!("agent/service/deregister/{id}"), &[]);
+            let answer = self.ask(Ask::new(Method::PUT, &path).within(WITHIN)).await?;
+            match answer.status() {
+                StatusCode::OK | StatusCode::NOT_FOUND => Ok(()),
+                _ => Err(self.refused("does not let our app go", &answer)),
+            }
+        })
+    }
+}
+
+impl Consul {
+    /// Whether the agent has our app still.
+    async fn is_known(&self, ours: &Announcement) -> Result<Renewal, Error> {
+        let path = self.path(&format!("agent/service/{}", http::escaped(&ours.id)), &[]);
+        let answer = self.ask(Ask::get(&path).within(WITHIN)).await?;
+        match answer.status() {
+            StatusCode::OK => Ok(Renewal::Kept),
+            StatusCode::NOT_FOUND => Ok(Renewal::Forgotten),
+            _ => Err(self.refused("does not hear that we are there", &answer)),
+        }
+    }
+}
+
+fn check_id(ours: &Announcement) -> String {
+    format!("service:{}", ours.id)
+}
+
+fn status(health: Health) -> &'static str {
+    match health {
+        Health::Passing => "passing",
+        Health::Critical => "critical",
+    }
+}
+
+/// Read for each question: it may be replaced at any time.
+fn token(path: &PathBuf) -> Result<HeaderValue, Error> {
+    let why = |what: &dyn std::fmt::Display| {
+        Error::new(
+            Reason::Refused,
+            format!("the token of {} cannot be used: {what}", path.display()),
+        )
+    };
+    let text = std::fs::read_to_string(path).map_err(|error| why(&error))?;
+    let mut value = HeaderValue::from_str(text.trim()).map_err(|_| why(&"it is no token"))?;
+    value.set_sensitive(true);
+    Ok(value)
+}

@@ -1,0 +1,254 @@
+//! What is known of one service, from all that registries have told of it: a value that changes by what is told,
+//! what failed and what time it is.
+//!
+//! The first registry that has an instance tells which there are. One that fails keeps what it told last. Where
+//! many instances go at once, those that still answer are held for a while: a registry that has lost its memory
+//! says the same as one whose services are gone.
+
+use std::collections::{BTreeMap, HashSet};
+
+use super::Error;
+use super::settings::Discovery;
+use crate::clock::Instant;
+use crate::endpoint::{Address, Instance};
+
+/// How far what is known can be relied on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// No registry has spoken yet.
+    Pending,
+    /// As the registry tells it.
+    Fresh,
+    /// The registry does not answer; this is what it told last.
+    Stale,
+    /// So long that those which do not answer are left out.
+    Expired,
+}
+
+impl State {
+    pub const ALL: [Self; 4] = [Self::Pending, Self::Fresh, Self::Stale, Self::Expired];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Fresh => "fresh",
+            Self::Stale => "stale",
+            Self::Expired => "expired",
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct Known {
+    sources: Vec<Source>,
+    /// From the disk, for as long as no registry has told anything.
+    restored: Option<Vec<Instance>>,
+    /// When what there is counts as the first answer.
+    settles: Instant,
+    since: Instant,
+    /// Gone from what is told, and held until then.
+    held: BTreeMap<Address, (Instance, Instant)>,
+    /// That did not answer when what is known had expired.
+    silent: HashSet<Address>,
+    is_expired: bool,
+    /// What is told, without those that are held.
+    wanted: Vec<Instance>,
+    instances: Vec<Instance>,
+}
+
+/// One registry.
+#[derive(Debug, Default)]
+struct Source {
+    told: Option<Vec<Instance>>,
+    told_at: Instant,
+    failure: Option<Error>,
+}
+
+impl Source {
+    fn has_spoken(&self) -> bool {
+        self.told.is_some() || self.failure.is_some()
+    }
+
+    fn has_any(&self) -> bool {
+        self.told.as_ref().is_some_and(|told| !told.is_empty())
+    }
+}
+
+impl Known {
+    /// Nothing yet, by so many registries. `restored`: what was known when the proxy ran last.
+    pub fn new(
+        registries: usize,
+        restored: Option<Vec<Instance>>,
+        discovery: &Discovery,
+        now: Instant,
+    ) -> Self {
+        Self {
+            sources: (0..registries).map(|_| Source::default()).collect(),
+            restored,
+            settles: now + discovery.first_answer,
+            since: now,
+            held: BTreeMap::new(),
+            silent: HashSet::new(),
+            is_expired: false,
+            wanted: Vec::new(),
+            instances: Vec::new(),
+        }
+    }
+
+    /// A registry tells all instances that there are.
+    pub fn told(
+        &mut self,
+        registry: usize,
+        instances: Vec<Instance>,
+        discovery: &Discovery,
+        now: Instant,
+    ) {
+        let Some(source) = self.sources.get_mut(registry) else { return };
+        *source = Source { told: Some(distinct(instances)), told_at: now, failure: None };
+        if self.chosen() == Some(registry) {
+            self.is_expired = false;
+            self.silent.clear();
+        }
+        self.conclude(discovery, now);
+    }
+
+    /// A registry does not tell.
+    pub fn failed(&mut self, registry: usize, error: Error, discovery: &Discovery, now: Instant) {
+        let Some(source) = self.sources.get_mut(registry) else { return };
+        source.failure = Some(error);
+        self.conclude(discovery, now);
+    }
+
+    /// An instance of [`Known::suspects`] does not answer.
+    pub fn silent(&mut self, address: &Address, discovery: &Discovery, now: Instant) {
+        self.held.remove(address);
+        if self.is_expired {
+            self.silent.insert(address.clone());
+        }
+        self.conclude(discovery, now);
+    }
+
+    /// Looks what follows of time alone.
+    pub fn look(&mut self, discovery: &Discovery, now: Instant) {
+        let expires = (self.state(discovery, now) == State::Expired) != self.is_expired;
+        let settles = self.chosen().is_none() && self.restored.is_some() && self.wanted.is_empty();
+        if expires || settles || self.held.values().any(|(_, until)| now >= *until) {
+            self.conclude(discovery, now);
+        }
+    }
+
+    /// What follows of all that is known.
+    fn conclude(&mut self, discovery: &Discovery, now: Instant) {
+        self.is_expired = self.state(discovery, now) == State::Expired;
+        let chosen = self.chosen().and_then(|at| self.sources[at].told.clone());
+        let wanted = match chosen {
+            Some(wanted) => wanted,
+            None if self.is_settled(now) => self.restored.clone().unwrap_or_default(),
+            None => Vec::new(),
+        };
+        self.hold(&wanted, discovery, now);
+        let mut instances = wanted.clone();
+        self.wanted = wanted;
+        instances.extend(self.held.values().map(|(instance, _)| instance.clone()));
+        if self.is_expired {
+            instances.retain(|instance| !self.silent.contains(&instance.address));
+        }
+        instances.sort_by(|one, other| one.address.cmp(&other.address));
+        self.instances = instances;
+    }
+
+    /// Holds those that are no more wanted, where they are many at once.
+    fn hold(&mut self, wanted: &[Instance], discovery: &Discovery, now: Instant) {
+        let addresses: HashSet<&Address> = wanted.iter().map(|it| &it.address).collect();
+        let is_back = |instance: &Instance| addresses.contains(&instance.address);
+        self.held.retain(|_, (instance, until)| now < *until && !is_back(instance));
+        let Some(removal) = &discovery.removal else { return self.held.clear() };
+        let gone: Vec<_> = self.wanted.iter().filter(|it| !is_back(it)).collect();
+        if gone.len() as f64 > removal.above * self.wanted.len() as f64 {
+            let until = now + removal.hold;
+            let held = gone.into_iter().map(|it| (it.address.clone(), (it.clone(), until)));
+            self.held.extend(held);
+        }
+    }
+
+    /// The registry that tells which instances there are.
+    fn chosen(&self) -> Option<usize> {
+        let any = self.sources.iter().position(Source::has_any);
+        any.or_else(|| self.sources.iter().position(|source| source.told.is_some()))
+    }
+
+    /// Whether there is an answer for those who wait for the first.
+    pub fn is_settled(&self, now: Instant) -> bool {
+        let with_any = self.sources.iter().position(Source::has_any);
+        let before = &self.sources[..with_any.unwrap_or(self.sources.len())];
+        before.iter().all(Source::has_spoken) || now >= self.settles
+    }
+
+    pub fn state(&self, discovery: &Discovery, now: Instant) -> State {
+        let Some(source) = self.chosen().map(|at| &self.sources[at]) else {
+            let spoke = self.sources.iter().any(Source::has_spoken) || self.restored.is_some();
+            return match spoke {
+                false => State::Pending,
+                true if now >= self.since + discovery.expire_after => State::Expired,
+                true => State::Stale,
+            };
+        };
+        match &source.failure {
+            None => State::Fresh,
+            Some(_) if now >= source.told_at + discovery.expire_after => State::Expired,
+            Some(_) => State::Stale,
+        }
+    }
+
+    /// Since when nothing was heard of the registry that tells; since the beginning where none has told.
+    pub fn told_at(&self) -> Instant {
+        self.chosen().map_or(self.since, |at| self.sources[at].told_at)
+    }
+
+    /// The place of the registry that tells.
+    pub fn source(&self) -> Option<usize> {
+        self.chosen()
+    }
+
+    /// Why the registry that should tell does not.
+    pub fn failure(&self) -> Option<&Error> {
+        match self.chosen() {
+            Some(at) => self.sources[at].failure.as_ref(),
+            None => self.sources.iter().find_map(|source| source.failure.as_ref()),
+        }
+    }
+
+    /// Those that may be called, by address, each once.
+    pub fn instances(&self) -> &[Instance] {
+        &self.instances
+    }
+
+    /// Those that are only held.
+    pub fn held(&self) -> impl ExactSizeIterator<Item = &Address> {
+        self.held.keys()
+    }
+
+    /// When what there is counts as the first answer.
+    pub fn settles(&self) -> Instant {
+        self.settles
+    }
+
+    /// Those that are to be asked whether they still answer.
+    pub fn suspects(&self) -> Vec<Address> {
+        if self.is_expired {
+            return self.instances.iter().map(|instance| instance.address.clone()).collect();
+        }
+        self.held.keys().cloned().collect()
+    }
+}
+
+/// The first of each address.
+fn distinct(instances: Vec<Instance>) -> Vec<Instance> {
+    let mut seen = HashSet::new();
+    let mut instances = instances;
+    instances.retain(|instance| seen.insert(instance.address.clone()));
+    instances
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,226 @@
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::super::Reason;
+use super::super::settings::{OnDemand, Removal};
+use super::*;
+
+fn discovery() -> Discovery {
+    Discovery {
+        first_answer: Duration::from_secs(2),
+        on_demand: Some(OnDemand { max_services: 10, idle: Duration::from_secs(60) }),
+        debounce: Duration::from_millis(100),
+        removal: Some(Removal { above: 0.5, hold: Duration::from_secs(300) }),
+        expire_after: Duration::from_secs(3600),
+        state_dir: None,
+    }
+}
+
+fn at(seconds: u64) -> Instant {
+    Instant(0) + Duration::from_secs(1000 + seconds)
+}
+
+fn instances(ports: impl IntoIterator<Item = u16>) -> Vec<Instance> {
+    let address = |port| Address::Socket(([10, 0, 0, 1], port).into());
+    ports.into_iter().map(|port| address(port).into()).collect()
+}
+
+fn error() -> Error {
+    Error::new(Reason::Unreachable, "away")
+}
+
+fn ports(known: &Known) -> Vec<u16> {
+    let port = |instance: &Instance| match &instance.address {
+        Address::Socket(address) => address.port(),
+        other => panic!("{other}"),
+    };
+    let mut ports: Vec<u16> = known.instances().iter().map(port).collect();
+    ports.sort_unstable();
+    ports
+}
+
+fn known(registries: usize) -> Known {
+    Known::new(registries, None, &discovery(), at(0))
+}
+
+#[test]
+fn nothing_is_known_until_somebody_speaks_or_time_is_up() {
+    let mut known = known(1);
+    assert_eq!(known.state(&discovery(), at(1)), State::Pending);
+    assert!(!known.is_settled(at(1)));
+    assert!(known.is_settled(at(2)));
+    known.told(0, vec![], &discovery(), at(1));
+    assert!(known.is_settled(at(1)), "an empty answer is an answer");
+    assert_eq!(known.state(&discovery(), at(1)), State::Fresh);
+}
+
+#[test]
+fn a_failure_empties_nothing() {
+    let mut known = known(1);
+    known.told(0, instances(1..4), &discovery(), at(1));
+    known.failed(0, error(), &discovery(), at(2));
+    assert_eq!(ports(&known), [1, 2, 3]);
+    assert_eq!(known.state(&discovery(), at(2)), State::Stale);
+    assert_eq!(known.told_at(), at(1));
+    known.told(0, instances(1..4), &discovery(), at(3));
+    assert_eq!(known.state(&discovery(), at(3)), State::Fresh);
+}
+
+#[test]
+fn the_first_registry_that_has_an_instance_tells() {
+    let mut known = known(2);
+    known.told(1, instances(5..7), &discovery(), at(0));
+    assert!(!known.is_settled(at(0)), "the first may have some");
+    known.told(0, vec![], &discovery(), at(0));
+    assert!(known.is_settled(at(0)));
+    assert_eq!(ports(&known), [5, 6]);
+    known.told(0, instances(1..3), &discovery(), at(1));
+    assert_eq!(known.source(), Some(0));
+    known.look(&discovery(), at(1000));
+    assert_eq!(ports(&known), [1, 2]);
+    known.failed(0, error(), &discovery(), at(1001));
+    assert_eq!(ports(&known), [1, 2], "it fails, and is the first still");
+}
+
+#[test]
+fn a_registry_that_fails_from_the_beginning_leaves_it_to_the_next() {
+    let mut known = known(2);
+    known.failed(0, error(), &discovery(), at(0));
+    known.told(1, instances(5..7), &discovery(), at(0));
+    assert!(known.is_settled(at(0)));
+    assert_eq!(ports(&known), [5, 6]);
+}
+
+#[test]
+fn many_that_go_at_once_are_held_as_long_as_they_answer() {
+    let mut known = known(1);
+    known.told(0, instances(0..10), &discovery(), at(0));
+    known.told(0, instances(0..5), &discovery(), at(1));
+    assert_eq!(ports(&known).len(), 5, "half of them are not many");
+    known.told(0, vec![], &discovery(), at(2));
+    assert_eq!(ports(&known), [0, 1, 2, 3, 4]);
+    assert_eq!(known.suspects().len(), 5);
+    known.silent(&instances([3])[0].address, &discovery(), at(3));
+    assert_eq!(ports(&known), [0, 1, 2, 4]);
+    known.told(0, instances([0]), &discovery(), at(4));
+    assert_eq!(known.held().len(), 3, "one is back");
+    known.told(0, vec![], &discovery(), at(5));
+    assert_eq!(ports(&known), [0, 1, 2, 4], "and gone, which is all that there was");
+    known.look(&discovery(), at(303));
+    assert_eq!(ports(&known), [0], "the others were held from the second second on");
+    known.look(&discovery(), at(400));
+    assert_eq!(ports(&known), [] as [u16; 0]);
+}
+
+#[test]
+fn removal_off_takes_the_registry_at_its_word() {
+    let discovery = Discovery { removal: None, ..discovery() };
+    let mut known = Known::new(1, None, &discovery, at(0));
+    known.told(0, instances(0..10), &discovery, at(0));
+    known.told(0, vec![], &discovery, at(1));
+    assert!(known.instances().is_empty());
+}
+
+#[test]
+fn what_has_expired_is_left_out_where_it_is_silent() {
+    let mut known = known(1);
+    known.told(0, instances(1..4), &discovery(), at(0));
+    known.failed(0, error(), &discovery(), at(1));
+    known.look(&discovery(), at(3599));
+    assert!(known.suspects().is_empty());
+    known.look(&discovery(), at(3600));
+    assert_eq!(known.state(&discovery(), at(3600)), State::Expired);
+    assert_eq!(known.suspects().len(), 3);
+    known.silent(&instances([2])[0].address, &discovery(), at(3601));
+    assert_eq!(ports(&known), [1, 3]);
+    known.told(0, instances(1..4), &discovery(), at(3700));
+    assert_eq!(ports(&known), [1, 2, 3]);
+    assert!(known.suspects().is_empty());
+}
+
+#[test]
+fn what_the_disk_had_counts_until_a_registry_tells() {
+    let mut known = Known::new(1, Some(instances(1..4)), &discovery(), at(0));
+    known.look(&discovery(), at(0));
+    assert!(known.instances().is_empty(), "the registry may be about to answer");
+    known.failed(0, error(), &discovery(), at(1));
+    assert_eq!(ports(&known), [1, 2, 3]);
+    assert_eq!(known.state(&discovery(), at(1)), State::Stale);
+    known.told(0, instances(1..3), &discovery(), at(2));
+    assert_eq!(ports(&known), [1, 2]);
+    let mut silent = Known::new(1, Some(instances(1..4)), &discovery(), at(0));
+    silent.look(&discovery(), at(2));
+    assert_eq!(ports(&silent), [1, 2, 3], "it hangs");
+}
+
+#[test]
+fn an_address_is_there_once() {
+    let mut known = known(1);
+    let mut twice = instances([1, 1, 2]);
+    twice[1].weight = 7;
+    known.told(0, twice, &discovery(), at(0));
+    assert_eq!(ports(&known), [1, 2]);
+    assert_eq!(known.instances()[0].weight, 1);
+}
+
+#[derive(Debug, Clone)]
+enum Event {
+    Told(usize, Vec<u16>),
+    Failed(usize),
+    Silent(u16),
+    Wait(u64),
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        (0_usize..3, prop::collection::vec(0_u16..12, 0..12))
+            .prop_map(|(at, ports)| Event::Told(at, ports)),
+        (0_usize..3).prop_map(Event::Failed),
+        (0_u16..12).prop_map(Event::Silent),
+        (0_u64..2000).prop_map(Event::Wait),
+    ]
+}
+
+proptest! {
+    /// Whatever happens: no address is there twice; who is there was told or restored once; all that the
+    /// telling registry told last is there, unless that is long ago; what is held is not told and has an end.
+    #[test]
+    fn whatever_happens(events in prop::collection::vec(event(), 0..60), restored in any::<bool>()) {
+        let discovery = discovery();
+        let restored = restored.then(|| instances(20..25));
+        let mut known = Known::new(3, restored, &discovery, at(0));
+        let mut seconds = 0;
+        let mut told: [Option<Vec<u16>>; 3] = Default::default();
+        for event in events {
+            let now = at(seconds);
+            match event {
+                Event::Told(by, ports) => {
+                    told[by] = Some(ports.clone());
+                    known.told(by, instances(ports), &discovery, now);
+                }
+                Event::Failed(by) => known.failed(by, error(), &discovery, now),
+                Event::Silent(port) => known.silent(&instances([port])[0].address, &discovery, now),
+                Event::Wait(more) => {
+                    seconds += more;
+                    known.look(&discovery, at(seconds));
+                }
+            }
+            let now = at(seconds);
+            let there = ports(&known);
+            prop_assert!(there.windows(2).all(|pair| pair[0] != pair[1]), "{there:?}");
+            if let Some(by) = known.source() && known.state(&discovery, now) != State::Expired {
+                let last = told[by].clone().expect("it told");
+                prop_assert!(last.iter().all(|port| there.contains(port)));
+                let held = |port: &u16| known.held().any(|held| *held == instances([*port])[0].address);
+                let all = there.iter().all(|port| last.contains(port) || held(port));
+                prop_assert!(all);
+            }
+            known.look(&discovery, now);
+            prop_assert_eq!(&ports(&known), &there, "looking again changes nothing");
+        }
+        // Nothing is held for ever.
+        known.look(&discovery, at(seconds + 301));
+        prop_assert_eq!(known.held().len(), 0);
+    }
+}

@@ -1,0 +1,190 @@
+//! Finding others and being found, by the registry that needs nothing to be installed: sidecars that share a
+//! directory.
+
+mod support;
+
+use std::path::Path;
+use std::time::Duration;
+
+use support::{Proxy, client, eventually, upstream::Upstream};
+use tempfile::TempDir;
+
+/// A sidecar of the app at `upstream`, registered in `dir`.
+async fn sidecar(dir: &Path, name: &str, upstream: &Upstream, more: &str) -> Proxy {
+    let (dir, port) = (dir.display(), upstream.address.port());
+    Proxy::start(&format!(
+        "service: {{ name: {name}, port: {port}, version: v1, metadata: {{ team: shop }} }}\nregistry: directory://{dir}\n{more}"
+    ))
+    .await
+}
+
+/// A sidecar of an app that only calls others.
+async fn caller(dir: &Path, more: &str) -> Proxy {
+    Proxy::start(&format!("registry: directory://{}\n{more}", dir.display())).await
+}
+
+/// The files of a service.
+fn registered(dir: &TempDir, service: &str) -> usize {
+    let files = std::fs::read_dir(dir.path()).expect("a directory");
+    let names = files.map(|file| file.expect("a file").file_name().into_string().expect("text"));
+    names.filter(|name| name.starts_with(&format!("{service}@")) && name.ends_with(".json")).count()
+}
+
+async fn is_registered(dir: &TempDir, service: &str, count: usize) {
+    eventually(|| async { (registered(dir, service) == count).then_some(()) }).await;
+}
+
+#[tokio::test]
+async fn sidecars_of_one_host_find_each_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let app = Upstream::named("the users").await;
+    let users = sidecar(dir.path(), "users", &app, "").await;
+    is_registered(&dir, "users", 1).await;
+    let caller = caller(dir.path(), "").await;
+    let answer = client::get_from(caller.outbound(), "users", "/1").await;
+    assert_eq!((answer.status.as_u16(), answer.text()), (200, "the users"));
+    let log = &caller.log(1).await[0];
+    assert_eq!(log["upstream_host"], users.inbound().to_string());
+    assert_eq!(log["upstream_cluster"], "users");
+    let answer = client::get_from(caller.outbound(), "users.localhost", "/1").await;
+    assert_eq!(answer.text(), "the users");
+    // It comes to be known where it was not.
+    let other = Upstream::named("the orders").await;
+    let answer = client::get_from(caller.outbound(), "orders", "/1").await;
+    assert_eq!(answer.status.as_u16(), 503, "no such host: {}", answer.text());
+    let _orders = sidecar(dir.path(), "orders", &other, "").await;
+    eventually(|| async {
+        let answer = client::get_from(caller.outbound(), "orders", "/1").await;
+        (answer.text() == "the orders").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_instance_that_goes_is_not_called_any_more_and_no_request_fails() {
+    let dir = tempfile::tempdir().unwrap();
+    let (one, two) = (Upstream::named("one").await, Upstream::named("two").await);
+    let first = sidecar(dir.path(), "users", &one, "drain: { linger: 300ms, timeout: 5s }").await;
+    let _second = sidecar(dir.path(), "users", &two, "").await;
+    is_registered(&dir, "users", 2).await;
+    let caller = caller(dir.path(), "services: { users: { load_balancer: round_robin } }").await;
+    let mut answers = std::collections::BTreeSet::new();
+    for _ in 0..10 {
+        answers.insert(client::get_from(caller.outbound(), "users", "/").await.text().to_owned());
+    }
+    assert_eq!(answers.len(), 2, "{answers:?}");
+    first.shutdown();
+    is_registered(&dir, "users", 1).await;
+    let end = async { first.ended().await };
+    let calls = async {
+        for _ in 0..200 {
+            let answer = client::get_from(caller.outbound(), "users", "/").await;
+            assert_eq!(answer.status.as_u16(), 200, "{}", answer.text());
+        }
+    };
+    tokio::join!(end, calls);
+    let seen = one.seen().len();
+    for _ in 0..20 {
+        assert_eq!(client::get_from(caller.outbound(), "users", "/").await.text(), "two");
+    }
+    assert_eq!(one.seen().len(), seen);
+}
+
+#[tokio::test]
+async fn an_app_is_registered_when_it_is_there_and_told_critical_when_it_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    // A port that nobody listens on yet.
+    let port = {
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        socket.local_addr().unwrap().port()
+    };
+    let health = "health_check: { http: /health, interval: 50ms, unhealthy_after: 1 }";
+    let yaml = format!(
+        "service: {{ name: users, port: {port}, {health} }}\nregistry: directory://{}",
+        dir.path().display()
+    );
+    let users = Proxy::start(&yaml).await;
+    let caller = caller(dir.path(), "services: { users: {} }").await;
+    let status =
+        || async { client::get_from(caller.outbound(), "users", "/").await.status.as_u16() };
+    assert_eq!(status().await, 503, "nobody is registered");
+    assert_eq!(registered(&dir, "users"), 0);
+    const THERE: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+    let app = Upstream::canned_at(([127, 0, 0, 1], port).into(), THERE).await;
+    eventually(|| async { (status().await == 200).then_some(()) }).await;
+    drop(app);
+    eventually(|| async { (users.metric("pilotfish_app_healthy").await == 0.0).then_some(()) })
+        .await;
+    // It is there, and not called: a valid answer without it, which holds nobody that does not answer.
+    eventually(|| async { (status().await == 503).then_some(()) }).await;
+    assert_eq!(registered(&dir, "users"), 1);
+}
+
+#[tokio::test]
+async fn what_is_killed_expires() {
+    let dir = tempfile::tempdir().unwrap();
+    let app = Upstream::named("users").await;
+    let yaml = format!(
+        "service: {{ name: users, port: {} }}\nregistry: {{ directory: {{ path: {}, ttl: 300ms }} }}",
+        app.address.port(),
+        dir.path().display()
+    );
+    let users = Proxy::start(&yaml).await;
+    is_registered(&dir, "users", 1).await;
+    let caller = Proxy::start(&format!(
+        "registry: {{ directory: {{ path: {}, ttl: 300ms }} }}\ndiscovery: {{ removal: off }}\nservices: {{ users: {{}} }}",
+        dir.path().display()
+    ))
+    .await;
+    let status =
+        || async { client::get_from(caller.outbound(), "users", "/").await.status.as_u16() };
+    eventually(|| async { (status().await == 200).then_some(()) }).await;
+    // It lives for longer than a lease.
+    tokio::time::sleep(Duration::from_millis(900)).await;
+    assert_eq!(status().await, 200, "it is kept while it lives");
+    // Dropped, it ends at once and says goodbye to nobody.
+    drop(users);
+    assert_eq!(registered(&dir, "users"), 1);
+    eventually(|| async { (status().await == 503).then_some(()) }).await;
+    is_registered(&dir, "users", 0).await;
+}
+
+#[tokio::test]
+async fn routes_and_ports_lead_to_services_of_registries() {
+    let dir = tempfile::tempdir().unwrap();
+    let app = Upstream::named("users").await;
+    let _users = sidecar(dir.path(), "users", &app, "").await;
+    let gateway = Proxy::start(&format!(
+        "registry: directory://{}\ninbound:\n  listen: 127.0.0.1:0\n  routes:\n    - {{ match: {{ path_prefix: /a }}, to: [{{ service: users, version: v1 }}] }}\n    - {{ to: users }}\noutbound: {{ listen: 127.0.0.1:0, ports: {{ 13306: {{ service: users, listen: 127.0.0.1:0 }} }} }}",
+        dir.path().display()
+    ))
+    .await;
+    // The very first request is for what nobody has told yet.
+    for path in ["/a/1", "/b"] {
+        assert_eq!(client::get(gateway.inbound(), path).await.text(), "users");
+    }
+    assert_eq!(client::get(gateway.port(), "/").await.text(), "users");
+}
+
+#[tokio::test]
+async fn a_reload_keeps_what_is_known() {
+    let dir = tempfile::tempdir().unwrap();
+    let app = Upstream::named("users").await;
+    let _users = sidecar(dir.path(), "users", &app, "").await;
+    let yaml = format!("registry: directory://{}\n", dir.path().display());
+    let caller = Proxy::start(&yaml).await;
+    assert_eq!(client::get_from(caller.outbound(), "users", "/").await.text(), "users");
+    caller.write(&format!("{yaml}services: {{ users: {{ policy: {{ timeout: 3s }} }} }}\n"));
+    caller.reload().await.expect("good");
+    assert_eq!(client::get_from(caller.outbound(), "users", "/").await.text(), "users");
+    // Another registry that knows nobody: what was known is held, as it answers.
+    let empty = tempfile::tempdir().unwrap();
+    caller.write(&format!(
+        "registry: directory://{}\nservices: {{ users: {{}} }}\n",
+        empty.path().display()
+    ));
+    caller.reload().await.expect("good");
+    for _ in 0..20 {
+        assert_eq!(client::get_from(caller.outbound(), "users", "/").await.text(), "users");
+    }
+}
