@@ -19,7 +19,7 @@ use support::etcd::Etcd;
 use support::raw::find;
 use support::upstream::{Switch, Upstream, body};
 use support::watched::{Watched, on_one_thread};
-use support::{eventually, within};
+use support::{Proxy, client, eventually, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -268,15 +268,26 @@ async fn a_password_is_read_when_it_is_needed_and_never_told() {
     .await;
 }
 
+/// A server that takes connections and does nothing.
+async fn hanging() -> Upstream {
+    Upstream::raw(|stream| async move {
+        std::future::pending::<()>().await;
+        drop(stream);
+    })
+    .await
+}
+
 #[tokio::test]
 async fn the_next_server_is_asked_when_one_does_not_answer() {
     let Some(etcd) = Etcd::start().await else { return };
     on_one_thread(async {
+        let hanging = hanging().await;
         let failing = Switch::on(503).await;
         let closed = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let closed = closed.local_addr().expect("its address");
         let urls = [
             format!("http://{closed}"),
+            format!("http://{}", hanging.address),
             format!("http://{}", failing.upstream.address),
             etcd.url(),
         ];
@@ -284,7 +295,7 @@ async fn the_next_server_is_asked_when_one_does_not_answer() {
         let ours = app("next", 3001);
         registry.register(&ours, Health::Passing).await.expect("it is registered");
         let asked = failing.seen();
-        assert_eq!(asked, 1);
+        assert_eq!((asked, hanging.connections()), (1, 1));
         let mut watched = Watched::begin(&registry, "next");
         watched.until(&["127.0.0.1:3001"]).await;
         assert_eq!(registry.renew(&ours, Health::Critical).await, Ok(Renewal::Kept));
@@ -556,4 +567,27 @@ async fn a_server_that_always_compacts_is_not_asked_all_the_time() {
         assert!((2..=8).contains(&reads.load(SeqCst)), "{reads:?}");
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_sidecar_announces_its_app_and_another_calls_it() {
+    let Some(etcd) = Etcd::start().await else { return };
+    let app = Upstream::named("users").await;
+    let (at, port) = (etcd.address, app.address.port());
+    let services = "services: { users: { load_balancer: round_robin } }";
+    let caller = Proxy::start(&format!("registry: etcd://{at}\n{services}")).await;
+    let call = async || client::get_from(caller.outbound(), "users", "/").await;
+    assert_eq!(call().await.reason(), "no_endpoint");
+    let yaml = format!(
+        "service: {{ name: users, port: {port} }}\nregistry: {{ etcd: {{ addresses: [\"http://{at}\"], ttl: 3s }} }}"
+    );
+    let users = Proxy::start(&yaml).await;
+    eventually(|| async { (call().await.status == 200).then_some(()) }).await;
+    assert_eq!(call().await.text(), "users");
+    users.shutdown();
+    users.ended().await;
+    let all = json!({ "key": "AA==", "range_end": "AA==", "count_only": true });
+    let all = etcd.ask("kv/range", all, None).await;
+    assert!(all.get("count").is_none(), "it has said goodbye: {all}");
+    eventually(|| async { (call().await.status == 503).then_some(()) }).await;
 }

@@ -16,7 +16,7 @@ use serde_json::json;
 use support::eureka::Eureka;
 use support::upstream::{Upstream, body};
 use support::watched::{Watched, on_one_thread};
-use support::{eventually, within};
+use support::{Proxy, client, eventually, within};
 
 fn settings(urls: &[String]) -> settings::Eureka {
     settings::Eureka {
@@ -309,14 +309,25 @@ async fn a_password_is_read_when_it_is_needed_and_never_told() {
     .await;
 }
 
+/// A server that takes connections and does nothing.
+async fn hanging() -> Upstream {
+    Upstream::raw(|stream| async move {
+        std::future::pending::<()>().await;
+        drop(stream);
+    })
+    .await
+}
+
 #[tokio::test]
 async fn the_next_server_is_asked_when_one_does_not_answer() {
     let Some(eureka) = Eureka::shared().await else { return };
     on_one_thread(async {
+        let hanging = hanging().await;
         let failing = support::upstream::Switch::on(503).await;
         let closed = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let urls = [
             format!("http://{}/eureka", closed.local_addr().expect("its address")),
+            format!("http://{}/eureka", hanging.address),
             format!("http://{}/eureka", failing.upstream.address),
             eureka.url(),
         ];
@@ -325,7 +336,7 @@ async fn the_next_server_is_asked_when_one_does_not_answer() {
         let ours = app("next", 3001);
         registry.register(&ours, Health::Passing).await.expect("it is registered");
         let asked = failing.seen();
-        assert_eq!(asked, 1);
+        assert_eq!((asked, hanging.connections()), (1, 1));
         let mut watched = Watched::begin(&registry, "next");
         watched.until(&["127.0.0.1:3001"]).await;
         assert_eq!(registry.renew(&ours, Health::Passing).await, Ok(Renewal::Kept));
@@ -517,4 +528,27 @@ async fn who_does_not_listen_any_more_is_told_nothing() {
         .await;
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_sidecar_announces_its_app_and_another_calls_it() {
+    let Some(eureka) = Eureka::shared().await else { return };
+    let app = Upstream::named("users").await;
+    let (url, port) = (eureka.url(), app.address.port());
+    let registry = format!(
+        "registry: {{ eureka: {{ addresses: [\"{url}\"], poll: 100ms, renew: 1s, ttl: 30s }} }}"
+    );
+    let services = "services: { users-e2e: { load_balancer: round_robin } }";
+    let caller = Proxy::start(&format!("{registry}\n{services}")).await;
+    let call = async || client::get_from(caller.outbound(), "users-e2e", "/").await;
+    assert_eq!(call().await.reason(), "no_endpoint");
+    let users =
+        Proxy::start(&format!("service: {{ name: users-e2e, port: {port} }}\n{registry}")).await;
+    eventually(|| async { (call().await.status == 200).then_some(()) }).await;
+    assert_eq!(call().await.text(), "users");
+    users.shutdown();
+    users.ended().await;
+    let answer = eureka.ask(Method::GET, "/apps/USERS-E2E", "").await;
+    assert_eq!(answer.status, 404, "it has said goodbye: {}", answer.text());
+    eventually(|| async { (call().await.status == 503).then_some(()) }).await;
 }

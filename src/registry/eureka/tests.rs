@@ -384,6 +384,32 @@ fn our_app_is_told_as_others_are() {
 }
 
 #[test]
+fn what_the_server_has_of_us_is_compared_with_what_we_would_say() {
+    let body = announce::body(&ours(), Health::Passing, &settings(), None);
+    let mut found = body["instance"].clone();
+    // What a server adds.
+    found["overriddenStatus"] = "UNKNOWN".into();
+    found["countryId"] = 1.into();
+    found["leaseInfo"]["registrationTimestamp"] = 1_795_447_703_124_u64.into();
+    assert!(announce::stands(&found, &body));
+    for (pointer, other) in [
+        ("/hostName", json!("10.0.0.8")),
+        ("/port/$", json!(15007)),
+        ("/metadata/version", json!("1.4.1")),
+        ("/leaseInfo/durationInSecs", json!(30)),
+        ("/status", json!("STARTING")),
+    ] {
+        let mut found = found.clone();
+        *found.pointer_mut(pointer).expect("a field") = other;
+        assert!(!announce::stands(&found, &body), "{pointer}");
+    }
+    found["status"] = "OUT_OF_SERVICE".into();
+    found["overriddenStatus"] = "OUT_OF_SERVICE".into();
+    assert!(announce::stands(&found, &body));
+    assert!(!announce::stands(&Value::Null, &body));
+}
+
+#[test]
 fn an_id_is_one_segment_of_a_path() {
     let odd = Announcement { id: "a/b;c%2F d:80".to_owned(), ..ours() };
     assert_eq!(announce::our_path(&odd), "/apps/ORDER-SERVICE/a_b_c_2F_d:80");
