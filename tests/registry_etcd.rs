@@ -284,13 +284,13 @@ async fn the_next_server_is_asked_when_one_does_not_answer() {
         let hanging = hanging().await;
         let failing = Switch::on(503).await;
         let closed = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-        let closed = closed.local_addr().expect("its address");
         let urls = [
-            format!("http://{closed}"),
+            format!("http://{}", closed.local_addr().expect("its address")),
             format!("http://{}", hanging.address),
             format!("http://{}", failing.upstream.address),
             etcd.url(),
         ];
+        drop(closed);
         let registry = registry(&urls);
         let ours = app("next", 3001);
         registry.register(&ours, Health::Passing).await.expect("it is registered");

@@ -202,11 +202,11 @@ impl Etcd {
         }
         if lease.health != health {
             let lease = Lease { health, ..lease };
-            if !self.put(ours, lease).await? {
-                return Ok(false);
-            }
-            self.ours.replace(Some(lease));
-            return Ok(true);
+            // What our key says is not known where no answer comes.
+            self.ours.take();
+            let is_put = self.put(ours, lease).await?;
+            self.ours.replace(is_put.then_some(lease));
+            return Ok(is_put);
         }
         // A lease outlives a key that somebody removed.
         let body = json!({ "key": encoded(&self.key(ours)), "keys_only": true });
