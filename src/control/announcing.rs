@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{sleep, timeout};
 
@@ -37,6 +37,7 @@ const LEAVE: Duration = Duration::from_secs(3);
 pub struct Announcing {
     /// By the place of the registry.
     running: RefCell<HashMap<usize, Running>>,
+    begun: Notify,
 }
 
 struct Running {
@@ -82,6 +83,7 @@ impl Control {
         let standings = self.discovery.standings.clone();
         let told = move |is_there| standings.registered(place, Some(is_there));
         let task = spawn_local(announce(registry.clone(), ours.clone(), wish.subscribe(), told));
+        self.announcing.begun.notify_one();
         Running { registry, ours, wish, task }
     }
 
@@ -132,6 +134,11 @@ impl Control {
     pub(super) async fn follow_app(self: Rc<Self>) {
         let mut failures = 0;
         while *self.phase.borrow() == Phase::Running {
+            if self.announcing.running.borrow().is_empty() {
+                // Nobody is bothered where nobody is told.
+                self.announcing.begun.notified().await;
+                continue;
+            }
             let snapshot = self.live.current();
             let (health, wait) = match self.checks.app.is_healthy() {
                 Some(true) => (Some(Health::Passing), CHECK_EVERY),

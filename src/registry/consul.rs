@@ -14,10 +14,12 @@ use std::time::Duration;
 use ::http::{HeaderValue, Method, Response, StatusCode};
 use bytes::Bytes;
 use serde_json::{Value, json};
+use tokio::time::sleep;
 
 use super::http::{self, Ask, Client};
 use super::settings::{self, ConsulCheck};
 use super::{Announcement, Error, Health, Reason, Registry, Renewal, Task, Tell};
+use crate::clock;
 use crate::endpoint::Instance;
 use index::Index;
 
@@ -31,6 +33,8 @@ pub struct Consul {
 const WAIT: Duration = Duration::from_secs(60);
 /// How much later than that an answer may come.
 const MARGIN: Duration = Duration::from_secs(10);
+/// No question follows another one sooner: of a service that changes all the time each answer has more changes.
+const PACE: Duration = Duration::from_millis(100);
 /// How long anything else may take.
 const WITHIN: Duration = Duration::from_secs(5);
 /// How often the agent asks our `/ready`, where it does.
@@ -183,8 +187,12 @@ impl Registry for Consul {
         Box::pin(async move {
             let mut index = Index::default();
             loop {
+                let began = clock::now();
                 match self.look(&service, &mut index).await {
-                    Ok(instances) => tell.instances(instances),
+                    Ok(instances) => {
+                        tell.instances(instances);
+                        sleep(PACE.saturating_sub(clock::now() - began)).await;
+                    }
                     Err(error) => {
                         // Who answered may have been started anew.
                         index = Index::default();

@@ -38,9 +38,9 @@ impl Process {
             .replace("{metrics}", &metrics.to_string())
             .replace("{dir}", &dir.path().display().to_string());
         // A test has no neighbours but those that it names.
-        let off = if text.contains("\nregistry:") { "" } else { "\nregistry: off\n" };
+        let off = if text.contains("registry:") { "" } else { "registry: off\n" };
         let path = dir.path().join("pilotfish.yaml");
-        std::fs::write(&path, text + off).expect("its configuration");
+        std::fs::write(&path, off.to_owned() + &text).expect("its configuration");
         let log = std::fs::File::create(dir.path().join("stderr")).expect("a file");
         let binary = env!("CARGO_BIN_EXE_pilotfish");
         let mut command = match start.descriptors {

@@ -1,0 +1,186 @@
+//! Registries that answer wrongly: errors, garbage, halves, nothing at all, an index that goes back. What was known
+//! stays in force, and is so again when they have come to their senses.
+
+mod support;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use support::upstream::{Upstream, read_head};
+use support::{Proxy, client, eventually, within};
+use tokio::io::AsyncWriteExt;
+
+/// What the registry does with the next question.
+#[derive(Debug, Clone)]
+enum Mood {
+    /// Answers with this list, once for each index that is asked for; then it waits.
+    Tells(String, u64),
+    /// Writes this and closes.
+    Says(&'static [u8]),
+    /// Takes the question and never answers.
+    Silent,
+}
+
+/// Something that looks like a Consul agent.
+struct Agent {
+    upstream: Upstream,
+    mood: Arc<Mutex<Mood>>,
+}
+
+impl Agent {
+    async fn start(mood: Mood) -> Self {
+        let mood = Arc::new(Mutex::new(mood));
+        let told = mood.clone();
+        let upstream = Upstream::raw(move |mut stream| {
+            let told = told.clone();
+            async move {
+                let head = String::from_utf8_lossy(&read_head(&mut stream).await).into_owned();
+                let index = head.split("index=").nth(1).and_then(|rest| {
+                    rest.split(['&', ' ']).next()?.parse::<u64>().ok()
+                });
+                loop {
+                    let mood = told.lock().unwrap().clone();
+                    match mood {
+                        // As a blocking query: what is known already is not told again.
+                        Mood::Tells(_, at) if index == Some(at) => {}
+                        Mood::Tells(list, at) => {
+                            let answer = format!(
+                                "HTTP/1.1 200 OK\r\nx-consul-index: {at}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{list}",
+                                list.len()
+                            );
+                            let _ = stream.write_all(answer.as_bytes()).await;
+                            return;
+                        }
+                        Mood::Says(bytes) => {
+                            let _ = stream.write_all(bytes).await;
+                            return;
+                        }
+                        Mood::Silent => {}
+                    }
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            }
+        })
+        .await;
+        Self { upstream, mood }
+    }
+
+    fn becomes(&self, mood: Mood) {
+        *self.mood.lock().unwrap() = mood;
+    }
+}
+
+fn list(instances: &[&Upstream]) -> String {
+    let entry = |it: &&Upstream| {
+        serde_json::json!({
+            "Node": { "Address": "127.0.0.1" },
+            "Service": { "Address": "127.0.0.1", "Port": it.address.port() },
+            "Checks": [{ "Status": "passing" }],
+        })
+    };
+    serde_json::Value::from(instances.iter().map(entry).collect::<Vec<_>>()).to_string()
+}
+
+async fn answer(caller: &Proxy) -> String {
+    let answer = client::get_from(caller.outbound(), "users", "/").await;
+    assert_eq!(answer.status.as_u16(), 200, "{}", answer.text());
+    answer.text().to_owned()
+}
+
+async fn is_state(caller: &Proxy, state: &str) {
+    let series = format!("pilotfish_registry_service_state{{service=\"users\",state=\"{state}\"}}");
+    eventually(|| async { (caller.metric(&series).await == 1.0).then_some(()) }).await;
+}
+
+#[tokio::test]
+async fn nothing_that_an_agent_says_wrongly_empties_anything() {
+    let (one, two) = (Upstream::named("one").await, Upstream::named("two").await);
+    let agent = Agent::start(Mood::Tells(list(&[&one]), 10)).await;
+    let caller = Proxy::start(&format!("registry: consul://{}", agent.upstream.address)).await;
+    assert_eq!(answer(&caller).await, "one");
+    let wrong: &[&[u8]] = &[
+        b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 17\r\n\r\nNo cluster leader",
+        b"HTTP/1.1 429 Too Many Requests\r\ncontent-length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\nx-consul-index: 11\r\n\r\n[}]",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\nx-consul-index: 11\r\n\r\nnull",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nx-consul-index: 11\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 18\r\nx-consul-index: 11\r\n\r\n[{\"Service\":null}]",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nx-consul-index: 11\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 400\r\nx-consul-index: 11\r\n\r\n[{\"Node\":",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\nx-consul-index: 11\r\n\r\n2\r\n[]\r\n",
+        b"HTTP/1.1 200 OK\r\n",
+        b"\x15\x03\x01\x00\x02\x02\x46",
+        b"",
+    ];
+    for said in wrong {
+        agent.becomes(Mood::Says(said));
+        is_state(&caller, "stale").await;
+        assert_eq!(answer(&caller).await, "one", "{}", said.escape_ascii());
+        agent.becomes(Mood::Tells(list(&[&one]), 12));
+        is_state(&caller, "fresh").await;
+    }
+    // After all of it a change is seen as ever.
+    agent.becomes(Mood::Tells(list(&[&two]), 13));
+    eventually(|| async { (answer(&caller).await == "two").then_some(()) }).await;
+}
+
+#[tokio::test]
+async fn an_index_that_goes_back_begins_anew() {
+    let (one, two) = (Upstream::named("one").await, Upstream::named("two").await);
+    let agent = Agent::start(Mood::Tells(list(&[&one]), 1000)).await;
+    let more = "discovery: { removal: off }";
+    let caller =
+        Proxy::start(&format!("registry: consul://{}\n{more}", agent.upstream.address)).await;
+    assert_eq!(answer(&caller).await, "one");
+    // Restored from a backup: fewer changes than it once had.
+    agent.becomes(Mood::Tells(list(&[&two]), 3));
+    eventually(|| async { (answer(&caller).await == "two").then_some(()) }).await;
+    agent.becomes(Mood::Tells(list(&[&one]), 4));
+    eventually(|| async { (answer(&caller).await == "one").then_some(()) }).await;
+}
+
+#[tokio::test]
+async fn an_empty_answer_is_believed_of_those_that_do_not_answer_themselves() {
+    let (one, two) = (Upstream::named("one").await, Upstream::named("two").await);
+    let agent = Agent::start(Mood::Tells(list(&[&one, &two]), 1)).await;
+    let more = "services: { users: { load_balancer: round_robin } }";
+    let caller =
+        Proxy::start(&format!("registry: consul://{}\n{more}", agent.upstream.address)).await;
+    answer(&caller).await;
+    agent.becomes(Mood::Tells("[]".to_owned(), 2));
+    let held = "pilotfish_registry_held_endpoints{service=\"users\"}";
+    eventually(|| async { (caller.metric(held).await == 2.0).then_some(()) }).await;
+    for _ in 0..10 {
+        answer(&caller).await;
+    }
+    let clusters = client::get_from(caller.admin(), "localhost", "/clusters?format=json").await;
+    assert!(clusters.text().contains("\"held\": true"), "{}", clusters.text());
+    drop(one);
+    eventually(|| async { (caller.metric(held).await == 1.0).then_some(()) }).await;
+    assert_eq!(answer(&caller).await, "two");
+    drop(two);
+    eventually(|| async {
+        let answer = client::get_from(caller.outbound(), "users", "/").await;
+        (answer.status.as_u16() == 503 && answer.text().contains("no endpoint")).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_registry_that_never_answers_holds_no_request_for_longer_than_it_may() {
+    let agent = Agent::start(Mood::Silent).await;
+    let more = "discovery: { first_answer: 2s }\nservices: { users: {} }";
+    let caller =
+        Proxy::start(&format!("registry: consul://{}\n{more}", agent.upstream.address)).await;
+    let answer = client::get_from(caller.outbound(), "users", "/").await;
+    assert_eq!(answer.status.as_u16(), 503);
+    let log = &caller.log(1).await[0];
+    assert_eq!(log["response_code_details"], "no_endpoint");
+    // The next ones do not wait again: that would take longer than a test may.
+    within(async {
+        for _ in 0..20 {
+            client::get_from(caller.outbound(), "users", "/").await;
+        }
+    })
+    .await;
+}
