@@ -34,6 +34,7 @@ pub struct Client {
 }
 
 /// One question.
+#[derive(Clone)]
 pub struct Ask<'a> {
     pub method: Method,
     /// Path and query, after the path of the server.

@@ -7,10 +7,15 @@
 pub mod consul;
 pub mod demand;
 pub mod directory;
+#[cfg(feature = "etcd")]
+pub mod etcd;
+pub mod eureka;
 pub mod http;
 mod known;
+mod place;
 pub mod probe;
 pub mod register;
+mod servers;
 pub mod settings;
 pub mod store;
 
@@ -80,7 +85,15 @@ pub fn make(settings: &settings::Settings) -> Rc<dyn Registry> {
     let made: Result<Rc<dyn Registry>, Error> = match &settings.kind {
         Kind::Directory(settings) => Ok(Rc::new(directory::Directory::new(settings))),
         Kind::Consul(settings) => consul::Consul::new(settings).map(|it| Rc::new(it) as _),
-        Kind::Dns(_) | Kind::Eureka(_) | Kind::Kubernetes(_) | Kind::Etcd(_) => {
+        Kind::Eureka(settings) => eureka::Eureka::new(settings).map(|it| Rc::new(it) as _),
+        #[cfg(feature = "etcd")]
+        Kind::Etcd(settings) => etcd::Etcd::new(settings).map(|it| Rc::new(it) as _),
+        #[cfg(not(feature = "etcd"))]
+        Kind::Etcd(_) => {
+            let detail = "this pilotfish was built without etcd; build it with `--features etcd`";
+            Err(Error::new(Reason::Refused, detail))
+        }
+        Kind::Dns(_) | Kind::Kubernetes(_) => {
             Err(Error::new(Reason::Refused, "this registry is not there yet"))
         }
     };

@@ -23,6 +23,9 @@ pub enum Tool {
     Ws,
     Redis,
     Consul,
+    Etcd,
+    /// What `tests/support/eureka/build` makes.
+    Eureka,
 }
 
 impl Tool {
@@ -37,6 +40,8 @@ impl Tool {
             Self::Ws => "the Node module ws",
             Self::Redis => "redis-server",
             Self::Consul => "consul, on the PATH or as $CONSUL_BIN",
+            Self::Etcd => "etcd",
+            Self::Eureka => "what tests/support/eureka/build makes, and java",
         }
     }
 
@@ -52,6 +57,8 @@ impl Tool {
             Self::Ws => (node(), &["-p", "require('ws') && 1"], "1"),
             Self::Redis => (command("redis-server"), &["--version"], "v="),
             Self::Consul => (command(consul()), &["version"], "Consul v"),
+            Self::Etcd => (command("etcd"), &["--version"], "etcd Version"),
+            Self::Eureka => (command("../support/eureka/start"), &["--version"], "here"),
         };
         command.args(arguments);
         (command, sign)

@@ -6,12 +6,15 @@
 pub mod client;
 pub mod consul;
 pub mod counterpart;
+pub mod etcd;
+pub mod eureka;
 pub mod load;
 pub mod process;
 pub mod raw;
 pub mod redis;
 pub mod town;
 pub mod upstream;
+pub mod watched;
 
 use std::future::Future;
 use std::net::SocketAddr;

@@ -1,0 +1,80 @@
+//! What a registry tells of a service, followed as the proxy follows it.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use pilotfish::endpoint::Instance;
+use pilotfish::registry::{Error, News, Registry, Tell};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::task::{JoinHandle, LocalSet};
+
+use super::within;
+
+/// Ends to follow when it is dropped.
+pub struct Watched {
+    news: UnboundedReceiver<News>,
+    task: JoinHandle<()>,
+}
+
+impl Watched {
+    /// In a [`LocalSet`].
+    pub fn begin(registry: &Rc<impl Registry + 'static>, service: &str) -> Self {
+        let (tell, news) = unbounded_channel();
+        let service: Arc<str> = service.into();
+        let tell = Tell::new(0, service.clone(), tell);
+        let task = tokio::task::spawn_local(registry.clone().watch(service, tell));
+        Self { news, task }
+    }
+
+    pub async fn next(&mut self) -> Result<Vec<Instance>, Error> {
+        within(self.news.recv()).await.expect("it is followed").told
+    }
+
+    /// Waits until just these addresses are told.
+    pub async fn until(&mut self, addresses: &[&str]) -> Vec<Instance> {
+        let mut expected = addresses.to_vec();
+        expected.sort_unstable();
+        let mut last = None;
+        let told = tokio::time::timeout(super::PATIENCE, async {
+            loop {
+                let news = self.news.recv().await.expect("it is followed").told;
+                if let Ok(instances) = &news {
+                    let mut told: Vec<_> =
+                        instances.iter().map(|instance| instance.address.to_string()).collect();
+                    told.sort();
+                    if told == expected {
+                        return instances.clone();
+                    }
+                }
+                last = Some(news);
+            }
+        })
+        .await;
+        told.unwrap_or_else(|_| panic!("not told: {expected:?}, but last: {last:?}"))
+    }
+
+    /// Waits until it is told that the registry does not tell.
+    pub async fn failure(&mut self) -> Error {
+        loop {
+            if let Err(error) = self.next().await {
+                return error;
+            }
+        }
+    }
+
+    /// Nothing that was told by now is looked at.
+    pub fn forget(&mut self) {
+        while self.news.try_recv().is_ok() {}
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Runs a test on one thread, as registries run.
+pub async fn on_one_thread<F: Future>(test: F) -> F::Output {
+    LocalSet::new().run_until(test).await
+}
