@@ -188,3 +188,66 @@ async fn a_reload_keeps_what_is_known() {
         assert_eq!(client::get_from(caller.outbound(), "users", "/").await.text(), "users");
     }
 }
+
+#[tokio::test]
+async fn the_first_registry_that_has_an_instance_tells() {
+    let (new, old) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (one, two) = (Upstream::named("old").await, Upstream::named("new").await);
+    let _in_old = sidecar(old.path(), "users", &one, "").await;
+    let both = format!(
+        "registry: [ \"directory://{}\", {{ directory: {{ path: {} }}, advertise: off }} ]",
+        new.path().display(),
+        old.path().display()
+    );
+    let caller = Proxy::start(&format!("{both}\nservices: {{ users: {{}} }}")).await;
+    assert_eq!(client::get_from(caller.outbound(), "users", "/").await.text(), "old");
+    // One that is announced in the first of two, and not in the other.
+    let app = two.address.port();
+    let moved = Proxy::start(&format!("service: {{ name: users, port: {app} }}\n{both}")).await;
+    eventually(|| async {
+        let answer = client::get_from(caller.outbound(), "users", "/").await;
+        (answer.text() == "new").then_some(())
+    })
+    .await;
+    assert_eq!((registered(&new, "users"), registered(&old, "users")), (1, 1));
+    moved.shutdown();
+    moved.ended().await;
+    eventually(|| async {
+        let answer = client::get_from(caller.outbound(), "users", "/").await;
+        (answer.text() == "old").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn endpoints_of_a_running_proxy_are_printed() {
+    let dir = tempfile::tempdir().unwrap();
+    let app = Upstream::named("users").await;
+    let users = sidecar(dir.path(), "users", &app, "").await;
+    is_registered(&dir, "users", 1).await;
+    let caller = caller(dir.path(), "services: { users: {} }").await;
+    assert_eq!(client::get_from(caller.outbound(), "users", "/").await.status.as_u16(), 200);
+    let run = |arguments: &[&str]| {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_pilotfish"));
+        command.arg("endpoints").args(["--admin", &caller.admin().to_string()]).args(arguments);
+        async move {
+            let output = support::within(command.output()).await.expect("it runs");
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            (output.status.code(), text(&output.stdout), text(&output.stderr))
+        }
+    };
+    let (code, table, _) = run(&["users"]).await;
+    assert_eq!(code, Some(0));
+    let cells: Vec<_> = table.lines().nth(1).expect("a line").split_whitespace().collect();
+    assert_eq!(
+        cells[..5],
+        ["users", "directory", "fresh", &users.inbound().to_string(), "available"]
+    );
+    let (_, json, _) = run(&["-o", "json", "users"]).await;
+    let clusters: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(clusters[0]["endpoints"][0]["version"], "v1");
+    assert_eq!(clusters[0]["endpoints"][0]["labels"]["team"], "shop");
+    let (code, _, error) = run(&["nobody"]).await;
+    assert_eq!(code, Some(1));
+    assert!(error.contains("knows no service `nobody`"), "{error}");
+}

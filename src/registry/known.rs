@@ -38,11 +38,19 @@ impl State {
     }
 }
 
+/// What was known before.
+#[derive(Debug, Clone)]
+pub struct Restored {
+    pub instances: Vec<Instance>,
+    /// By the disk, when the proxy ran last; otherwise until a moment ago, by other registries.
+    pub is_old: bool,
+}
+
 #[derive(Debug)]
 pub struct Known {
     sources: Vec<Source>,
-    /// From the disk, for as long as no registry has told anything.
-    restored: Option<Vec<Instance>>,
+    /// For as long as no registry has told anything.
+    restored: Option<Restored>,
     /// When what there is counts as the first answer.
     settles: Instant,
     since: Instant,
@@ -75,22 +83,22 @@ impl Source {
 }
 
 impl Known {
-    /// Nothing yet, by so many registries. `restored`: what was known when the proxy ran last.
+    /// Nothing yet, by so many registries.
     pub fn new(
         registries: usize,
-        restored: Option<Vec<Instance>>,
+        restored: Option<Restored>,
         discovery: &Discovery,
         now: Instant,
     ) -> Self {
         Self {
             sources: (0..registries).map(|_| Source::default()).collect(),
+            wanted: restored.as_ref().map(|it| it.instances.clone()).unwrap_or_default(),
             restored,
             settles: now + discovery.first_answer,
             since: now,
             held: BTreeMap::new(),
             silent: HashSet::new(),
             is_expired: false,
-            wanted: Vec::new(),
             instances: Vec::new(),
         }
     }
@@ -131,7 +139,7 @@ impl Known {
     /// Looks what follows of time alone.
     pub fn look(&mut self, discovery: &Discovery, now: Instant) {
         let expires = (self.state(discovery, now) == State::Expired) != self.is_expired;
-        let settles = self.chosen().is_none() && self.restored.is_some() && self.wanted.is_empty();
+        let settles = self.instances.is_empty() && !self.wanted.is_empty() && self.is_settled(now);
         if expires || settles || self.held.values().any(|(_, until)| now >= *until) {
             self.conclude(discovery, now);
         }
@@ -140,15 +148,19 @@ impl Known {
     /// What follows of all that is known.
     fn conclude(&mut self, discovery: &Discovery, now: Instant) {
         self.is_expired = self.state(discovery, now) == State::Expired;
-        let chosen = self.chosen().and_then(|at| self.sources[at].told.clone());
-        let wanted = match chosen {
-            Some(wanted) => wanted,
-            None if self.is_settled(now) => self.restored.clone().unwrap_or_default(),
-            None => Vec::new(),
-        };
+        let told = self.chosen().and_then(|at| self.sources[at].told.clone());
+        let has_told = told.is_some();
+        let restored = || self.restored.as_ref().map(|it| it.instances.clone()).unwrap_or_default();
+        let wanted = told.unwrap_or_else(restored);
         self.hold(&wanted, discovery, now);
-        let mut instances = wanted.clone();
-        self.wanted = wanted;
+        if has_told {
+            self.restored = None;
+        }
+        self.wanted = wanted.clone();
+        let mut instances = wanted;
+        if !has_told && !self.is_settled(now) {
+            instances.clear();
+        }
         instances.extend(self.held.values().map(|(instance, _)| instance.clone()));
         if self.is_expired {
             instances.retain(|instance| !self.silent.contains(&instance.address));
@@ -163,6 +175,11 @@ impl Known {
         let is_back = |instance: &Instance| addresses.contains(&instance.address);
         self.held.retain(|_, (instance, until)| now < *until && !is_back(instance));
         let Some(removal) = &discovery.removal else { return self.held.clear() };
+        // An old address may be that of another service by now. Only where there is no other it is tried.
+        let is_old = self.restored.as_ref().is_some_and(|it| it.is_old);
+        if is_old && !wanted.is_empty() {
+            return;
+        }
         let gone: Vec<_> = self.wanted.iter().filter(|it| !is_back(it)).collect();
         if gone.len() as f64 > removal.above * self.wanted.len() as f64 {
             let until = now + removal.hold;

@@ -33,7 +33,7 @@ use tokio::time::sleep;
 
 use crate::backoff::Backoff;
 use crate::endpoint::Instance;
-pub use known::{Known, State};
+pub use known::{Known, Restored, State};
 use settings::Kind;
 
 /// What a registry does, on the thread of control.

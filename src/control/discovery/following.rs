@@ -13,7 +13,7 @@ use crate::clock::Instant;
 use crate::config::discovered::FirstAnswer;
 use crate::endpoint::Instance;
 use crate::registry::settings::Discovery;
-use crate::registry::{Error, Known, News, Registry, State, Tell, probe};
+use crate::registry::{Error, Known, News, Registry, Restored, State, Tell, probe};
 
 /// How often suspects are asked.
 const PROBE_EVERY: Duration = Duration::from_secs(5);
@@ -49,7 +49,7 @@ impl Followed {
         service: &Arc<str>,
         registries: &[Rc<dyn Registry>],
         news: &mpsc::UnboundedSender<News>,
-        restored: Option<Vec<Instance>>,
+        restored: Option<Restored>,
         first_answer: Arc<FirstAnswer>,
         settings: &Discovery,
         now: Instant,
@@ -77,7 +77,9 @@ impl Followed {
         now: Instant,
     ) {
         self.watches = watches(&self.service, registries, news);
-        self.known = Known::new(registries.len(), self.published.clone(), settings, now);
+        let before = self.published.clone();
+        let before = before.map(|instances| Restored { instances, is_old: false });
+        self.known = Known::new(registries.len(), before, settings, now);
     }
 
     /// Whether what is known is not what is in force.

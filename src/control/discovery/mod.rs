@@ -21,10 +21,10 @@ use crate::clock::{self, Instant};
 use crate::config::discovered::{Discovered, FirstAnswer};
 use crate::config::snapshot::Snapshot;
 use crate::config::units::Name;
-use crate::endpoint::{Address, Instance};
+use crate::endpoint::Address;
 use crate::registry::demand::Demand;
 use crate::registry::store::Store;
-use crate::registry::{self, News, Registry, settings};
+use crate::registry::{self, News, Registry, Restored, settings};
 use following::Followed;
 pub use standing::Standings;
 
@@ -150,12 +150,13 @@ impl Discovery {
         *self.state_dir.borrow_mut() = given;
     }
 
-    fn restored(&self, service: &str) -> Option<Vec<Instance>> {
+    fn restored(&self, service: &str) -> Option<Restored> {
         let read = self.store.borrow().as_ref()?.read(service);
-        read.unwrap_or_else(|error| {
+        let read = read.unwrap_or_else(|error| {
             tracing::warn!(service, %error, "what was kept of a service cannot be read");
             None
-        })
+        });
+        read.map(|instances| Restored { instances, is_old: true })
     }
 
     fn hear(&self, news: News, settings: &settings::Discovery) {

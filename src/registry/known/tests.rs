@@ -26,6 +26,10 @@ fn instances(ports: impl IntoIterator<Item = u16>) -> Vec<Instance> {
     ports.into_iter().map(|port| address(port).into()).collect()
 }
 
+fn on_disk(ports: impl IntoIterator<Item = u16>) -> Option<Restored> {
+    Some(Restored { instances: instances(ports), is_old: true })
+}
+
 fn error() -> Error {
     Error::new(Reason::Unreachable, "away")
 }
@@ -141,7 +145,7 @@ fn what_has_expired_is_left_out_where_it_is_silent() {
 
 #[test]
 fn what_the_disk_had_counts_until_a_registry_tells() {
-    let mut known = Known::new(1, Some(instances(1..4)), &discovery(), at(0));
+    let mut known = Known::new(1, on_disk(1..4), &discovery(), at(0));
     known.look(&discovery(), at(0));
     assert!(known.instances().is_empty(), "the registry may be about to answer");
     known.failed(0, error(), &discovery(), at(1));
@@ -149,7 +153,7 @@ fn what_the_disk_had_counts_until_a_registry_tells() {
     assert_eq!(known.state(&discovery(), at(1)), State::Stale);
     known.told(0, instances(1..3), &discovery(), at(2));
     assert_eq!(ports(&known), [1, 2]);
-    let mut silent = Known::new(1, Some(instances(1..4)), &discovery(), at(0));
+    let mut silent = Known::new(1, on_disk(1..4), &discovery(), at(0));
     silent.look(&discovery(), at(2));
     assert_eq!(ports(&silent), [1, 2, 3], "it hangs");
 }
@@ -188,7 +192,7 @@ proptest! {
     #[test]
     fn whatever_happens(events in prop::collection::vec(event(), 0..60), restored in any::<bool>()) {
         let discovery = discovery();
-        let restored = restored.then(|| instances(20..25));
+        let restored = restored.then(|| on_disk(20..25)).flatten();
         let mut known = Known::new(3, restored, &discovery, at(0));
         let mut seconds = 0;
         let mut told: [Option<Vec<u16>>; 3] = Default::default();
@@ -223,4 +227,25 @@ proptest! {
         known.look(&discovery, at(seconds + 301));
         prop_assert_eq!(known.held().len(), 0);
     }
+}
+
+#[test]
+fn a_registry_that_was_started_empty_does_not_empty_what_the_disk_had() {
+    let mut empty = Known::new(1, on_disk(1..4), &discovery(), at(0));
+    empty.told(0, vec![], &discovery(), at(0));
+    assert_eq!(ports(&empty), [1, 2, 3]);
+    assert_eq!(empty.held().len(), 3);
+    // What it tells is newer than the disk, whose addresses may be those of others by now.
+    let mut told = Known::new(1, on_disk(1..4), &discovery(), at(0));
+    told.told(0, instances([9]), &discovery(), at(0));
+    assert_eq!(ports(&told), [9]);
+}
+
+#[test]
+fn other_registries_do_not_empty_what_was_known_by_those_before() {
+    let before = Restored { instances: instances(1..4), is_old: false };
+    let mut known = Known::new(1, Some(before), &discovery(), at(0));
+    known.look(&discovery(), at(0));
+    known.told(0, instances([9]), &discovery(), at(0));
+    assert_eq!(ports(&known), [1, 2, 3, 9]);
 }
