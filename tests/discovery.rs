@@ -6,6 +6,7 @@ mod support;
 use std::path::Path;
 use std::time::Duration;
 
+use support::process::{Process, Start};
 use support::{Proxy, client, eventually, upstream::Upstream};
 use tempfile::TempDir;
 
@@ -125,11 +126,11 @@ async fn what_is_killed_expires() {
     let dir = tempfile::tempdir().unwrap();
     let app = Upstream::named("users").await;
     let yaml = format!(
-        "service: {{ name: users, port: {} }}\nregistry: {{ directory: {{ path: {}, ttl: 300ms }} }}",
+        "service: {{ name: users, port: {} }}\nregistry: {{ directory: {{ path: {}, ttl: 300ms }} }}\ninbound: {{ listen: '{{inbound}}' }}\noutbound: {{ listen: '{{outbound}}' }}\nadmin: {{ listen: '{{admin}}', metrics: '{{metrics}}' }}\n",
         app.address.port(),
         dir.path().display()
     );
-    let users = Proxy::start(&yaml).await;
+    let users = Process::start(&yaml, Start::default()).await;
     is_registered(&dir, "users", 1).await;
     let caller = Proxy::start(&format!(
         "registry: {{ directory: {{ path: {}, ttl: 300ms }} }}\ndiscovery: {{ removal: off }}\nservices: {{ users: {{}} }}",
@@ -142,9 +143,7 @@ async fn what_is_killed_expires() {
     // It lives for longer than a lease.
     tokio::time::sleep(Duration::from_millis(900)).await;
     assert_eq!(status().await, 200, "it is kept while it lives");
-    // Dropped, it ends at once and says goodbye to nobody.
-    drop(users);
-    assert_eq!(registered(&dir, "users"), 1);
+    users.kill();
     eventually(|| async { (status().await == 503).then_some(()) }).await;
     is_registered(&dir, "users", 0).await;
 }

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use support::consul::{Consul, MASTER};
 use support::load::Load;
+use support::process::{Process, Start};
 use support::{Proxy, client, eventually, upstream::Upstream};
 
 /// A sidecar of the app at `upstream`, registered at `consul`.
@@ -116,10 +117,14 @@ async fn an_app_that_is_not_well_is_critical_and_not_gone() {
 async fn what_is_killed_is_critical_when_its_time_is_over() {
     let Some(consul) = Consul::start().await else { return };
     let app = Upstream::named("users").await;
-    let users = sidecar(&consul, "users", &app, "").await;
+    let yaml = format!(
+        "service: {{ name: users, port: {} }}\nregistry: {{ consul: {{ address: \"http://{}\", ttl: 1s }} }}\ninbound: {{ listen: '{{inbound}}' }}\noutbound: {{ listen: '{{outbound}}' }}\nadmin: {{ listen: '{{admin}}', metrics: '{{metrics}}' }}\n",
+        app.address.port(),
+        consul.address
+    );
+    let users = Process::start(&yaml, Start::default()).await;
     passing(&consul, "users", 1).await;
-    // It ends at once and says goodbye to nobody.
-    drop(users);
+    users.kill();
     assert_eq!(consul.get("/v1/health/service/users").await.as_array().unwrap().len(), 1);
     passing(&consul, "users", 0).await;
 }

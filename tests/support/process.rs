@@ -84,6 +84,12 @@ impl Process {
         kill_process(pid, signal).expect("the process is there");
     }
 
+    /// Ends it at once: it has no time to say goodbye to anybody.
+    pub fn kill(mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("its end");
+    }
+
     pub async fn exit(&mut self) -> ExitStatus {
         let child = std::cell::RefCell::new(&mut self.child);
         eventually(|| async { child.borrow_mut().try_wait().expect("its status") }).await
