@@ -5,6 +5,7 @@
 
 mod answer;
 mod index;
+mod turns;
 
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -22,16 +23,16 @@ use super::{Announcement, Error, Health, Reason, Registry, Renewal, Task, Tell};
 use crate::clock;
 use crate::endpoint::Instance;
 use index::Index;
+use turns::Turns;
 
 pub struct Consul {
     name: String,
     client: Client,
     settings: settings::Consul,
+    turns: Turns,
 }
 
-/// How long a blocking query waits for a change; the agent adds up to a sixteenth.
-const WAIT: Duration = Duration::from_secs(60);
-/// How much later than that an answer may come.
+/// How much later than it was asked to wait an answer may come.
 const MARGIN: Duration = Duration::from_secs(10);
 /// No question follows another one sooner: of a service that changes all the time each answer has more changes.
 const PACE: Duration = Duration::from_millis(100);
@@ -51,7 +52,7 @@ impl Consul {
     pub fn new(settings: &settings::Consul) -> Result<Self, Error> {
         let client = Client::new(settings.address.clone(), settings.ca_file.as_deref())?;
         let name = format!("consul {}", settings.address.address);
-        Ok(Self { name, client, settings: settings.clone() })
+        Ok(Self { name, client, settings: settings.clone(), turns: Turns::default() })
     }
 
     /// Asks the agent in our name.
@@ -74,13 +75,17 @@ impl Consul {
 
     /// The next answer about `service`, when it changes or after a while.
     async fn look(&self, service: &str, index: &mut Index) -> Result<Vec<Instance>, Error> {
-        let wait = format!("{}s", WAIT.as_secs());
+        // It is never closed.
+        let _turn = self.turns.take(index.get() == 0).await;
+        let longest = self.turns.wait();
+        let wait = format!("{}ms", longest.as_millis());
         let last = index.get().to_string();
         let mut query = vec![("index", last.as_str())];
         let mut within = WITHIN;
         if index.get() > 0 {
             query.push(("wait", &wait));
-            within = WAIT + WAIT / 16 + MARGIN;
+            // The agent adds up to a sixteenth.
+            within = longest + longest / 16 + MARGIN;
         }
         query.extend(self.settings.datacenter.as_deref().map(|datacenter| ("dc", datacenter)));
         query.extend(self.settings.tag.as_deref().map(|tag| ("tag", tag)));
@@ -185,6 +190,7 @@ impl Registry for Consul {
 
     fn watch(self: Rc<Self>, service: Arc<str>, tell: Tell) -> Task<'static, ()> {
         Box::pin(async move {
+            let _member = self.turns.join();
             let mut index = Index::default();
             loop {
                 let began = clock::now();

@@ -94,7 +94,7 @@ pub fn make(settings: &settings::Settings) -> Rc<dyn Registry> {
             Err(Error::new(Reason::Refused, detail))
         }
         Kind::Dns(_) | Kind::Kubernetes(_) => {
-            Err(Error::new(Reason::Refused, "this registry is not there yet"))
+            Err(Error::new(Reason::Refused, "this registry is not there yet; use another one, or `endpoints`"))
         }
     };
     made.unwrap_or_else(|error| Rc::new(Unusable { settings: settings.clone(), error }))

@@ -30,14 +30,25 @@ impl Connection {
         path: &str,
         body: &str,
     ) -> Result<Answer> {
-        let mut stream = match self.stream.take() {
-            Some(stream) => stream,
-            None => {
-                let stream = TcpStream::connect(self.address).await?;
-                stream.set_nodelay(true)?;
-                stream
-            }
-        };
+        if let Some(stream) = self.stream.take()
+            // Its server may have closed it meanwhile.
+            && let Ok(answer) = self.ask_on(stream, method, host, path, body).await
+        {
+            return Ok(answer);
+        }
+        let stream = TcpStream::connect(self.address).await?;
+        stream.set_nodelay(true)?;
+        self.ask_on(stream, method, host, path, body).await
+    }
+
+    async fn ask_on(
+        &mut self,
+        mut stream: TcpStream,
+        method: &str,
+        host: &str,
+        path: &str,
+        body: &str,
+    ) -> Result<Answer> {
         let head = format!(
             "{method} {path} HTTP/1.1\r\nhost: {host}\r\ncontent-length: {}\r\n\r\n{body}",
             body.len()
