@@ -93,9 +93,10 @@ pub fn make(settings: &settings::Settings) -> Rc<dyn Registry> {
             let detail = "this pilotfish was built without etcd; build it with `--features etcd`";
             Err(Error::new(Reason::Refused, detail))
         }
-        Kind::Dns(_) | Kind::Kubernetes(_) => {
-            Err(Error::new(Reason::Refused, "this registry is not there yet; use another one, or `endpoints`"))
-        }
+        Kind::Dns(_) | Kind::Kubernetes(_) => Err(Error::new(
+            Reason::Refused,
+            "this registry is not there yet; use another one, or `endpoints`",
+        )),
     };
     made.unwrap_or_else(|error| Rc::new(Unusable { settings: settings.clone(), error }))
 }
