@@ -7,6 +7,7 @@
 pub mod consul;
 pub mod demand;
 pub mod directory;
+pub mod dns;
 #[cfg(feature = "etcd")]
 pub mod etcd;
 pub mod eureka;
@@ -93,7 +94,8 @@ pub fn make(settings: &settings::Settings) -> Rc<dyn Registry> {
             let detail = "this pilotfish was built without etcd; build it with `--features etcd`";
             Err(Error::new(Reason::Refused, detail))
         }
-        Kind::Dns(_) | Kind::Kubernetes(_) => Err(Error::new(
+        Kind::Dns(settings) => Ok(Rc::new(dns::Dns::new(settings))),
+        Kind::Kubernetes(_) => Err(Error::new(
             Reason::Refused,
             "this registry is not there yet; use another one, or `endpoints`",
         )),

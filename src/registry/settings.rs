@@ -1,10 +1,10 @@
 //! What the configuration says of registries.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::units::HttpUrl;
-use crate::endpoint::Address;
 
 /// One registry, and how our own app is announced there.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,13 +45,16 @@ pub struct Directory {
     pub ttl: Duration,
 }
 
+/// What stands for the service in [`Dns::name`].
+pub const SERVICE: &str = "{service}";
+
 #[derive(Debug, Clone, PartialEq)]
 pub struct Dns {
-    /// With `{service}` in it.
+    /// With [`SERVICE`] in it.
     pub name: String,
     pub records: DnsRecords,
     /// None: those of `/etc/resolv.conf`.
-    pub server: Option<Address>,
+    pub server: Option<SocketAddr>,
     pub min_ttl: Duration,
     pub max_ttl: Duration,
 }

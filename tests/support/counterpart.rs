@@ -23,6 +23,7 @@ pub enum Tool {
     Ws,
     Redis,
     Consul,
+    Dnsmasq,
     Etcd,
     /// What `tests/support/eureka/build` makes.
     Eureka,
@@ -40,6 +41,7 @@ impl Tool {
             Self::Ws => "the Node module ws",
             Self::Redis => "redis-server",
             Self::Consul => "consul, on the PATH or as $CONSUL_BIN",
+            Self::Dnsmasq => "dnsmasq",
             Self::Etcd => "etcd",
             Self::Eureka => "what tests/support/eureka/build makes, and java",
         }
@@ -57,6 +59,7 @@ impl Tool {
             Self::Ws => (node(), &["-p", "require('ws') && 1"], "1"),
             Self::Redis => (command("redis-server"), &["--version"], "v="),
             Self::Consul => (command(consul()), &["version"], "Consul v"),
+            Self::Dnsmasq => (command("dnsmasq"), &["--version"], "Dnsmasq version"),
             Self::Etcd => (command("etcd"), &["--version"], "etcd Version"),
             Self::Eureka => (command("../support/eureka/start"), &["--version"], "here"),
         };

@@ -6,6 +6,7 @@
 pub mod client;
 pub mod consul;
 pub mod counterpart;
+pub mod dns;
 pub mod etcd;
 pub mod eureka;
 pub mod load;

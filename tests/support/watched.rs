@@ -55,11 +55,15 @@ impl Watched {
 
     /// Waits until it is told that the registry does not tell.
     pub async fn failure(&mut self) -> Error {
-        loop {
-            if let Err(error) = self.next().await {
-                return error;
+        within(async {
+            loop {
+                let news = self.news.recv().await.expect("it is followed");
+                if let Err(error) = news.told {
+                    return error;
+                }
             }
-        }
+        })
+        .await
     }
 
     /// Nothing that was told by now is looked at.

@@ -17,8 +17,9 @@ const BIG_SIZE: usize = 10_000;
 const SERVICES: usize = 1000;
 const OF_EACH: usize = 10;
 const ROUNDS: u16 = 5;
-/// Longer than a change takes to be in force.
-const SETTLES: Duration = Duration::from_millis(700);
+/// Longer than a change takes to be in force, of few services and of many, which take turns.
+const SETTLES: [Duration; 2] = [Duration::from_millis(700), Duration::from_secs(8)];
+const FEW: usize = 50;
 
 /// # Errors
 /// Consul or the proxy does not run.
@@ -94,6 +95,7 @@ async fn measure(
     let series = format!("pilotfish_endpoints{{service=\"{changed}\",state=\"known\"}}");
     sleep(Duration::from_secs(2)).await;
     let (memory, bytes) = (proxy.memory(), relay.bytes());
+    let settles = SETTLES[usize::from(called.len() > FEW)];
     let mut catalog = Catalog::of(consul.address);
     let extra = |round: u16| SocketAddr::from(([127, 2, 0, 1], 2000 + round));
     // Nobody looks meanwhile: to scrape the metrics of so many services costs control something as well.
@@ -102,10 +104,10 @@ async fn measure(
     for round in 0..ROUNDS {
         let had = relay.bytes();
         catalog.register(changed, extra(round)).await?;
-        sleep(SETTLES).await;
+        sleep(settles).await;
         costs.push((relay.bytes() - had) as f64 / 1e3);
         catalog.deregister(changed, extra(round)).await?;
-        sleep(SETTLES).await;
+        sleep(settles).await;
     }
     let cpu = (proxy.cpu("control") - cpu).as_secs_f64() * 1e3 / f64::from(2 * ROUNDS);
     let before = proxy.metric(&series).await?;
@@ -118,7 +120,7 @@ async fn measure(
         }
         waits.push((now() - began).as_secs_f64() * 1e3);
         catalog.deregister(changed, extra(round)).await?;
-        sleep(SETTLES).await;
+        sleep(settles).await;
     }
     println!(
         "| {there} | {what} | {:.1} | {:.0} | {:.0} | {:.0} | {cpu:.0} |",

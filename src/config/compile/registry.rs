@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use super::super::schema::{self, OrOff};
 use super::super::snapshot::Names;
-use super::super::units::{HttpUrl, RegistryUrl};
-use super::services::address;
+use super::super::units::{Address, HttpUrl, RegistryUrl};
 use super::{Compiler, Mistake, Path, path_to, quote};
+use crate::registry::dns;
 use crate::registry::settings::{
     Advertise, Consul, ConsulCheck, Directory, Discovery, Dns, DnsRecords, Etcd, Eureka, Kind,
-    Kubernetes, OnDemand, Removal, Settings,
+    Kubernetes, OnDemand, Removal, SERVICE, Settings,
 };
 
 const CONSUL: &str = "http://127.0.0.1:8500";
@@ -17,8 +17,6 @@ const EUREKA: &str = "http://127.0.0.1:8761/eureka";
 const ETCD: &str = "http://127.0.0.1:2379";
 /// What Consul takes at least (`DeregisterCriticalServiceAfter`).
 const SHORTEST_DEREGISTRATION: Duration = Duration::from_secs(60);
-/// Stands for the service in a name of DNS.
-const SERVICE: &str = "{service}";
 
 impl Compiler<'_> {
     /// The registries in the order in which they are asked.
@@ -134,7 +132,20 @@ impl Compiler<'_> {
             let help =
                 format!("write `{SERVICE}` where the service stands, as in `{SERVICE}.internal`");
             self.mistake(Mistake::at(at.join("name"), message).help(help));
+        } else if let Err(error) = dns::name(&typed.name, "a") {
+            let help = "write labels of at most 63 letters, digits, `-` and `_`, with dots between them";
+            self.mistake(Mistake::at(at.join("name"), error.detail).help(help));
         }
+        let server = match &typed.server {
+            Some(Address::Socket(server)) => Some(*server),
+            None => None,
+            Some(other) => {
+                let message = format!("{} is no address that can be asked for names", quote(&other.to_string()));
+                let help = "write an IP address with its port, as in `10.0.0.2:53`";
+                self.mistake(Mistake::at(at.join("server"), message).help(help));
+                None
+            }
+        };
         let records = match (typed.records, typed.port) {
             (Some(schema::DnsRecords::Srv) | None, None) => DnsRecords::Srv,
             (Some(schema::DnsRecords::Address) | None, Some(port)) => DnsRecords::Address(port),
@@ -159,7 +170,6 @@ impl Compiler<'_> {
             let mistake = Mistake::at(at.join(key), "`min_ttl` is longer than `max_ttl`");
             self.mistake(mistake.help("make it shorter"));
         }
-        let server = typed.server.as_ref().map(address);
         Some(Dns { name: typed.name.clone(), records, server, min_ttl, max_ttl })
     }
 
@@ -356,7 +366,7 @@ fn default_url(text: &str) -> HttpUrl {
     // Of our own constants.
     text.parse().unwrap_or_else(|_| HttpUrl {
         is_tls: false,
-        address: super::super::units::Address::Socket(([127, 0, 0, 1], 80).into()),
+        address: Address::Socket(([127, 0, 0, 1], 80).into()),
         path: String::new(),
     })
 }
