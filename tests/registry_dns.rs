@@ -11,12 +11,12 @@ use std::time::Duration;
 use hickory_resolver::proto::op::{Message, Query, ResponseCode};
 use hickory_resolver::proto::rr::rdata::{CNAME, NS, SOA, SRV};
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
+use pilotfish::registry::Reason;
 use pilotfish::registry::dns::Dns;
 use pilotfish::registry::settings::{self, DnsRecords};
-use pilotfish::registry::Reason;
 use support::dns::{Dnsmasq, Says, Scripted};
 use support::watched::{Watched, on_one_thread};
-use support::{Proxy, client, eventually, upstream::Upstream};
+use support::{Proxy, client, eventually, upstream::Upstream, within};
 
 fn settings(server: SocketAddr, name: &str, records: DnsRecords) -> settings::Dns {
     settings::Dns {
@@ -60,8 +60,7 @@ async fn addresses_of_both_families_are_found_and_change() {
 
 #[tokio::test]
 async fn services_tell_hosts_ports_and_weights() {
-    let hosts =
-        ["host-record=one.test,127.0.0.1", "host-record=two.test,127.0.0.2,::1"];
+    let hosts = ["host-record=one.test,127.0.0.1", "host-record=two.test,127.0.0.2,::1"];
     let srv = "srv-host=_http._tcp.users.test";
     let with = |lines: &[String]| {
         let hosts = hosts.iter().map(ToString::to_string);
@@ -160,9 +159,16 @@ async fn a_sidecar_calls_what_dns_names_and_keeps_it_while_dns_is_away() {
     let held = "pilotfish_registry_held_endpoints{service=\"users\"}";
     eventually(|| async { (caller.metric(held).await == 2.0).then_some(()) }).await;
     assert_eq!(answers().await, ["one", "two"]);
+    drop(one);
+    eventually(|| async { (caller.metric(held).await == 1.0).then_some(()) }).await;
+    assert_eq!(answers().await, ["two"]);
     becomes(&mut server, lines(&[&two])).await;
-    eventually(|| async { (answers().await == ["two"]).then_some(()) }).await;
-    assert_eq!(caller.metric("pilotfish_registry_up{registry=\"dns _http._tcp.{service}.test\"}").await, 1.0);
+    eventually(|| async { (caller.metric(held).await == 0.0).then_some(()) }).await;
+    assert_eq!(answers().await, ["two"]);
+    assert_eq!(
+        caller.metric("pilotfish_registry_up{registry=\"dns _http._tcp.{service}.test\"}").await,
+        1.0
+    );
 }
 
 fn name(text: &str) -> Name {
@@ -200,8 +206,8 @@ enum Mood {
     Nonexistent,
 }
 
-#[tokio::test]
-async fn nothing_that_a_server_says_wrongly_empties_anything() {
+/// A server of a mood, which the test changes.
+async fn moody() -> (Scripted, Arc<Mutex<Mood>>) {
     let mood = Arc::new(Mutex::new(Mood::Well));
     let told = mood.clone();
     let server = Scripted::start(move |query, mut reply, _| match *told.lock().unwrap() {
@@ -225,39 +231,60 @@ async fn nothing_that_a_server_says_wrongly_empties_anything() {
         Mood::SixFails if query.query_type() == RecordType::AAAA => {
             with_code(reply, ResponseCode::ServFail)
         }
-        Mood::SixFails => addresses(query, reply, 0, &[]),
-        Mood::Empty => addresses(query, reply, 0, &[]),
+        Mood::SixFails | Mood::Empty => addresses(query, reply, 0, &[]),
         Mood::Nonexistent => with_code(reply, ResponseCode::NXDomain),
     })
     .await;
+    (server, mood)
+}
+
+#[tokio::test]
+async fn nothing_that_a_server_says_wrongly_empties_anything() {
+    let wrong = [
+        Mood::Code(ResponseCode::ServFail),
+        Mood::Code(ResponseCode::Refused),
+        Mood::Code(ResponseCode::NotImp),
+        Mood::Code(ResponseCode::FormErr),
+        Mood::Garbage,
+        Mood::OfAnother,
+        Mood::Cut,
+        Mood::Silent,
+        Mood::Refers,
+        // An error of one family is no empty answer of the other.
+        Mood::SixFails,
+    ];
+    on_one_thread(async {
+        let mut all = tokio::task::JoinSet::new();
+        for wrong in wrong {
+            all.spawn_local(async move {
+                let (server, mood) = moody().await;
+                let registry = by_address(server.address);
+                let mut watched = Watched::begin(&registry, "users");
+                watched.until(&["127.0.0.1:8080"]).await;
+                *mood.lock().unwrap() = wrong;
+                within(async {
+                    while let Ok(told) = watched.next().await {
+                        assert_eq!(told.len(), 1, "{wrong:?}");
+                    }
+                })
+                .await;
+                *mood.lock().unwrap() = Mood::Well;
+                watched.until(&["127.0.0.1:8080"]).await;
+            });
+        }
+        while let Some(done) = all.join_next().await {
+            done.expect("it holds");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn that_a_name_is_not_there_is_an_answer() {
+    let (server, mood) = moody().await;
     on_one_thread(async {
         let registry = by_address(server.address);
         let mut watched = Watched::begin(&registry, "users");
-        for wrong in [
-            Mood::Code(ResponseCode::ServFail),
-            Mood::Code(ResponseCode::Refused),
-            Mood::Code(ResponseCode::NotImp),
-            Mood::Code(ResponseCode::FormErr),
-            Mood::Garbage,
-            Mood::OfAnother,
-            Mood::Cut,
-            Mood::Silent,
-            Mood::Refers,
-        ] {
-            *mood.lock().unwrap() = Mood::Well;
-            watched.until(&["127.0.0.1:8080"]).await;
-            *mood.lock().unwrap() = wrong;
-            loop {
-                match watched.next().await {
-                    Ok(told) => assert_eq!(told.len(), 1, "{wrong:?}"),
-                    Err(_) => break,
-                }
-            }
-        }
-        // An error of one family makes no empty answer of the other's.
-        *mood.lock().unwrap() = Mood::SixFails;
-        watched.forget();
-        watched.failure().await;
         for empty in [Mood::Empty, Mood::Nonexistent] {
             *mood.lock().unwrap() = Mood::Well;
             watched.until(&["127.0.0.1:8080"]).await;

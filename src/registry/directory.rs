@@ -61,7 +61,7 @@ impl Directory {
         Ok(instances)
     }
 
-    /// None where it is not alive, or not well.
+    /// None where it is not alive.
     fn read_one(&self, path: &Path, now: SystemTime) -> io::Result<Option<Instance>> {
         let touched = std::fs::metadata(path)?.modified()?;
         let file = File::parse(&std::fs::read(path)?)?;
@@ -72,7 +72,10 @@ impl Directory {
             let _ = std::fs::remove_file(path);
             return Ok(None);
         }
-        Ok((file.health == Health::Passing).then_some(file.instance))
+        Ok(Some(match file.health {
+            Health::Passing => file.instance,
+            Health::Critical => Instance::out(file.instance.address),
+        }))
     }
 
     fn write(&self, ours: &Announcement, health: Health) -> io::Result<()> {

@@ -1,16 +1,22 @@
 //! What is known of one service, from all that registries have told of it: a value that changes by what is told,
 //! what failed and what time it is.
 //!
-//! The first registry that has an instance tells which there are. One that fails keeps what it told last. Where
-//! many instances go at once, those that still answer are held for a while: a registry that has lost its memory
-//! says the same as one whose services are gone.
+//! The first registry that has an instance to be called tells which there are. One that fails keeps what it told
+//! last. Where many instances go at once, those that still answer are held for a while: a registry that has lost
+//! its memory says the same as one whose services are gone. One that is told to be ill has not gone; it is held only
+//! where nobody else is left.
 
 use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
 
 use super::Error;
 use super::settings::Discovery;
 use crate::clock::Instant;
 use crate::endpoint::{Address, Instance};
+
+/// How long those that are told to be ill and were held, as nobody else was left, still stay when somebody is: after
+/// an outage of the registry all are told to be well again one by one, and the first is not to carry the load of all.
+const GRACE: Duration = Duration::from_secs(15);
 
 /// How far what is known can be relied on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +55,7 @@ pub struct Restored {
 #[derive(Debug)]
 pub struct Known {
     sources: Vec<Source>,
-    /// For as long as no registry has told anything.
+    /// Until a registry has an instance, or all have told that they have none.
     restored: Option<Restored>,
     /// When what there is counts as the first answer.
     settles: Instant,
@@ -59,7 +65,7 @@ pub struct Known {
     /// That did not answer when what is known had expired.
     silent: HashSet<Address>,
     is_expired: bool,
-    /// What is told, without those that are held.
+    /// What is told to be called, without those that are held.
     wanted: Vec<Instance>,
     instances: Vec<Instance>,
 }
@@ -67,7 +73,10 @@ pub struct Known {
 /// One registry.
 #[derive(Debug, Default)]
 struct Source {
+    /// Those that may be called.
     told: Option<Vec<Instance>>,
+    /// Those that are there and may not.
+    out: HashSet<Address>,
     told_at: Instant,
     failure: Option<Error>,
 }
@@ -112,7 +121,10 @@ impl Known {
         now: Instant,
     ) {
         let Some(source) = self.sources.get_mut(registry) else { return };
-        *source = Source { told: Some(distinct(instances)), told_at: now, failure: None };
+        let (called, out): (Vec<_>, Vec<_>) =
+            instances.into_iter().partition(Instance::is_callable);
+        let out = out.into_iter().map(|instance| instance.address).collect();
+        *source = Source { told: Some(distinct(called)), out, told_at: now, failure: None };
         if self.chosen() == Some(registry) {
             self.is_expired = false;
             self.silent.clear();
@@ -127,12 +139,21 @@ impl Known {
         self.conclude(discovery, now);
     }
 
-    /// An instance of [`Known::suspects`] does not answer.
-    pub fn silent(&mut self, address: &Address, discovery: &Discovery, now: Instant) {
-        self.held.remove(address);
-        if self.is_expired {
-            self.silent.insert(address.clone());
+    /// An instance of [`Known::suspects`] was asked, and answers or not.
+    pub fn probed(
+        &mut self,
+        address: &Address,
+        answers: bool,
+        discovery: &Discovery,
+        now: Instant,
+    ) {
+        if !answers {
+            self.held.remove(address);
         }
+        match self.is_expired && !answers {
+            true => self.silent.insert(address.clone()),
+            false => self.silent.remove(address),
+        };
         self.conclude(discovery, now);
     }
 
@@ -148,29 +169,41 @@ impl Known {
     /// What follows of all that is known.
     fn conclude(&mut self, discovery: &Discovery, now: Instant) {
         self.is_expired = self.state(discovery, now) == State::Expired;
-        let told = self.chosen().and_then(|at| self.sources[at].told.clone());
+        let chosen = self.chosen();
+        let told = chosen.and_then(|at| self.sources[at].told.clone());
         let has_told = told.is_some();
         let restored = || self.restored.as_ref().map(|it| it.instances.clone()).unwrap_or_default();
         let wanted = told.unwrap_or_else(restored);
-        self.hold(&wanted, discovery, now);
+        let out = chosen.map(|at| self.sources[at].out.clone()).unwrap_or_default();
+        self.hold(&wanted, &out, discovery, now);
         if has_told {
             self.restored = None;
         }
-        self.wanted = wanted.clone();
-        let mut instances = wanted;
-        if !has_told && !self.is_settled(now) {
-            instances.clear();
-        }
-        instances.extend(self.held.values().map(|(instance, _)| instance.clone()));
-        if self.is_expired {
-            instances.retain(|instance| !self.silent.contains(&instance.address));
-        }
-        instances.sort_by(|one, other| one.address.cmp(&other.address));
-        self.instances = instances;
+        self.wanted = wanted;
+        self.instances = if has_told || self.is_settled(now) { self.called() } else { Vec::new() };
     }
 
-    /// Holds those that are no more wanted, where they are many at once.
-    fn hold(&mut self, wanted: &[Instance], discovery: &Discovery, now: Instant) {
+    /// Those that are wanted and those that are held, by address.
+    fn called(&self) -> Vec<Instance> {
+        let held = self.held.values().map(|(instance, _)| instance);
+        let mut called: Vec<_> = self.wanted.iter().chain(held).cloned().collect();
+        // Where none answers it may be us: all are as good as each other then.
+        let answers = |instance: &Instance| !self.silent.contains(&instance.address);
+        if self.is_expired && called.iter().any(answers) {
+            called.retain(answers);
+        }
+        called.sort_by(|one, other| one.address.cmp(&other.address));
+        called
+    }
+
+    /// Holds those that are no more wanted, where they are many at once. `out` are told, and not to be called.
+    fn hold(
+        &mut self,
+        wanted: &[Instance],
+        out: &HashSet<Address>,
+        discovery: &Discovery,
+        now: Instant,
+    ) {
         let addresses: HashSet<&Address> = wanted.iter().map(|it| &it.address).collect();
         let is_back = |instance: &Instance| addresses.contains(&instance.address);
         self.held.retain(|_, (instance, until)| now < *until && !is_back(instance));
@@ -181,17 +214,30 @@ impl Known {
             return;
         }
         let gone: Vec<_> = self.wanted.iter().filter(|it| !is_back(it)).collect();
-        if gone.len() as f64 > removal.above * self.wanted.len() as f64 {
-            let until = now + removal.hold;
-            let held = gone.into_iter().map(|it| (it.address.clone(), (it.clone(), until)));
-            self.held.extend(held);
+        let lost = gone.iter().filter(|it| !out.contains(&it.address)).count();
+        let is_many = lost as f64 > removal.above * self.wanted.len() as f64;
+        let until = now + removal.hold;
+        for instance in gone {
+            let held = if out.contains(&instance.address) { wanted.is_empty() } else { is_many };
+            if held {
+                self.held.insert(instance.address.clone(), (instance.clone(), until));
+            }
+        }
+        if !wanted.is_empty() {
+            for (_, (_, until)) in self.held.iter_mut().filter(|(address, _)| out.contains(address))
+            {
+                *until = (*until).min(now + GRACE);
+            }
         }
     }
 
     /// The registry that tells which instances there are.
     fn chosen(&self) -> Option<usize> {
         let any = self.sources.iter().position(Source::has_any);
-        any.or_else(|| self.sources.iter().position(|source| source.told.is_some()))
+        // What was there before may be of one that cannot tell now.
+        let waits = self.restored.is_some() && self.sources.iter().any(|it| it.told.is_none());
+        let first = || self.sources.iter().position(|source| source.told.is_some());
+        any.or_else(|| if waits { None } else { first() })
     }
 
     /// Whether there is an answer for those who wait for the first.
@@ -252,10 +298,9 @@ impl Known {
 
     /// Those that are to be asked whether they still answer.
     pub fn suspects(&self) -> Vec<Address> {
-        if self.is_expired {
-            return self.instances.iter().map(|instance| instance.address.clone()).collect();
-        }
-        self.held.keys().cloned().collect()
+        let wanted = self.wanted.iter().filter(|_| self.is_expired);
+        let wanted = wanted.map(|instance| instance.address.clone());
+        wanted.chain(self.held.keys().cloned()).collect()
     }
 }
 

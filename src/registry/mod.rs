@@ -45,8 +45,9 @@ pub trait Registry {
     /// `consul`, or `consul 10.0.0.1:8500` where there could be another one: for logs and metrics.
     fn name(&self) -> &str;
 
-    /// Follows `service` and tells of each change, of failures too, until it is dropped. It tells all instances
-    /// that may be called, each with its own address; none is a valid answer.
+    /// Follows `service` and tells of each change, of failures too, until it is dropped. It tells all instances,
+    /// each with its own address; none is a valid answer. Those that must not be called now (critical, in
+    /// maintenance, without a share) have a weight of 0: what is told to be ill is not taken for lost.
     fn watch(self: Rc<Self>, service: Arc<str>, tell: Tell) -> Task<'static, ()>;
 
     /// How often an announcement has to be renewed; none where nobody is announced.

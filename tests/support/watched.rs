@@ -30,7 +30,7 @@ impl Watched {
         within(self.news.recv()).await.expect("it is followed").told
     }
 
-    /// Waits until just these addresses are told.
+    /// Waits until just these addresses are told as such that may be called.
     pub async fn until(&mut self, addresses: &[&str]) -> Vec<Instance> {
         let mut expected = addresses.to_vec();
         expected.sort_unstable();
@@ -40,10 +40,10 @@ impl Watched {
                 let news = self.news.recv().await.expect("it is followed").told;
                 if let Ok(instances) = &news {
                     let mut told: Vec<_> =
-                        instances.iter().map(|instance| instance.address.to_string()).collect();
+                        callable(instances).map(|instance| instance.address.to_string()).collect();
                     told.sort();
                     if told == expected {
-                        return instances.clone();
+                        return callable(instances).cloned().collect();
                     }
                 }
                 last = Some(news);
@@ -81,4 +81,8 @@ impl Drop for Watched {
 /// Runs a test on one thread, as registries run.
 pub async fn on_one_thread<F: Future>(test: F) -> F::Output {
     LocalSet::new().run_until(test).await
+}
+
+fn callable(instances: &[Instance]) -> impl Iterator<Item = &Instance> {
+    instances.iter().filter(|instance| instance.is_callable())
 }

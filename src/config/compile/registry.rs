@@ -133,14 +133,18 @@ impl Compiler<'_> {
                 format!("write `{SERVICE}` where the service stands, as in `{SERVICE}.internal`");
             self.mistake(Mistake::at(at.join("name"), message).help(help));
         } else if let Err(error) = dns::name(&typed.name, "a") {
-            let help = "write labels of at most 63 letters, digits, `-` and `_`, with dots between them";
+            let help =
+                "write labels of at most 63 letters, digits, `-` and `_`, with dots between them";
             self.mistake(Mistake::at(at.join("name"), error.detail).help(help));
         }
         let server = match &typed.server {
             Some(Address::Socket(server)) => Some(*server),
             None => None,
             Some(other) => {
-                let message = format!("{} is no address that can be asked for names", quote(&other.to_string()));
+                let message = format!(
+                    "{} is no address that can be asked for names",
+                    quote(&other.to_string())
+                );
                 let help = "write an IP address with its port, as in `10.0.0.2:53`";
                 self.mistake(Mistake::at(at.join("server"), message).help(help));
                 None

@@ -122,14 +122,19 @@ impl Followed {
         }
         let (service, to) = (service.clone(), to.clone());
         self.probing = Some(Aborting(spawn_local(async move {
-            let silent = probe::silent(suspects).await;
-            // Nobody listens any more when the proxy ends.
-            let _ = to.send(Probed { service, silent });
+            let tell = {
+                let (service, to) = (service.clone(), to.clone());
+                // Nobody listens any more when the proxy ends.
+                move |answered| drop(to.send(Probed { service: service.clone(), answered }))
+            };
+            let each = tell.clone();
+            probe::each(suspects, move |address, answers| each(Some((address, answers)))).await;
+            tell(None);
         })));
     }
 
     /// The suspects were asked.
-    pub fn probed(&mut self, now: Instant) {
+    pub fn were_probed(&mut self, now: Instant) {
         self.probing = None;
         self.probe_at = now + PROBE_EVERY;
     }

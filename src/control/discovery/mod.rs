@@ -46,10 +46,11 @@ pub struct Discovery {
     pub standings: Arc<Standings>,
 }
 
-/// Suspects of a service that did not answer.
+/// A suspect of a service was asked.
 pub struct Probed {
     service: Arc<str>,
-    silent: Vec<Address>,
+    /// None: all have been.
+    answered: Option<(Address, bool)>,
 }
 
 /// What the task hears.
@@ -222,8 +223,8 @@ impl Control {
                 Some(news) = hears.news.recv() => {
                     discovery.hear(news, &self.live.current().discovery);
                 }
-                Some(Probed { service, silent }) = hears.probed.recv() => {
-                    discovery.found_silent(&service, &silent, &self.live.current().discovery);
+                Some(probed) = hears.probed.recv() => {
+                    discovery.probed(probed, &self.live.current().discovery);
                 }
                 Some(demand) = hears.demands.recv() => {
                     let mut demands = vec![demand];
@@ -338,15 +339,21 @@ impl Discovery {
         services.values().filter_map(Followed::settles).fold(latest, Instant::min)
     }
 
-    fn found_silent(&self, service: &Arc<str>, silent: &[Address], settings: &settings::Discovery) {
+    fn probed(&self, probed: Probed, settings: &settings::Discovery) {
         let now = clock::now();
         let mut services = self.services.borrow_mut();
-        let Some(followed) = services.get_mut(service) else { return };
-        followed.probed(now);
-        for address in silent {
-            tracing::info!(service = &**service, %address, "gone: it takes no connection");
-            followed.known.silent(address, settings, now);
+        let Probed { service, answered } = probed;
+        let Some(followed) = services.get_mut(&service) else { return };
+        match answered {
+            None => followed.were_probed(now),
+            Some((address, answers)) => {
+                let was_there = followed.known.instances().len();
+                followed.known.probed(&address, answers, settings, now);
+                if followed.known.instances().len() < was_there {
+                    tracing::info!(service = &*service, %address, "gone: it takes no connection");
+                }
+            }
         }
-        self.look_at(service, followed, settings, now);
+        self.look_at(&service, followed, settings, now);
     }
 }

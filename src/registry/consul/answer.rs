@@ -4,10 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use crate::config::compile::address;
-use crate::config::units;
 use crate::endpoint::Instance;
-use crate::registry::{Error, Reason};
+use crate::registry::{Error, Reason, place};
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -52,12 +50,14 @@ struct Check {
     status: String,
 }
 
-/// Those that may be called: none of whose checks is critical, maintenance among them.
+/// All that there are. One of whose checks any is critical, maintenance among them, is not to be called. An entry that
+/// cannot be called by anybody is left out: whoever wrote it, it is one of many.
 ///
 /// # Errors
-/// An entry that makes no sense: a list without it would be another one than Consul has.
+/// No entry of several makes sense.
 pub fn instances(entries: &[Entry]) -> Result<Vec<Instance>, Error> {
     let mut instances = Vec::with_capacity(entries.len());
+    let mut senseless = None;
     for entry in entries {
         let checks = entry.checks.iter().flatten();
         let worst = checks.map(|check| check.status.as_str()).max_by_key(|status| match *status {
@@ -69,35 +69,34 @@ pub fn instances(entries: &[Entry]) -> Result<Vec<Instance>, Error> {
         let weight = match worst.unwrap_or("passing") {
             "passing" => weights.map_or(1, |weights| weights.passing),
             "warning" => weights.map_or(1, |weights| weights.warning),
-            _ => continue,
+            _ => 0,
         };
-        // A weight of 0 takes an instance out, and one without a port cannot be called.
-        if weight > 0 && entry.service.port > 0 {
-            instances.push(instance(entry, weight)?);
+        match instance(entry, weight) {
+            Some(instance) => instances.push(instance),
+            None => senseless = Some(entry),
         }
     }
-    Ok(instances)
+    match senseless {
+        Some(entry) if instances.is_empty() && entry.service.port > 0 => {
+            let (address, port) = (&entry.service.address, entry.service.port);
+            let detail = format!("nobody can be called at `{address}`, port {port}");
+            Err(Error::new(Reason::Garbage, detail))
+        }
+        _ => Ok(instances),
+    }
 }
 
-fn instance(entry: &Entry, weight: u32) -> Result<Instance, Error> {
+/// None where there is no way to call it.
+fn instance(entry: &Entry, weight: u32) -> Option<Instance> {
     let Entry { node, service, .. } = entry;
     let host = if service.address.is_empty() { &node.address } else { &service.address };
-    let text = match host.contains(':') && !host.starts_with('[') {
-        true => format!("[{host}]:{}", service.port),
-        false => format!("{host}:{}", service.port),
-    };
-    let parsed: units::Address = text.parse().map_err(|error| {
-        Error::new(
-            Reason::Garbage,
-            format!("an instance has no address that can be called: {error}"),
-        )
-    })?;
+    let address = place::address(host, service.port.try_into().ok()?)?;
     let mut meta = service.meta.clone().unwrap_or_default();
     let mut take = |key: &str| meta.remove(key).filter(|it| !it.is_empty()).map(Into::into);
     let (zone, version) = (take("zone"), take("version"));
     let tags = service.tags.iter().flatten().map(|tag| (format!("tag.{tag}"), "true".to_owned()));
     let labels = meta.into_iter().chain(tags).map(|(key, value)| (key.into(), value.into()));
-    Ok(Instance { address: address(&parsed), weight, zone, version, labels: labels.collect() })
+    Some(Instance { address, weight, zone, version, labels: labels.collect() })
 }
 
 #[cfg(test)]
@@ -137,8 +136,8 @@ mod tests {
         };
         assert_eq!(weight("passing"), Some(10));
         assert_eq!(weight("warning"), Some(2));
-        assert_eq!(weight("critical"), None);
-        assert_eq!(weight("maintenance"), None);
+        assert_eq!(weight("critical"), Some(0));
+        assert_eq!(weight("maintenance"), Some(0));
     }
 
     #[test]
@@ -156,7 +155,13 @@ mod tests {
         assert_eq!(told(&format!("[{}]", entry("10.0.0.1", "passing", null))).unwrap().len(), 1);
         let text = format!("[{}]", entry("10.0.0.1", "passing", ""));
         assert!(told(&text.replace("\"Port\":80", "\"Port\":0")).unwrap().is_empty());
-        let strange = format!("[{}]", entry("a b", "passing", ""));
-        assert_eq!(told(&strange).unwrap_err().reason, Reason::Garbage);
+        for nowhere in ["a b", "http://users", "0.0.0.0"] {
+            let strange = entry(nowhere, "passing", "");
+            let alone = told(&format!("[{strange}]")).unwrap_err();
+            assert_eq!(alone.reason, Reason::Garbage);
+            assert!(alone.detail.contains(nowhere), "{alone}");
+            let good = entry("10.0.0.1", "passing", "");
+            assert_eq!(told(&format!("[{strange},{good}]")).unwrap().len(), 1, "{nowhere}");
+        }
     }
 }

@@ -48,7 +48,7 @@ impl File {
             Some(CRITICAL) => Health::Critical,
             _ => Health::Passing,
         };
-        let weight = labels.get(WEIGHT).and_then(|weight| weight.parse().ok()).unwrap_or(1).max(1);
+        let weight = labels.get(WEIGHT).and_then(|weight| weight.parse().ok()).unwrap_or(1);
         let mut take = |key: &str| labels.remove(key).map(Into::into);
         let (zone, version) = (take("zone"), take("version"));
         let of_instance = labels.iter().filter_map(|(key, value)| {

@@ -70,7 +70,8 @@ impl Said {
             labels.insert(format!("tag.{tag}").into(), "true".into());
         }
         let address = place::address(&self.address, self.port)?;
-        Some(Instance { address, weight: self.weight.max(1), zone, version, labels })
+        let weight = if self.health == Told::Passing { self.weight } else { 0 };
+        Some(Instance { address, weight, zone, version, labels })
     }
 }
 
@@ -90,8 +91,7 @@ struct Member {
 
 #[derive(Debug)]
 enum What {
-    Called(Instance),
-    NotCalled,
+    Instance(Instance),
     /// Not written by any of us.
     Senseless,
 }
@@ -120,7 +120,7 @@ impl Members {
         }
     }
 
-    /// Those that may be called, each address once: as the newest says it.
+    /// All that there are, each address once: as the newest says it.
     ///
     /// # Errors
     /// A key that is there, of many of which none says an instance.
@@ -135,11 +135,11 @@ impl Members {
         let mut newest: Vec<_> = self.by_key.values().collect();
         newest.sort_by_key(|member| Reverse(member.changed));
         let mut seen = HashSet::new();
-        let called = newest.into_iter().filter_map(|member| match &member.what {
-            What::Called(instance) => Some(instance),
-            What::NotCalled | What::Senseless => None,
+        let all = newest.into_iter().filter_map(|member| match &member.what {
+            What::Instance(instance) => Some(instance),
+            What::Senseless => None,
         });
-        Ok(called.filter(|instance| seen.insert(&instance.address)).cloned().collect())
+        Ok(all.filter(|instance| seen.insert(&instance.address)).cloned().collect())
     }
 }
 
@@ -147,8 +147,7 @@ fn read(kv: KeyValue) -> (String, Member) {
     let said = decoded(&kv.value).and_then(|value| serde_json::from_slice::<Said>(&value).ok());
     let what = match said {
         None => What::Senseless,
-        Some(said) if said.health == Told::Critical => What::NotCalled,
-        Some(said) => said.instance().map_or(What::Senseless, What::Called),
+        Some(said) => said.instance().map_or(What::Senseless, What::Instance),
     };
     (kv.key, Member { changed: kv.mod_revision, what })
 }

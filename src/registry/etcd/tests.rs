@@ -23,7 +23,8 @@ fn event(kind: &str, kv: Value) -> Event {
 
 fn addresses(members: &Members) -> Vec<String> {
     let told = members.instances().expect("instances");
-    let mut told: Vec<_> = told.iter().map(|it| it.address.to_string()).collect();
+    let called = told.iter().filter(|it| it.is_callable());
+    let mut told: Vec<_> = called.map(|it| it.address.to_string()).collect();
     told.sort();
     told
 }
@@ -59,19 +60,21 @@ fn what_is_written_is_read_back() {
     let labels: Vec<_> = told[0].labels.iter().map(|(key, value)| (&**key, &**value)).collect();
     assert_eq!(labels, [("tag.canary", "true"), ("team", "shop")]);
     let said = json!(Said::of(&ours(), "10.0.0.7".into(), Health::Critical));
-    assert_eq!(members(9, vec![key_value("/p/orders/a", 3, &said)]).instances(), Ok(vec![]));
+    let told = members(9, vec![key_value("/p/orders/a", 3, &said)]).instances().expect("one");
+    assert!(!told[0].is_callable(), "there, and not to be called");
 }
 
 #[test]
 fn others_may_write_less_and_more() {
-    let minimal = json!({ "address": "users.internal", "port": 80, "weight": 0, "rack": { "a": [1] },
+    let minimal = json!({ "address": "users.internal", "port": 80, "weight": 4, "rack": { "a": [1] },
         "metadata": { "version": "2", "zone": "z2", "n": "1" } });
     let odd = json!({ "address": "10.0.0.2", "port": 80, "health": "resting" });
     let told = members(9, vec![key_value("a", 3, &minimal), key_value("b", 3, &odd)]);
     let told = told.instances().expect("one");
-    assert_eq!(told.len(), 1);
+    let callable: Vec<_> = told.iter().map(|it| it.is_callable()).collect();
+    assert_eq!(callable, [true, false], "what is not known to be well is not called");
     assert_eq!(told[0].address.to_string(), "users.internal:80");
-    assert_eq!((told[0].weight, told[0].version.as_deref()), (1, Some("2")));
+    assert_eq!((told[0].weight, told[0].version.as_deref()), (4, Some("2")));
     assert_eq!(told[0].zone.as_deref(), Some("z2"));
     assert_eq!(told[0].labels.len(), 1);
 }

@@ -114,8 +114,9 @@ impl Record {
         self.last_dirty_timestamp.0.parse().unwrap_or(0)
     }
 
-    /// None where it cannot be called.
+    /// None where there is no way to call it.
     pub fn instance(self) -> Option<Instance> {
+        let up = self.status() == Status::Up;
         // As Eureka's own clients do: who wants to be called by an IP address says it as host.
         let host = if self.host_name.0.is_empty() { self.ip_addr.0 } else { self.host_name.0 };
         let open = |port: Option<Port>| port.and_then(|port| port.enabled());
@@ -132,7 +133,7 @@ impl Record {
         if secure {
             labels.insert("secure".into(), "true".into());
         }
-        Some(Instance { address, weight: weight.max(1), zone, version, labels })
+        Some(Instance { address, weight: if up { weight } else { 0 }, zone, version, labels })
     }
 }
 

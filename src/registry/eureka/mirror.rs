@@ -23,7 +23,7 @@ pub struct Mirror {
 #[derive(Default)]
 struct Followed {
     by: usize,
-    /// Its instances that may be called, by id; None: it was not read yet.
+    /// Its instances, by id; None: it was not read yet.
     instances: Option<BTreeMap<Box<str>, Entry>>,
 }
 
@@ -58,7 +58,7 @@ impl Mirror {
         unread.map(|(app, _)| app.clone()).collect()
     }
 
-    /// Those of `app` that may be called, each address once; None: it was not read yet.
+    /// Those of `app`, each address once; None: it was not read yet.
     pub fn instances(&self, app: &str) -> Option<Vec<Instance>> {
         let entries = self.followed.get(app)?.instances.as_ref()?;
         let mut entries: Vec<_> = entries.values().collect();
@@ -135,8 +135,7 @@ impl Mirror {
 
 fn insert(instances: &mut BTreeMap<Box<str>, Entry>, record: Record) {
     let (id, changed): (Box<str>, _) = (record.id().into(), record.changed());
-    let up = record.status() == Status::Up;
-    match up.then(|| record.instance()).flatten() {
+    match record.instance() {
         Some(instance) => instances.insert(id, Entry { changed, instance }),
         None => instances.remove(&id),
     };

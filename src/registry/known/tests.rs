@@ -21,9 +21,22 @@ fn at(seconds: u64) -> Instant {
     Instant(0) + Duration::from_secs(1000 + seconds)
 }
 
+fn address(port: u16) -> Address {
+    Address::Socket(([10, 0, 0, 1], port).into())
+}
+
 fn instances(ports: impl IntoIterator<Item = u16>) -> Vec<Instance> {
-    let address = |port| Address::Socket(([10, 0, 0, 1], port).into());
     ports.into_iter().map(|port| address(port).into()).collect()
+}
+
+/// `ports` that may be called, and `out` that may not.
+fn some_out(
+    ports: impl IntoIterator<Item = u16>,
+    out: impl IntoIterator<Item = u16>,
+) -> Vec<Instance> {
+    let mut all = instances(ports);
+    all.extend(out.into_iter().map(|port| Instance::out(address(port))));
+    all
 }
 
 fn on_disk(ports: impl IntoIterator<Item = u16>) -> Option<Restored> {
@@ -105,7 +118,7 @@ fn many_that_go_at_once_are_held_as_long_as_they_answer() {
     known.told(0, vec![], &discovery(), at(2));
     assert_eq!(ports(&known), [0, 1, 2, 3, 4]);
     assert_eq!(known.suspects().len(), 5);
-    known.silent(&instances([3])[0].address, &discovery(), at(3));
+    known.probed(&address(3), false, &discovery(), at(3));
     assert_eq!(ports(&known), [0, 1, 2, 4]);
     known.told(0, instances([0]), &discovery(), at(4));
     assert_eq!(known.held().len(), 3, "one is back");
@@ -115,6 +128,33 @@ fn many_that_go_at_once_are_held_as_long_as_they_answer() {
     assert_eq!(ports(&known), [0], "the others were held from the second second on");
     known.look(&discovery(), at(400));
     assert_eq!(ports(&known), [] as [u16; 0]);
+}
+
+#[test]
+fn who_is_told_to_be_ill_is_not_taken_for_lost() {
+    let mut known = known(1);
+    known.told(0, instances(1..4), &discovery(), at(0));
+    known.told(0, some_out([1], [2, 3]), &discovery(), at(1));
+    assert_eq!(ports(&known), [1], "two of three are critical");
+    assert!(known.suspects().is_empty());
+    known.told(0, some_out([1, 2, 3], []), &discovery(), at(2));
+    assert_eq!(ports(&known), [1, 2, 3]);
+}
+
+#[test]
+fn where_all_are_told_to_be_ill_those_that_answer_are_called() {
+    let mut known = known(1);
+    known.told(0, instances(1..4), &discovery(), at(0));
+    known.told(0, some_out([], [1, 2, 3]), &discovery(), at(1));
+    assert_eq!(ports(&known), [1, 2, 3]);
+    known.probed(&address(3), false, &discovery(), at(2));
+    assert_eq!(ports(&known), [1, 2]);
+    // The first that is well again does not carry the load of all alone at once, and not for long.
+    known.told(0, some_out([1], [2, 3]), &discovery(), at(10));
+    known.told(0, some_out([1], [2, 3]), &discovery(), at(20));
+    assert_eq!(ports(&known), [1, 2]);
+    known.look(&discovery(), at(25));
+    assert_eq!(ports(&known), [1]);
 }
 
 #[test]
@@ -136,8 +176,15 @@ fn what_has_expired_is_left_out_where_it_is_silent() {
     known.look(&discovery(), at(3600));
     assert_eq!(known.state(&discovery(), at(3600)), State::Expired);
     assert_eq!(known.suspects().len(), 3);
-    known.silent(&instances([2])[0].address, &discovery(), at(3601));
+    known.probed(&address(2), false, &discovery(), at(3601));
     assert_eq!(ports(&known), [1, 3]);
+    assert_eq!(known.suspects().len(), 3, "the silent one is asked on");
+    known.probed(&address(2), true, &discovery(), at(3602));
+    assert_eq!(ports(&known), [1, 2, 3], "it was away for a moment");
+    for port in 1..4 {
+        known.probed(&address(port), false, &discovery(), at(3603));
+    }
+    assert_eq!(ports(&known), [1, 2, 3], "where none answers it may be us");
     known.told(0, instances(1..4), &discovery(), at(3700));
     assert_eq!(ports(&known), [1, 2, 3]);
     assert!(known.suspects().is_empty());
@@ -159,6 +206,20 @@ fn what_the_disk_had_counts_until_a_registry_tells() {
 }
 
 #[test]
+fn what_the_disk_had_outlives_an_empty_answer_of_another_registry() {
+    let mut known = Known::new(2, on_disk(1..4), &discovery(), at(0));
+    known.told(0, vec![], &discovery(), at(0));
+    known.failed(1, error(), &discovery(), at(0));
+    assert_eq!(ports(&known), [1, 2, 3]);
+    assert_eq!(known.state(&discovery(), at(0)), State::Stale);
+    known.look(&discovery(), at(900));
+    assert_eq!(ports(&known), [1, 2, 3], "the one that had them is away still");
+    known.told(1, instances(2..4), &discovery(), at(901));
+    assert_eq!(ports(&known), [2, 3]);
+    assert_eq!(known.source(), Some(1));
+}
+
+#[test]
 fn an_address_is_there_once() {
     let mut known = known(1);
     let mut twice = instances([1, 1, 2]);
@@ -170,7 +231,8 @@ fn an_address_is_there_once() {
 
 #[derive(Debug, Clone)]
 enum Event {
-    Told(usize, Vec<u16>),
+    /// The ports that may be called, and those that may not.
+    Told(usize, Vec<u16>, Vec<u16>),
     Failed(usize),
     Silent(u16),
     Wait(u64),
@@ -178,8 +240,12 @@ enum Event {
 
 fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
-        (0_usize..3, prop::collection::vec(0_u16..12, 0..12))
-            .prop_map(|(at, ports)| Event::Told(at, ports)),
+        (
+            0_usize..3,
+            prop::collection::vec(0_u16..12, 0..12),
+            prop::collection::vec(12_u16..16, 0..4)
+        )
+            .prop_map(|(at, ports, out)| Event::Told(at, ports, out)),
         (0_usize..3).prop_map(Event::Failed),
         (0_u16..12).prop_map(Event::Silent),
         (0_u64..2000).prop_map(Event::Wait),
@@ -199,12 +265,16 @@ proptest! {
         for event in events {
             let now = at(seconds);
             match event {
-                Event::Told(by, ports) => {
+                Event::Told(by, mut ports, out) => {
+                    // Some are ill at one time and well at another.
+                    let turn = if seconds % 2 == 0 { 4 } else { 0 };
+                    ports.iter_mut().filter(|port| **port >= 8).for_each(|port| *port += turn);
+                    ports.retain(|port| !out.contains(port));
                     told[by] = Some(ports.clone());
-                    known.told(by, instances(ports), &discovery, now);
+                    known.told(by, some_out(ports, out), &discovery, now);
                 }
                 Event::Failed(by) => known.failed(by, error(), &discovery, now),
-                Event::Silent(port) => known.silent(&instances([port])[0].address, &discovery, now),
+                Event::Silent(port) => known.probed(&address(port), false, &discovery, now),
                 Event::Wait(more) => {
                     seconds += more;
                     known.look(&discovery, at(seconds));
@@ -216,7 +286,7 @@ proptest! {
             if let Some(by) = known.source() && known.state(&discovery, now) != State::Expired {
                 let last = told[by].clone().expect("it told");
                 prop_assert!(last.iter().all(|port| there.contains(port)));
-                let held = |port: &u16| known.held().any(|held| *held == instances([*port])[0].address);
+                let held = |port: &u16| known.held().any(|held| *held == address(*port));
                 let all = there.iter().all(|port| last.contains(port) || held(port));
                 prop_assert!(all);
             }
