@@ -189,7 +189,7 @@ fn excerpt(answer: &Response<Bytes>) -> String {
 }
 
 /// An error with what caused it: hyper's own says only at which step.
-fn causes(error: &dyn std::error::Error) -> String {
+pub fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {

@@ -13,6 +13,8 @@ pub mod etcd;
 pub mod eureka;
 pub mod http;
 mod known;
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
 mod place;
 pub mod probe;
 pub mod register;
@@ -96,10 +98,13 @@ pub fn make(settings: &settings::Settings) -> Rc<dyn Registry> {
             Err(Error::new(Reason::Refused, detail))
         }
         Kind::Dns(settings) => Ok(Rc::new(dns::Dns::new(settings))),
-        Kind::Kubernetes(_) => Err(Error::new(
-            Reason::Refused,
-            "this registry is not there yet; use another one, or `endpoints`",
-        )),
+        #[cfg(feature = "kubernetes")]
+        Kind::Kubernetes(settings) => Ok(Rc::new(kubernetes::Kubernetes::new(settings))),
+        #[cfg(not(feature = "kubernetes"))]
+        Kind::Kubernetes(_) => {
+            let detail = "this pilotfish was built without kubernetes; build it with `--features kubernetes`";
+            Err(Error::new(Reason::Refused, detail))
+        }
     };
     made.unwrap_or_else(|error| Rc::new(Unusable { settings: settings.clone(), error }))
 }

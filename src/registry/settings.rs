@@ -105,6 +105,8 @@ pub struct Kubernetes {
     pub namespace: Option<String>,
     /// The name or the number of the port to call.
     pub port: Option<String>,
+    /// Ours, for the hints of endpoints.
+    pub zone: Option<String>,
     pub kubeconfig: Option<PathBuf>,
     pub context: Option<String>,
 }

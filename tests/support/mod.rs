@@ -9,6 +9,8 @@ pub mod counterpart;
 pub mod dns;
 pub mod etcd;
 pub mod eureka;
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
 pub mod load;
 pub mod process;
 pub mod raw;

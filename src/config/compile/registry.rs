@@ -87,6 +87,7 @@ impl Compiler<'_> {
             Kind::Kubernetes(Kubernetes {
                 namespace: typed.namespace.map(|name| name.to_string()),
                 port: typed.port,
+                zone: self.config.service.as_ref().and_then(|service| service.zone.clone()),
                 kubeconfig: typed.kubeconfig.map(Into::into),
                 context: typed.context,
             })

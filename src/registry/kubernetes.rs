@@ -1,0 +1,75 @@
+//! Kubernetes, by its EndpointSlices. Services of a namespace that are called are followed together, some dozens by
+//! one list and one watch, so that a sidecar costs the API server a connection or two. Nobody is announced there:
+//! Kubernetes does it, by the pod's readiness.
+//!
+//! <https://kubernetes.io/docs/concepts/services-networking/endpoint-slices/>
+
+mod asking;
+mod group;
+mod slices;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::{Registry, Task, Tell, settings};
+use asking::Asking;
+use group::{Group, Told};
+use slices::{Family, Wish};
+
+pub struct Kubernetes {
+    name: String,
+    wish: Wish,
+    asking: Asking,
+    groups: RefCell<Vec<Rc<Group>>>,
+}
+
+impl Kubernetes {
+    pub fn new(settings: &settings::Kubernetes) -> Self {
+        let named = settings.namespace.as_ref().or(settings.context.as_ref());
+        let name = named.map_or("kubernetes".to_owned(), |named| format!("kubernetes {named}"));
+        let wish = Wish {
+            port: settings.port.clone(),
+            zone: settings.zone.clone(),
+            family: Family::preferred(),
+        };
+        let asking = Asking::new(settings.clone());
+        Self { name, wish, asking, groups: RefCell::default() }
+    }
+}
+
+/// Name and namespace of a service: `users`, `users.shop`.
+fn split(service: &str) -> (&str, Option<&str>) {
+    service.split_once('.').map_or((service, None), |(name, namespace)| (name, Some(namespace)))
+}
+
+impl Registry for Kubernetes {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn watch(self: Rc<Self>, service: Arc<str>, tell: Tell) -> Task<'static, ()> {
+        Box::pin(async move {
+            let (name, namespace) = split(&service);
+            let (mut told, _member) = group::join(&self, name, namespace);
+            loop {
+                let last = told.borrow_and_update().clone();
+                match last {
+                    Some(Told::Instances(instances)) => tell.instances(instances.to_vec()),
+                    Some(Told::Failed(error)) => tokio::select! {
+                        // The group waits by itself.
+                        () = tell.failed(error) => {}
+                        _ = told.changed() => {
+                            told.mark_changed();
+                        }
+                    },
+                    None => {}
+                }
+                // It is a member of the group, which has the sender.
+                if told.changed().await.is_err() {
+                    return;
+                }
+            }
+        })
+    }
+}
