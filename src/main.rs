@@ -12,6 +12,7 @@ use pilotfish::app::{self, LogLevel, Options, StartError};
 use pilotfish::config::{self, load::Origin};
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::prelude::*;
 
 /// Most of a request is short-lived and small, on one thread: what this allocator is made for.
@@ -148,7 +149,9 @@ fn log_to_stderr(directives: &str) -> Result<(LogLevel, WorkerGuard), String> {
         .with_writer(writer)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false);
-    tracing_subscriber::registry().with(filter).with(to_stderr).init();
+    // What its client warns of we tell ourselves, once, and with what to do.
+    let ours = filter_fn(|line| !line.target().starts_with("kube_client"));
+    tracing_subscriber::registry().with(filter).with(ours).with(to_stderr).init();
     let of = handle.clone();
     let level = LogLevel {
         get: Box::new(move || of.with_current(ToString::to_string).unwrap_or_default()),

@@ -85,9 +85,8 @@ impl Dns {
 /// It is too long, or has an empty label.
 pub fn name(pattern: &str, service: &str) -> Result<Name, Error> {
     let name = pattern.replace(settings::SERVICE, service);
-    Name::from_ascii(&name).map_err(|error| {
-        Error::new(Reason::Refused, format!("`{name}` is no name of DNS: {error}"))
-    })
+    let is_none = |_| Error::new(Reason::Refused, format!("`{name}` is no name of DNS"));
+    Name::from_ascii(&name).map_err(is_none)
 }
 
 /// An instance for each address of each target.

@@ -93,7 +93,7 @@ pub struct Dns {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub port: Option<u16>,
-    /// The server to ask, as in `10.0.0.2:53`. Default: those of `/etc/resolv.conf`.
+    /// The server to ask, by its IP address, as in `10.0.0.2:53`. Default: those of `/etc/resolv.conf`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server: Option<Address>,
     /// An answer is asked for again after this, even if its TTL is shorter. Default: `1s`.
@@ -192,7 +192,8 @@ pub struct Kubernetes {
     /// The namespace of services whose name has none. Default: our own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub namespace: Option<Name>,
-    /// The port of the service to call, by its name or number. Default: its only one, or `http`, or the first.
+    /// The port to call, by its name in the service or the number on which pods listen. Default: the only one, or
+    /// `http`, or the first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<String>,
     /// Who the API server is and who we are. Default: `$KUBECONFIG`, or what the pod has.

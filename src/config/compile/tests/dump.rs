@@ -12,6 +12,7 @@ use crate::endpoint::Endpoint;
 use crate::policy::outlier::OutlierConfig;
 use crate::policy::shed::ShedLimits;
 use crate::policy::{BulkheadLimits, Conditions, Deadline, Policy, PriorityOf};
+use crate::registry::settings::{Directory, Kind, Settings};
 use crate::route::{Condition, FieldMatch, HostPattern, Matcher, PathPattern};
 
 pub fn dump(snapshot: &Snapshot) -> String {
@@ -28,6 +29,14 @@ pub fn dump(snapshot: &Snapshot) -> String {
     line(&mut out, format!("trace_sample {}", snapshot.trace_sample));
     if snapshot.shed != Some(ShedLimits::default()) {
         line(&mut out, format!("shed {:?}", snapshot.shed));
+    }
+    let by_default =
+        |it: &Settings| matches!(&it.kind, Kind::Directory(Directory { path: None, .. }));
+    for registry in snapshot.registries.iter().filter(|it| !by_default(it)) {
+        line(&mut out, format!("registry {registry:?}"));
+    }
+    if snapshot.registries.iter().any(|it| !by_default(it)) {
+        line(&mut out, format!("{:?}", snapshot.discovery));
     }
     clusters(&mut out, snapshot);
     let inbound = &snapshot.inbound;
