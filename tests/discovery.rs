@@ -250,3 +250,56 @@ async fn endpoints_of_a_running_proxy_are_printed() {
     assert_eq!(code, Some(1));
     assert!(error.contains("knows no service `nobody`"), "{error}");
 }
+
+#[tokio::test]
+async fn names_that_nobody_has_leave_room_for_services() {
+    let dir = tempfile::tempdir().unwrap();
+    let app = Upstream::named("users").await;
+    let _users = sidecar(dir.path(), "users", &app, "").await;
+    is_registered(&dir, "users", 1).await;
+    let caller = caller(dir.path(), "discovery: { on_demand: { max_services: 2 } }").await;
+    for nobody in ["a", "b", "c", "d"] {
+        let answer = client::get_from(caller.outbound(), nobody, "/").await;
+        assert_eq!(answer.status.as_u16(), 503, "{nobody}");
+    }
+    assert_eq!(client::get_from(caller.outbound(), "users", "/").await.text(), "users");
+    let metrics = client::get(caller.metrics(), "/metrics").await;
+    let states = "pilotfish_registry_service_state{service=";
+    assert!(metrics.text().contains(&format!("{states}\"users\"")));
+    assert!(!metrics.text().contains(&format!("{states}\"d\"")), "a name is no series");
+    assert!(!metrics.text().contains("pilotfish_endpoints{service=\"d\""));
+}
+
+#[tokio::test]
+async fn a_reload_ends_what_it_does_not_allow_any_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let app = Upstream::named("users").await;
+    let _users = sidecar(dir.path(), "users", &app, "").await;
+    is_registered(&dir, "users", 1).await;
+    let yaml = format!("registry: directory://{}\n", dir.path().display());
+    let caller = Proxy::start(&yaml).await;
+    assert_eq!(client::get_from(caller.outbound(), "users", "/").await.text(), "users");
+    caller.write(&format!("{yaml}discovery: {{ on_demand: off }}\n"));
+    caller.reload().await.expect("good");
+    let clusters = client::get_from(caller.admin(), "localhost", "/clusters?format=json").await;
+    assert!(!clusters.text().contains("\"users\""), "{}", clusters.text());
+    // What was called may be a host of another service.
+    caller.write(&format!(
+        "{yaml}services: {{ people: {{ endpoints: [\"{}\"], hosts: [users] }} }}\n",
+        app.address
+    ));
+    caller.reload().await.expect("good");
+    assert_eq!(client::get_from(caller.outbound(), "users", "/").await.text(), "users");
+}
+
+#[tokio::test]
+async fn our_own_service_can_be_called_where_its_instances_are_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let app = Upstream::named("users").await;
+    let limit = "inbound: { listen: 127.0.0.1:0, policy: { rate_limit: { requests: 1000, per: 1s, scope: service } } }";
+    let users = sidecar(dir.path(), "users", &app, limit).await;
+    is_registered(&dir, "users", 1).await;
+    assert_eq!(client::get(users.inbound(), "/").await.text(), "users");
+    let answer = client::get_from(users.outbound(), "users", "/").await;
+    assert_eq!((answer.status.as_u16(), answer.text()), (200, "users"));
+}

@@ -6,6 +6,7 @@ mod support;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use support::process::{Process, Start};
 use support::upstream::{Upstream, read_head};
 use support::{Proxy, client, eventually, within};
 use tokio::io::AsyncWriteExt;
@@ -183,4 +184,41 @@ async fn a_registry_that_never_answers_holds_no_request_for_longer_than_it_may()
         }
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_registry_that_hangs_does_not_keep_another_one_from_telling() {
+    let agent = Agent::start(Mood::Silent).await;
+    let app = Upstream::named("users").await;
+    let dir = tempfile::tempdir().unwrap();
+    let port = app.address.port();
+    let _users = Proxy::start(&format!(
+        "service: {{ name: users, port: {port} }}\nregistry: directory://{}",
+        dir.path().display()
+    ))
+    .await;
+    eventually(|| async { (std::fs::read_dir(dir.path()).ok()?.count() > 0).then_some(()) }).await;
+    let caller = Proxy::start(&format!(
+        "registry: [ \"consul://{}\", \"directory://{}\" ]\ndiscovery: {{ first_answer: 300ms }}",
+        agent.upstream.address,
+        dir.path().display()
+    ))
+    .await;
+    // The very first call has the answer that there is when the time is over.
+    assert_eq!(answer(&caller).await, "users");
+}
+
+#[tokio::test]
+async fn a_failure_is_told_once_and_not_for_each_service() {
+    let yaml = "registry: consul://127.0.0.1:1\noutbound: { listen: '{outbound}' }\nadmin: { listen: '{admin}', metrics: '{metrics}' }\nservices: { a: {}, b: {}, c: {}, d: {}, e: {} }\n";
+    let caller = Process::start(yaml, Start::default()).await;
+    eventually(|| async {
+        let metrics = client::get_from(caller.admin, "localhost", "/metrics").await;
+        let line = metrics.text().lines().find(|line| line.contains("registry_errors_total{"))?;
+        let count: f64 = line.rsplit(' ').next()?.parse().ok()?;
+        (count >= 15.0).then_some(())
+    })
+    .await;
+    let log = caller.stderr();
+    assert_eq!(log.matches("registry: http").count(), 1, "{log}");
 }

@@ -1,7 +1,10 @@
 //! A service whose endpoints a registry tells, as requests meet it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool,
+    Ordering::{Acquire, Relaxed, Release},
+};
 
 use tokio::sync::Notify;
 
@@ -9,6 +12,8 @@ use tokio::sync::Notify;
 #[derive(Debug, Clone, Default)]
 pub struct Discovered {
     pub first_answer: Arc<FirstAnswer>,
+    /// The first answer, or what there is without one, is in this snapshot.
+    pub is_settled: bool,
     /// Where it is followed only because it is called: whether it was since somebody looked.
     pub on_demand: Option<Arc<AtomicBool>>,
     /// It had an instance once, or the configuration names it. Another one is a mere name until then.
@@ -36,12 +41,12 @@ pub struct FirstAnswer {
 
 impl FirstAnswer {
     pub fn has_come(&self) -> bool {
-        self.came.load(Relaxed)
+        self.came.load(Acquire)
     }
 
-    /// It is in force.
+    /// It is in force. Who sees that it came sees the snapshot that has it.
     pub fn came(&self) {
-        self.came.store(true, Relaxed);
+        self.came.store(true, Release);
         self.waiting.notify_waiters();
     }
 

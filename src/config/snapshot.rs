@@ -360,10 +360,11 @@ impl Cluster {
         let exists = !instances.is_empty();
         let groups = self.groups.iter().map(|group| (group.slot, group.selector.clone()));
         let groups = self.membership.groups(instances, groups, &Before::of(&self.groups)).into();
-        let discovered = self
-            .discovered
-            .clone()
-            .map(|discovered| Discovered { exists: discovered.exists || exists, ..discovered });
+        let discovered = self.discovered.clone().map(|it| Discovered {
+            exists: it.exists || exists,
+            is_settled: true,
+            ..it
+        });
         Self { groups, discovered, ..self.clone() }
     }
 
@@ -381,9 +382,10 @@ impl Cluster {
         }
     }
 
-    /// What requests wait for where no registry has told anything yet.
+    /// What requests wait for where no registry has told anything yet. A snapshot says so of itself: another one
+    /// may have the answer by now, and who waits for that gets it.
     pub fn pending(&self) -> Option<&Arc<FirstAnswer>> {
-        self.discovered.as_ref().map(|it| &it.first_answer).filter(|first| !first.has_come())
+        self.discovered.as_ref().filter(|it| !it.is_settled).map(|it| &it.first_answer)
     }
 
     /// All of its endpoints: the first group has them.

@@ -36,11 +36,13 @@ pub async fn look(live: Live, recorder: Rc<Recorder>) {
     }
 }
 
-/// The services that are called: the app is none, though it may have the name of one.
+/// The services that are called: the app is none, though it may have the name of one, and neither is a name that
+/// somebody called and no registry knows.
 fn each(snapshot: &Snapshot, mut visit: impl FnMut(&Cluster)) {
     let app = snapshot.inbound.app.map(|app| app.cluster);
     for (index, cluster) in (0..).zip(&snapshot.clusters) {
-        if index != snapshot.passthrough_cluster() && Some(index) != app {
+        let exists = cluster.discovered.as_ref().is_none_or(|it| it.exists);
+        if exists && index != snapshot.passthrough_cluster() && Some(index) != app {
             visit(cluster);
         }
     }

@@ -1,5 +1,6 @@
 //! What the admin server shows of the proxy, and asks of it.
 
+use std::collections::HashSet;
 use std::rc::Rc;
 
 use super::{Control, outliers};
@@ -54,6 +55,8 @@ impl Control {
         let clusters = snapshot.clusters.iter().map(|cluster| {
             let discovered = cluster.discovered.as_ref();
             let standing = discovered.and_then(|_| self.discovery.standings.service(&cluster.name));
+            let held: HashSet<&str> =
+                standing.iter().flat_map(|it| it.held.iter().map(|held| &**held)).collect();
             let endpoints: Vec<_> = cluster
                 .endpoints()
                 .iter()
@@ -67,7 +70,7 @@ impl Control {
                         "in_flight": endpoint.state.in_flight(),
                         "state": outliers::state(endpoint, now),
                         "full": endpoint.state.is_full(),
-                        "held": standing.as_ref().is_some_and(|it| it.held.contains(&endpoint.label)),
+                        "held": held.contains(&*endpoint.label),
                         "latency_ms": endpoint.state.latency(now).map(|l| l.as_secs_f64() * 1e3),
                     })
                 })

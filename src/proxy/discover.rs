@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::request::Parts;
 use http::uri::PathAndQuery;
@@ -24,6 +25,10 @@ pub enum Unsettled {
     Unknown(Box<str>),
 }
 
+/// What there is without an answer is put in force when the time for the first answer is over. Who asked first waits
+/// for that too.
+const MARGIN: Duration = Duration::from_millis(250);
+
 /// How long a request still waits.
 pub struct Patience {
     until: Instant,
@@ -31,7 +36,7 @@ pub struct Patience {
 
 impl Patience {
     pub fn of(view: &View) -> Self {
-        Self { until: clock::now() + view.snapshot.discovery.first_answer }
+        Self { until: clock::now() + view.snapshot.discovery.first_answer + MARGIN }
     }
 
     /// Waits for what is not known. Whether it is known now; without, the request takes what there is.

@@ -33,7 +33,7 @@ pub struct Consul {
 }
 
 /// How much later than it was asked to wait an answer may come.
-const MARGIN: Duration = Duration::from_secs(10);
+const MARGIN: Duration = Duration::from_secs(4);
 /// No question follows another one sooner: of a service that changes all the time each answer has more changes.
 const PACE: Duration = Duration::from_millis(100);
 /// How long anything else may take.

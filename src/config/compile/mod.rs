@@ -77,7 +77,7 @@ pub fn compile(
     let listeners = compiler.listeners();
     let outbound = compiler.outbound(passthrough);
     let inbound = compiler.inbound();
-    let instances = compiler.instances();
+    let instances = compiler.instances(previous);
     let Compiler { mistakes, clusters, routes, groups, rate_limits, .. } = compiler;
     if !mistakes.is_empty() {
         return Err(mistakes);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::schema::{self, OrOff, RateLimitClient, RateLimitKey, RateLimitScope};
+use super::super::snapshot::Snapshot;
 use super::policy::mode;
 use super::services::address;
 use super::{Compiler, Mistake, Path, path_to, quote};
@@ -186,13 +187,19 @@ impl Compiler<'_> {
         Some(before.unwrap_or_else(|| Arc::new(Redis::new(settings))))
     }
 
-    /// Instances of our own service, as far as the configuration tells: by its endpoints, if the service
-    /// is among those that we call.
-    pub(super) fn instances(&self) -> u32 {
+    /// Instances of our own service: by its endpoints, if the service is among those that we call; else as many as
+    /// a registry told last.
+    pub(super) fn instances(&self, previous: Option<&Snapshot>) -> u32 {
         let own = self.config.service.as_ref();
         let cluster = own.and_then(|own| self.by_name.get(own.name.as_str()));
         let group = cluster.and_then(|at| self.clusters[*at as usize].groups.first());
-        group.map_or(1, |group| group.endpoints.len().max(1) as u32)
+        let is_counted = |it: &&Snapshot| {
+            self.discovers && own.is_some_and(|own| *it.service.name == *own.name.as_str())
+        };
+        match group {
+            Some(group) => group.endpoints.len().max(1) as u32,
+            None => previous.filter(is_counted).map_or(1, |previous| previous.instances),
+        }
     }
 }
 

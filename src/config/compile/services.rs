@@ -65,12 +65,26 @@ impl<'a> Compiler<'a> {
         if self.discovers {
             // Without a word of registries a name that is nowhere else is a slip.
             let referred = self.config.registry.iter().flat_map(|_| referred(self.config));
-            let named = referred.chain(self.demanded.iter());
+            let named = referred.chain(self.demanded());
             all.extend(named.map(|name| (name.as_str(), &NOTHING_TYPED)));
         }
         let typed = self.config.services.iter().flat_map(|services| &services.by_name);
         all.extend(typed.map(|(name, service)| (name.as_str(), service)));
         all
+    }
+
+    /// Services that are called, as far as the configuration lets them be. What it has for a host of a service, or
+    /// for itself, is no service of its own because somebody called it.
+    fn demanded(&self) -> impl Iterator<Item = &'a Name> + use<'a> {
+        let on_demand = self.config.discovery.as_ref().and_then(|it| it.on_demand.as_ref());
+        let is_on = !matches!(on_demand, Some(OrOff::Off));
+        let services = self.config.services.iter().flat_map(|services| services.by_name.values());
+        let hosts: BTreeSet<&str> =
+            services.flat_map(|it| it.hosts.iter().flatten()).map(|host| host.as_str()).collect();
+        let may = move |name: &&Name| {
+            is_on && name.as_str() != PASSTHROUGH && !hosts.contains(name.as_str())
+        };
+        self.demanded.iter().filter(may)
     }
 
     fn service(
@@ -132,9 +146,10 @@ impl<'a> Compiler<'a> {
             Some(kept) => (kept.instances.clone(), kept.discovered.clone()),
             None => (Vec::new(), None),
         };
-        let Discovered { first_answer, on_demand, exists } = before.unwrap_or_default();
-        let on_demand = (!is_named).then(|| on_demand.unwrap_or_default());
-        (instances, Some(Discovered { first_answer, on_demand, exists: exists || is_named }))
+        let before = before.unwrap_or_default();
+        let on_demand = (!is_named).then(|| before.on_demand.clone().unwrap_or_default());
+        let exists = before.exists || is_named;
+        (instances, Some(Discovered { on_demand, exists, ..before }))
     }
 
     /// Tells what is wrong in the policies of services, which may name any of them.

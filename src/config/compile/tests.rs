@@ -84,3 +84,51 @@ fn bad() {
         shown
     });
 }
+
+const WITH_REGISTRY: &str = "registry: consul://192.0.2.1\n";
+
+fn called(text: &str, demanded: &[&str], previous: Option<&Snapshot>) -> Snapshot {
+    let demanded = demanded.iter().map(|name| name.parse().expect("a name")).collect();
+    compile(&parse(text).schema, &demanded, previous, 1).unwrap_or_else(|wrong| panic!("{wrong:?}"))
+}
+
+#[test]
+fn a_name_that_somebody_called_takes_nothing_from_the_configuration() {
+    let services = format!("{WITH_REGISTRY}services: {{ users: {{ hosts: [db] }} }}\n");
+    let snapshot = called(&services, &["db", PASSTHROUGH, "orders"], None);
+    let cluster = |host: &str| {
+        let service = snapshot.outbound.hosts.get(host).expect(host);
+        &*snapshot.clusters[service.cluster as usize].name
+    };
+    assert_eq!(cluster("db"), "users");
+    assert_eq!(cluster("orders"), "orders");
+    assert!(snapshot.outbound.hosts.get(PASSTHROUGH).is_none());
+    let off = format!("{WITH_REGISTRY}discovery: {{ on_demand: off }}\n");
+    assert!(called(&off, &["orders"], None).outbound.hosts.get("orders").is_none());
+}
+
+#[test]
+fn what_is_settled_is_so_from_the_snapshot_on_that_has_it() {
+    let text = format!("{WITH_REGISTRY}services: {{ users: {{}} }}\n");
+    let before = called(&text, &[], None);
+    let place = before.clusters.iter().position(|it| &*it.name == "users").expect("it is there");
+    let pending = |snapshot: &Snapshot| snapshot.clusters[place].pending().is_some();
+    let after = before.with([(place, vec![])]);
+    before.clusters[place].pending().expect("nothing is told").came();
+    assert!(pending(&before), "the answer is in the next one");
+    assert!(!pending(&after));
+    assert!(!pending(&called(&text, &[], Some(&after))), "a reload keeps it");
+}
+
+#[test]
+fn instances_that_a_registry_told_count_after_a_reload_too() {
+    let text = format!("service: {{ name: users, port: 1 }}\n{WITH_REGISTRY}");
+    let told = Snapshot { instances: 3, ..called(&text, &[], None) };
+    assert_eq!(called(&text, &[], Some(&told)).instances, 3);
+    let off = "service: { name: users, port: 1 }\nregistry: off\n";
+    assert_eq!(called(off, &[], Some(&told)).instances, 1);
+    let typed = format!(
+        "{text}services: {{ users: {{ endpoints: [\"192.0.2.1:1\", \"192.0.2.2:1\"] }} }}\n"
+    );
+    assert_eq!(called(&typed, &[], Some(&told)).instances, 2);
+}

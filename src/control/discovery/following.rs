@@ -10,29 +10,30 @@ use tokio::task::{JoinHandle, spawn_local};
 
 use super::Probed;
 use crate::clock::Instant;
-use crate::config::discovered::FirstAnswer;
+use crate::config::discovered::{Discovered, FirstAnswer};
 use crate::endpoint::Instance;
 use crate::registry::settings::Discovery;
-use crate::registry::{Error, Known, News, Registry, Restored, State, Tell, probe};
+use crate::registry::{Known, News, Registry, Restored, State, Tell, probe};
 
+/// How long after its last call a name is followed that no registry knows.
+const NOBODY: Duration = Duration::from_secs(60);
 /// How often suspects are asked.
 const PROBE_EVERY: Duration = Duration::from_secs(5);
-/// How often a failure that goes on is told.
-const WARN_EVERY: Duration = Duration::from_secs(60);
 
 pub struct Followed {
     service: Arc<str>,
     pub known: Known,
     pub first_answer: Arc<FirstAnswer>,
-    /// See [`Discovered::on_demand`](crate::config::discovered::Discovered::on_demand).
-    pub on_demand: Option<Arc<AtomicBool>>,
+    /// See [`Discovered::on_demand`].
+    on_demand: Option<Arc<AtomicBool>>,
+    /// See [`Discovered::exists`].
+    pub exists: bool,
     called_at: Instant,
     watches: Vec<Aborting>,
     /// What is in force.
     published: Option<Vec<Instance>>,
     probing: Option<Aborting>,
     probe_at: Instant,
-    warn_at: Instant,
 }
 
 /// A task that ends with this.
@@ -59,12 +60,12 @@ impl Followed {
             known: Known::new(registries.len(), restored, settings, now),
             first_answer,
             on_demand: None,
+            exists: false,
             called_at: now,
             watches: watches(service, registries, news),
             published: None,
             probing: None,
             probe_at: now,
-            warn_at: now,
         }
     }
 
@@ -82,6 +83,16 @@ impl Followed {
         self.known = Known::new(registries.len(), before, settings, now);
     }
 
+    /// Its cluster is this one. Another cluster than before has nothing yet.
+    pub fn is_of(&mut self, discovered: &Discovered) {
+        self.on_demand = discovered.on_demand.clone();
+        self.exists = discovered.exists;
+        if !Arc::ptr_eq(&self.first_answer, &discovered.first_answer) {
+            self.first_answer = discovered.first_answer.clone();
+            self.published = None;
+        }
+    }
+
     /// Whether what is known is not what is in force.
     pub fn is_changed(&self, now: Instant) -> bool {
         let is_first = !self.first_answer.has_come();
@@ -96,6 +107,7 @@ impl Followed {
     pub fn take_changes(&mut self) -> Vec<Instance> {
         let instances = self.known.instances().to_vec();
         self.published = Some(instances.clone());
+        self.exists |= !instances.is_empty();
         instances
     }
 
@@ -139,29 +151,15 @@ impl Followed {
         self.probe_at = now + PROBE_EVERY;
     }
 
-    /// Whether it is followed only because it was called, and that was longer ago than `idle`.
+    /// Whether it is followed only because it was called, and that was longer ago than `idle`; a name that nobody has
+    /// sooner.
     pub fn is_idle(&mut self, idle: Duration, now: Instant) -> bool {
+        let idle = if self.exists { idle } else { idle.min(NOBODY) };
         let Some(called) = &self.on_demand else { return false };
         if called.swap(false, Relaxed) {
             self.called_at = now;
         }
         now >= self.called_at + idle
-    }
-
-    /// Tells that a registry does not tell: at once, and then from time to time.
-    pub fn warn(&mut self, registry: &str, service: &str, error: &Error, now: Instant) {
-        if self.known.failure().is_some() && now < self.warn_at {
-            return;
-        }
-        self.warn_at = now + WARN_EVERY;
-        let kept = self.known.instances().len();
-        tracing::warn!(
-            registry,
-            service,
-            reason = error.reason.as_str(),
-            kept,
-            "registry: {error}"
-        );
     }
 }
 

@@ -24,10 +24,12 @@ use crate::config::units::Name;
 use crate::endpoint::Address;
 use crate::registry::demand::Demand;
 use crate::registry::store::Store;
-use crate::registry::{self, News, Registry, Restored, settings};
+use crate::registry::{self, Error, News, Registry, Restored, settings};
 use following::Followed;
 pub use standing::Standings;
 
+/// How often a failure that goes on is told.
+const WARN_EVERY: Duration = Duration::from_secs(60);
 /// How often it is looked what follows of time alone.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -37,6 +39,10 @@ pub struct Discovery {
     services: RefCell<HashMap<Arc<str>, Followed>>,
     /// Called, and not named by the configuration.
     demanded: RefCell<BTreeSet<Name>>,
+    /// When a failure was told last, by the place of the registry and the reason.
+    warned: RefCell<HashMap<(usize, &'static str), Option<Instant>>>,
+    /// When it was told last that there is no room for more services.
+    full_at: Cell<Option<Instant>>,
     store: RefCell<Option<Store>>,
     state_dir: RefCell<Option<std::path::PathBuf>>,
     news: mpsc::UnboundedSender<News>,
@@ -69,6 +75,8 @@ impl Discovery {
             settings: RefCell::new([].into()),
             services: RefCell::default(),
             demanded: RefCell::default(),
+            warned: RefCell::default(),
+            full_at: Cell::default(),
             store: RefCell::default(),
             state_dir: RefCell::default(),
             news,
@@ -96,6 +104,7 @@ impl Discovery {
             *self.registries.borrow_mut() =
                 snapshot.registries.iter().map(registry::make).collect();
             *self.settings.borrow_mut() = snapshot.registries.clone();
+            self.warned.borrow_mut().clear();
             // What the old ones have told is what is known until the new ones tell.
             for followed in self.services.borrow_mut().values_mut() {
                 followed.begin_anew(
@@ -113,8 +122,14 @@ impl Discovery {
             .clusters
             .iter()
             .filter_map(|cluster| Some((cluster.name.clone(), cluster.discovered.clone()?)));
-        // Without a cluster: only to count its instances.
-        let own = snapshot.counts_instances() && !snapshot.registries.is_empty();
+        // Without a cluster: only to count its instances, where nobody has typed them.
+        let is_typed = |own: &str| {
+            let service = snapshot.outbound.hosts.get(own);
+            service.is_some_and(|it| snapshot.clusters[it.cluster as usize].discovered.is_none())
+        };
+        let own = snapshot.counts_instances()
+            && !snapshot.registries.is_empty()
+            && !is_typed(&snapshot.service.name);
         let own = own.then(|| (snapshot.service.name.clone(), Discovered::default()));
         let wanted: HashMap<_, _> = own.into_iter().chain(wanted).collect();
         let mut before = std::mem::take(&mut *services);
@@ -126,9 +141,12 @@ impl Discovery {
                 let settings = &snapshot.discovery;
                 Followed::begin(&name, &registries, &self.news, restored, first, settings, now)
             });
-            followed.on_demand = discovered.on_demand;
+            followed.is_of(&discovered);
             services.insert(name, followed);
         }
+        // What the configuration does not let be called any more, or has for something else.
+        let is_called = |name: &Name| snapshot.outbound.hosts.contains_key(name.as_str());
+        self.demanded.borrow_mut().retain(is_called);
         self.standings.retain(|name| services.contains_key(name));
         self.look_at_all(&mut services, &snapshot.discovery, now);
     }
@@ -168,13 +186,27 @@ impl Discovery {
         match news.told {
             Ok(instances) => followed.known.told(news.registry, instances, settings, now),
             Err(error) => {
-                let name =
-                    self.registries.borrow().get(news.registry).map(|it| it.name().to_owned());
-                followed.warn(&name.unwrap_or_default(), &news.service, &error, now);
+                let kept = followed.known.instances().len();
+                self.warn(news.registry, &news.service, &error, kept, now);
                 followed.known.failed(news.registry, error, settings, now);
             }
         }
         self.look_at(&news.service, followed, settings, now);
+    }
+
+    /// Tells that a registry does not tell: at once, and while that goes on from time to time, whichever of its
+    /// services it is asked for.
+    fn warn(&self, registry: usize, service: &str, error: &Error, kept: usize, now: Instant) {
+        let reason = error.reason.as_str();
+        let mut warned = self.warned.borrow_mut();
+        let last = warned.entry((registry, reason)).or_insert(None);
+        if last.is_some_and(|last| now < last + WARN_EVERY) {
+            return;
+        }
+        *last = Some(now);
+        let registries = self.registries.borrow();
+        let registry = registries.get(registry).map_or("", |it| it.name());
+        tracing::warn!(registry, service, reason, kept, "registry: {error}");
     }
 
     /// Whether the registry of a service is heard, and what follows of it.
@@ -194,7 +226,7 @@ impl Discovery {
         }
         followed.probe(service, &self.probed, now);
         let source = followed.known.source();
-        self.standings.note(service, source, &followed.known, settings, now);
+        self.standings.note(service, source, followed, settings, now);
     }
 
     fn look_at_all(
@@ -283,16 +315,10 @@ impl Control {
     fn meet(&self, demands: Vec<Demand>) {
         let before = self.live.current();
         let most = before.discovery.on_demand.map_or(0, |on_demand| on_demand.max_services);
-        let mut demanded = self.discovery.demanded();
         let known = |service: &str| before.outbound.hosts.contains_key(service);
-        for demand in &demands {
-            let name = demand.service.parse::<Name>().ok().filter(|_| !known(&demand.service));
-            if let Some(name) = name
-                && demanded.len() < most
-            {
-                demanded.insert(name);
-            }
-        }
+        let named = |demand: &Demand| demand.service.parse::<Name>().ok();
+        let wanted = demands.iter().filter_map(named).filter(|name| !known(name.as_str()));
+        let demanded = self.discovery.with_room(wanted.collect(), most);
         if demanded != *self.discovery.demanded.borrow() {
             self.demand(demanded);
         }
@@ -333,6 +359,30 @@ impl Control {
 }
 
 impl Discovery {
+    /// Those that are followed because they are called, with as many of `wanted` as there is room for. Names that no
+    /// registry knows make room.
+    fn with_room(&self, wanted: BTreeSet<Name>, most: usize) -> BTreeSet<Name> {
+        let mut demanded = self.demanded();
+        if demanded.len() + wanted.len() > most {
+            let services = self.services.borrow();
+            demanded.retain(|name| services.get(name.as_str()).is_some_and(|it| it.exists));
+        }
+        let room = most.saturating_sub(demanded.len());
+        let now = clock::now();
+        if wanted.len() > room && self.full_at.get().is_none_or(|at| now >= at + WARN_EVERY) {
+            self.full_at.set(Some(now));
+            let service = wanted.last().map(ToString::to_string);
+            tracing::warn!(
+                most,
+                service,
+                "no more services are followed because they are called; name them under \
+                `services`, or raise discovery.on_demand.max_services"
+            );
+        }
+        demanded.extend(wanted.into_iter().take(room));
+        demanded
+    }
+
     /// When the next service that waits for its first answer has waited long enough; at most `latest`.
     fn settles(&self, latest: Instant) -> Instant {
         let services = self.services.borrow();

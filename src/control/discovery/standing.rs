@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::Followed;
 use crate::clock::Instant;
 use crate::registry::settings::Discovery;
-use crate::registry::{Error, Known, State};
+use crate::registry::{Error, State};
 
 /// Written by control, read by who asks.
 #[derive(Debug, Default)]
@@ -37,6 +38,8 @@ pub struct ServiceStanding {
     pub told_at: Instant,
     pub held: Vec<Box<str>>,
     pub failure: Option<String>,
+    /// It had an instance once, or the configuration names it. A mere name gets no series of metrics.
+    pub exists: bool,
 }
 
 impl ServiceStanding {
@@ -79,10 +82,11 @@ impl Standings {
         &self,
         service: &Arc<str>,
         source: Option<usize>,
-        known: &Known,
+        followed: &Followed,
         settings: &Discovery,
         now: Instant,
     ) {
+        let known = &followed.known;
         let mut all = self.all();
         let source = source.and_then(|at| Some(all.registries.get(at)?.name.clone()));
         let standing = ServiceStanding {
@@ -91,6 +95,7 @@ impl Standings {
             told_at: known.told_at(),
             held: known.held().map(|address| address.to_string().into()).collect(),
             failure: known.failure().map(ToString::to_string),
+            exists: followed.exists,
         };
         all.services.insert(service.clone(), standing);
     }
@@ -104,12 +109,11 @@ impl Standings {
         self.all().services.get(name).cloned()
     }
 
+    /// Those that exist.
     pub fn services(&self) -> Vec<(Arc<str>, ServiceStanding)> {
-        self.all()
-            .services
-            .iter()
-            .map(|(name, standing)| (name.clone(), standing.clone()))
-            .collect()
+        let all = self.all();
+        let there = all.services.iter().filter(|(_, standing)| standing.exists);
+        there.map(|(name, standing)| (name.clone(), standing.clone())).collect()
     }
 
     pub fn registries(&self) -> Vec<RegistryStanding> {

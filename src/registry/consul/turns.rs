@@ -12,8 +12,9 @@ const BLOCKING: usize = 100;
 const FIRST: usize = 20;
 /// So many services have a query of their own, each for as long as it likes.
 const FEW: usize = 50;
-/// How long a blocking query waits for a change then; the agent adds up to a sixteenth.
-const WAIT: Duration = Duration::from_secs(60);
+/// How long a blocking query waits for a change then; the agent adds up to a sixteenth. An agent that hangs is known
+/// to when that is over, and what stands between us and it ends what is silent for a minute.
+const WAIT: Duration = Duration::from_secs(30);
 /// Of more services each has its turn within this.
 const ROUND: Duration = Duration::from_secs(5);
 const SHORTEST: Duration = Duration::from_millis(100);
