@@ -163,16 +163,19 @@ impl Drop for Store {
 type Due = (Box<str>, Option<Arc<[u8]>>);
 
 impl Shelf {
+    fn tasks(&self, due: &BTreeSet<Box<str>>) -> Vec<Due> {
+        let files = self.files.borrow();
+        let text = |service: &str| files.get(service).map(|file| file.text.clone());
+        due.iter().map(|service| (service.clone(), text(service))).collect()
+    }
+
     /// Writes what is due, until it is dropped.
     async fn write(self: Rc<Self>) {
         let mut warn_at = clock::now();
         loop {
             self.wakes.notified().await;
             let due = std::mem::take(&mut *self.due.borrow_mut());
-            let files = self.files.borrow();
-            let text = |service: &Box<str>| files.get(service).map(|file| file.text.clone());
-            let tasks: Vec<Due> = due.iter().map(|it| (it.clone(), text(it))).collect();
-            drop(files);
+            let tasks = self.tasks(&due);
             let directory = self.directory.clone();
             let written = self.disk.run(move || Ok(write_all(&directory, tasks))).await;
             let failed = written.unwrap_or_else(|error| Some((due, error)));
