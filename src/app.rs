@@ -4,12 +4,16 @@ use std::collections::{BTreeSet, HashMap};
 use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::load::{Loaded, Origin, Refused};
 use crate::config::snapshot::{Listener, ListenerKind};
 use crate::control::{self, Control};
+
+/// How long what is being written to a disk may take when the proxy has ended.
+const LAST_WRITES: Duration = Duration::from_secs(1);
 
 /// What a proxy is started with.
 pub struct Options {
@@ -88,6 +92,8 @@ fn run(options: Options, loaded: Loaded) -> Result<Running, StartError> {
                 Err(error) => drop(started.send(Err(error))),
             }
         });
+        // A disk or a resolver that hangs does not keep us.
+        runtime.shutdown_timeout(LAST_WRITES);
     })?;
     let ended = || std::io::Error::other("the control thread ended while it started");
     let bound = starting.blocking_recv().map_err(|_| ended())??;

@@ -57,8 +57,9 @@ impl Sub for Instant {
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
-/// An hour of head start: 0 is before all there was, and an instant taken just before the first call stays positive.
-const HEAD_START: Instant = Instant(3600 * NANOS_PER_SECOND);
+/// A month of head start: 0 is before all there was, an instant taken just before the first call stays positive, and
+/// what the disk has of an earlier life was told at an instant too.
+const HEAD_START: Instant = Instant(30 * 24 * 3600 * NANOS_PER_SECOND);
 
 /// The first one that was asked for.
 fn origin() -> time::Instant {

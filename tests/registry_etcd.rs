@@ -329,28 +329,34 @@ async fn keys_of_others_are_instances_or_left_out() {
 /// Stands before an etcd. What is done to a watch that passes is a matter of the test.
 struct Relay {
     upstream: Upstream,
+    /// That are open.
     watches: Arc<AtomicUsize>,
+    /// That ever were.
+    begun: Arc<AtomicUsize>,
 }
 
 impl Relay {
-    /// `compacts`: the first watch finds that what it begins with is not known any more. `mutes`: of no watch
-    /// anything comes back but its beginning.
+    /// `compacts`: the first watch finds that what it begins with is not known any more. `mutes`: of the first
+    /// watch nothing comes back but its beginning.
     async fn start(etcd: SocketAddr, compacts: bool, mutes: bool) -> Self {
         let watches = Arc::<AtomicUsize>::default();
+        let begun = Arc::<AtomicUsize>::default();
         let (count, first) = (watches.clone(), Arc::new(AtomicBool::new(compacts)));
+        let ever = begun.clone();
         let upstream = Upstream::raw(move |client| {
-            let (count, first) = (count.clone(), first.clone());
+            let (count, first, ever) = (count.clone(), first.clone(), ever.clone());
             async move {
                 let (mut from_client, mut to_client) = client.into_split();
                 let server = TcpStream::connect(etcd).await.expect("etcd");
                 let (mut from_server, mut to_server) = server.into_split();
                 let watches = Arc::new(AtomicBool::new(false));
-                let watching = watches.clone();
+                let is_muted = Arc::new(AtomicBool::new(false));
+                let muted = is_muted.clone();
                 let back = async {
                     let mut buffer = vec![0; 64 * 1024];
                     while let Ok(length @ 1..) = from_server.read(&mut buffer).await {
                         let created = find(&buffer[..length], b"\"created\"").is_some();
-                        if mutes && watching.load(SeqCst) && !created {
+                        if muted.load(SeqCst) && !created {
                             continue;
                         }
                         if to_client.write_all(&buffer[..length]).await.is_err() {
@@ -364,6 +370,7 @@ impl Relay {
                         if find(&buffer[..length], b"POST /v3/watch").is_some() {
                             watches.store(true, SeqCst);
                             count.fetch_add(1, SeqCst);
+                            is_muted.store(ever.fetch_add(1, SeqCst) == 0 && mutes, SeqCst);
                             if first.swap(false, SeqCst) {
                                 compact(etcd).await;
                             }
@@ -383,7 +390,7 @@ impl Relay {
             }
         })
         .await;
-        Self { upstream, watches }
+        Self { upstream, watches, begun }
     }
 
     fn url(&self) -> String {
@@ -446,8 +453,13 @@ async fn a_watch_that_tells_nothing_is_not_trusted_and_ends_with_who_follows() {
         let mut watched = Watched::begin(&registry, "mute");
         eventually(|| async { (relay.watches.load(SeqCst) == 1).then_some(()) }).await;
         etcd.put("/shop/mute/1", r#"{"address":"10.0.0.9","port":1}"#).await;
+        // It is read beside the watch, and what should have told it is replaced.
         watched.until(&["10.0.0.9:1"]).await;
-        assert_eq!(relay.watches.load(SeqCst), 1, "it is read beside the watch");
+        eventually(|| async { (relay.begun.load(SeqCst) == 2).then_some(()) }).await;
+        eventually(|| async { (relay.watches.load(SeqCst) == 1).then_some(()) }).await;
+        etcd.put("/shop/mute/2", r#"{"address":"10.0.0.9","port":2}"#).await;
+        soon(watched.until(&["10.0.0.9:1", "10.0.0.9:2"])).await;
+        assert_eq!(relay.begun.load(SeqCst), 2, "one that tells stays");
         drop(watched);
         eventually(|| async { (relay.watches.load(SeqCst) == 0).then_some(()) }).await;
         within(async {

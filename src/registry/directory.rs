@@ -7,95 +7,187 @@
 //! with `__` are there for us, and do not become part of a series.
 
 mod file;
+mod files;
 mod watch;
 
+#[cfg(test)]
+mod tests;
+
+use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::IpAddr;
-use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use tokio::sync::watch::Sender;
+use tokio::task::AbortHandle;
+use tokio::time::sleep;
+
+use super::disk::Disk;
 use super::{Announcement, Error, Health, Reason, Registry, Renewal, Task, Tell, settings};
-use crate::clock;
+use crate::backoff::Backoff;
+use crate::clock::{self, Instant};
 use crate::endpoint::Instance;
-use file::File;
+use files::{Files, Found};
 use watch::Changes;
 
+const FIRST_WAIT: Duration = Duration::from_millis(250);
+const LONGEST_WAIT: Duration = Duration::from_secs(15);
+/// How often it is told that a file makes no sense.
+const WARN_EVERY: Duration = Duration::from_secs(60);
+
 pub struct Directory {
-    path: PathBuf,
+    files: Arc<Files>,
     ttl: Duration,
+    disk: Disk,
+    /// What was read last; none before the first time.
+    read: Sender<Option<Rc<Read>>>,
+    /// It was there: where it is no more, it has not become empty.
+    was_there: Cell<bool>,
+    following: Cell<usize>,
+    /// Runs while something is followed.
+    look: RefCell<Option<AbortHandle>>,
+}
+
+/// What one look found.
+struct Read {
+    /// Goes on when it was time to look, and not only something to see: all are told then, as a sign of life.
+    turn: u64,
+    found: Result<Found, Error>,
+}
+
+impl Read {
+    fn of(&self, service: &str) -> Result<Vec<Instance>, Error> {
+        self.found.as_ref().map_err(Clone::clone)?.of(service)
+    }
 }
 
 impl Directory {
     pub fn new(settings: &settings::Directory) -> Self {
-        let path = settings.path.clone().unwrap_or_else(shared);
-        Self { path, ttl: settings.ttl }
+        let ttl = settings.ttl;
+        let files = settings.path.clone().map(|path| Files::at(path, ttl));
+        Self::of(files.unwrap_or_else(|| shared(ttl)), ttl)
     }
 
-    fn file(&self, ours: &Announcement) -> PathBuf {
-        self.path.join(format!("{}@{}.json", ours.service, ours.id))
+    fn of(files: Files, ttl: Duration) -> Self {
+        Self {
+            files: Arc::new(files),
+            ttl,
+            disk: Disk::default(),
+            read: Sender::new(None),
+            was_there: Cell::default(),
+            following: Cell::default(),
+            look: RefCell::default(),
+        }
     }
 
-    /// All instances of a service that are alive.
-    fn read(&self, service: &str, now: SystemTime) -> io::Result<Vec<Instance>> {
-        let mut instances = Vec::new();
-        for entry in std::fs::read_dir(&self.path)? {
-            let entry = entry?;
-            let name = entry.file_name();
-            let is_its = name
-                .to_str()
-                .and_then(|name| name.strip_suffix(".json"))
-                .is_some_and(|name| name.split_once('@').is_some_and(|(of, _)| of == service));
-            if is_its {
-                match self.read_one(&entry.path(), now) {
-                    Ok(instance) => instances.extend(instance),
-                    // It went away meanwhile.
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                    Err(error) => {
-                        tracing::warn!(path = %entry.path().display(), %error, "no instance: the file cannot be read");
-                    }
-                }
+    /// Reads all that stands there whenever it changes, for all who follow a service, until it is dropped.
+    async fn look(self: Rc<Self>) {
+        let changes = Changes::new();
+        let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
+        let mut random = fastrand::Rng::new();
+        let (mut turn, mut due, mut warn_at) = (0, clock::now(), clock::now());
+        loop {
+            let (is_watched, found) = self.scan(&changes, clock::wall()).await;
+            let now = clock::now();
+            let failed = found.is_err();
+            if failed || now >= due {
+                turn += 1;
+                due = now + self.ttl / 3;
+            }
+            if let Ok(found) = &found {
+                warn(found, &mut warn_at, now);
+            }
+            self.read.send_replace(Some(Rc::new(Read { turn, found })));
+            if failed {
+                sleep(backoff.next(&mut random)).await;
+            } else {
+                backoff.reset();
+                changes.next(is_watched, due - now).await;
             }
         }
-        Ok(instances)
     }
 
-    /// None where it is not alive.
-    fn read_one(&self, path: &Path, now: SystemTime) -> io::Result<Option<Instance>> {
-        let touched = std::fs::metadata(path)?.modified()?;
-        let file = File::parse(&std::fs::read(path)?)?;
-        // A clock that was set back makes it look as if it came from the future: it is alive then.
-        let age = now.duration_since(touched).unwrap_or_default();
-        if age > file.ttl {
-            // Prometheus would ask it for ever. Who wrote it writes it again, should it live after all.
-            let _ = std::fs::remove_file(path);
-            return Ok(None);
-        }
-        Ok(Some(match file.health {
-            Health::Passing => file.instance,
-            Health::Critical => Instance::out(file.instance.address),
-        }))
-    }
-
-    fn write(&self, ours: &Announcement, health: Health) -> io::Result<()> {
-        std::fs::create_dir_all(&self.path)?;
-        let path = self.file(ours);
-        let new = path.with_extension("new");
-        // All who reach us by this directory are on this host.
-        let address = match &ours.address {
-            Some(address) => address.clone(),
-            None => IpAddr::from([127, 0, 0, 1]).to_string().into(),
+    /// What stands there, and whether it is told when that changes.
+    async fn scan(&self, changes: &Changes, now: SystemTime) -> (bool, Result<Found, Error>) {
+        let (files, watch) = (self.files.clone(), changes.watcher());
+        // Watched first: what changes while it is read is read again.
+        let scanned = self.disk.run(move || Ok((watch(files.path()), files.scan(now)))).await;
+        let (is_watched, scanned) = match scanned {
+            Ok((is_watched, scanned)) => (is_watched, scanned),
+            Err(error) => (false, Err(error)),
         };
-        let text = File::text(ours, &address, health, self.ttl);
-        std::fs::write(&new, text).inspect_err(|_| drop(std::fs::remove_file(&new)))?;
-        std::fs::rename(&new, &path)
+        let found = match scanned {
+            Ok(found) => {
+                self.was_there.set(true);
+                Ok(found)
+            }
+            // Nobody has registered yet.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !self.was_there.get() => {
+                Ok(Found::default())
+            }
+            Err(error) => Err(self.why("cannot be read", &error)),
+        };
+        (is_watched, found)
+    }
+
+    async fn on_disk<T: Send + 'static>(
+        &self,
+        failure: &str,
+        what: impl FnOnce(&Files) -> io::Result<T> + Send + 'static,
+    ) -> Result<T, Error> {
+        let files = self.files.clone();
+        let done = self.disk.run(move || what(&files)).await;
+        done.map_err(|error| self.why(failure, &error))
     }
 
     fn why(&self, what: &str, error: &io::Error) -> Error {
-        let detail =
-            format!("{}: {what}: {error}; check the path and its permissions", self.path.display());
+        let mut detail = format!("{}: {what}: {error}", self.files.path().display());
+        // What we say ourselves says what to do.
+        if error.raw_os_error().is_some() {
+            detail += "; check the path and its permissions";
+        }
         Error::new(Reason::Failed, detail)
+    }
+}
+
+fn warn(found: &Found, warn_at: &mut Instant, now: Instant) {
+    if let Some(file) = found.senseless.first()
+        && now >= *warn_at
+    {
+        *warn_at = now + WARN_EVERY;
+        let more = found.senseless.len() - 1;
+        tracing::warn!(file, more, "no instance: the file makes no sense");
+    }
+}
+
+/// One that follows a service. The first begins to look, and with the last that ends.
+struct Following {
+    directory: Rc<Directory>,
+}
+
+impl Following {
+    fn begin(directory: &Rc<Directory>) -> Self {
+        let count = directory.following.get();
+        directory.following.set(count + 1);
+        if count == 0 {
+            let look = tokio::task::spawn_local(directory.clone().look());
+            directory.look.replace(Some(look.abort_handle()));
+        }
+        Self { directory: directory.clone() }
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        let count = self.directory.following.get() - 1;
+        self.directory.following.set(count);
+        if count == 0 {
+            if let Some(look) = self.directory.look.take() {
+                look.abort();
+            }
+            self.directory.read.send_replace(None);
+        }
     }
 }
 
@@ -106,19 +198,31 @@ impl Registry for Directory {
 
     fn watch(self: Rc<Self>, service: Arc<str>, tell: Tell) -> Task<'static, ()> {
         Box::pin(async move {
-            let mut changes = Changes::new(&self.path);
+            let following = Following::begin(&self);
+            let mut read = self.read.subscribe();
+            let mut last = None;
             loop {
-                match self.read(&service, clock::wall()) {
-                    Ok(instances) => tell.instances(instances),
-                    // Nobody has registered yet.
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => tell.instances(vec![]),
-                    Err(error) => {
-                        tell.failed(self.why("cannot be read", &error)).await;
-                        continue;
+                let now = read.borrow_and_update().clone();
+                let now = now.map(|read| (read.turn, read.of(&service)));
+                if now != last {
+                    last = now.clone();
+                    match now {
+                        Some((_, Ok(instances))) => tell.instances(instances),
+                        Some((_, Err(error))) => tokio::select! {
+                            biased;
+                            // Who looks waits by himself.
+                            () = tell.failed(error) => {}
+                            _ = read.changed() => read.mark_changed(),
+                        },
+                        None => {}
                     }
                 }
-                changes.next(&self.path, self.ttl / 3).await;
+                // The sender is ours: it stays.
+                if read.changed().await.is_err() {
+                    break;
+                }
             }
+            drop(following);
         })
     }
 
@@ -131,8 +235,8 @@ impl Registry for Directory {
         ours: &'a Announcement,
         health: Health,
     ) -> Task<'a, Result<(), Error>> {
-        let written = self.write(ours, health);
-        Box::pin(async move { written.map_err(|error| self.why("cannot be written", &error)) })
+        let ours = ours.clone();
+        Box::pin(self.on_disk("cannot be written", move |files| files.write(&ours, health)))
     }
 
     fn renew<'a>(
@@ -140,46 +244,33 @@ impl Registry for Directory {
         ours: &'a Announcement,
         health: Health,
     ) -> Task<'a, Result<Renewal, Error>> {
+        let (ours, now) = (ours.clone(), clock::wall());
+        // Otherwise nobody here sees who was killed.
+        let sweeps = self.following.get() == 0;
+        let renewed = self.on_disk("cannot be written", move |files| {
+            let is_ours = files.touch(&ours, health, now)?;
+            if sweeps {
+                let _ = files.scan(now);
+            }
+            Ok(is_ours)
+        });
         Box::pin(async move {
-            let path = self.file(ours);
-            let told = std::fs::read(&path).and_then(|text| File::parse(&text));
-            match told {
-                // The same file is there: to touch it is enough.
-                Ok(file) if file.health == health => {
-                    let file = std::fs::File::options().append(true).open(&path);
-                    let touched = file.and_then(|file| file.set_modified(clock::wall()));
-                    touched.map_err(|error| self.why("cannot be touched", &error))?;
-                    Ok(Renewal::Kept)
-                }
-                Ok(_) => {
-                    self.write(ours, health)
-                        .map_err(|error| self.why("cannot be written", &error))?;
-                    Ok(Renewal::Kept)
-                }
-                Err(_) => Ok(Renewal::Forgotten),
+            match renewed.await? {
+                true => Ok(Renewal::Kept),
+                false => Ok(Renewal::Forgotten),
             }
         })
     }
 
     fn deregister<'a>(&'a self, ours: &'a Announcement) -> Task<'a, Result<(), Error>> {
-        Box::pin(async move {
-            match std::fs::remove_file(self.file(ours)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    Err(self.why("cannot be removed", &error))
-                }
-                _ => Ok(()),
-            }
-        })
+        let ours = ours.clone();
+        Box::pin(self.on_disk("cannot be removed from", move |files| files.remove(&ours)))
     }
 }
 
 /// A place that all sidecars of one user share.
-fn shared() -> PathBuf {
-    let uid = rustix::process::getuid();
-    let base = match std::env::var_os("XDG_RUNTIME_DIR") {
-        _ if uid.is_root() => PathBuf::from("/run/pilotfish"),
-        Some(runtime) => PathBuf::from(runtime).join("pilotfish"),
-        None => std::env::temp_dir().join(format!("pilotfish-{}", uid.as_raw())),
-    };
-    base.join("services")
+fn shared(ttl: Duration) -> Files {
+    let uid = rustix::process::getuid().as_raw();
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").filter(|it| !it.is_empty());
+    Files::shared(uid, runtime.map(Into::into), &std::env::temp_dir(), ttl)
 }

@@ -86,6 +86,11 @@ impl Etcd {
                     if is_another || now.revision < members.revision {
                         return Ok(());
                     }
+                    if now.has_changed_since(&members) {
+                        // The watch did not tell: what stands between may have forgotten it, and whoever still
+                        // holds it hears nothing for ever.
+                        return self.tell(&now, tell);
+                    }
                     members = now;
                 }
             }

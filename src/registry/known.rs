@@ -50,6 +50,8 @@ pub struct Restored {
     pub instances: Vec<Instance>,
     /// By the disk, when the proxy ran last; otherwise until a moment ago, by other registries.
     pub is_old: bool,
+    /// How long ago a registry told it.
+    pub age: Duration,
 }
 
 #[derive(Debug)]
@@ -59,6 +61,7 @@ pub struct Known {
     restored: Option<Restored>,
     /// When what there is counts as the first answer.
     settles: Instant,
+    /// When it began, or, where something was known before, when that was told.
     since: Instant,
     /// Gone from what is told, and held until then.
     held: BTreeMap<Address, (Instance, Instant)>,
@@ -102,13 +105,22 @@ impl Known {
         Self {
             sources: (0..registries).map(|_| Source::default()).collect(),
             wanted: restored.as_ref().map(|it| it.instances.clone()).unwrap_or_default(),
+            since: now - restored.as_ref().map(|it| it.age).unwrap_or_default(),
             restored,
             settles: now + discovery.first_answer,
-            since: now,
             held: BTreeMap::new(),
             silent: HashSet::new(),
             is_expired: false,
             instances: Vec::new(),
+        }
+    }
+
+    /// What was known before, where that comes late. It changes nothing once anybody has told.
+    pub fn restore(&mut self, restored: Restored, now: Instant) {
+        if self.restored.is_none() && self.sources.iter().all(|source| source.told.is_none()) {
+            self.wanted = restored.instances.clone();
+            self.since = now - restored.age;
+            self.restored = Some(restored);
         }
     }
 
@@ -263,7 +275,8 @@ impl Known {
         }
     }
 
-    /// Since when nothing was heard of the registry that tells; since the beginning where none has told.
+    /// Since when nothing was heard of the registry that tells; where none has told, since the beginning, or since what was
+    /// known before was told.
     pub fn told_at(&self) -> Instant {
         self.chosen().map_or(self.since, |at| self.sources[at].told_at)
     }

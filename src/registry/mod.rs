@@ -7,6 +7,7 @@
 pub mod consul;
 pub mod demand;
 pub mod directory;
+mod disk;
 pub mod dns;
 #[cfg(feature = "etcd")]
 pub mod etcd;

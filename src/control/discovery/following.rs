@@ -79,7 +79,8 @@ impl Followed {
     ) {
         self.watches = watches(&self.service, registries, news);
         let before = self.published.clone();
-        let before = before.map(|instances| Restored { instances, is_old: false });
+        let before =
+            before.map(|instances| Restored { instances, is_old: false, age: Duration::ZERO });
         self.known = Known::new(registries.len(), before, settings, now);
     }
 
@@ -109,6 +110,11 @@ impl Followed {
         self.published = Some(instances.clone());
         self.exists |= !instances.is_empty();
         instances
+    }
+
+    /// What is in force; none where nothing was put in force yet.
+    pub fn published(&self) -> Option<&[Instance]> {
+        self.published.as_deref()
     }
 
     /// Whether it is what a registry says, and not what was left when it fell silent.

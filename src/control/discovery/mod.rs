@@ -4,6 +4,7 @@
 //! follows of it is decided by [`Known`]; changes that come together are published together.
 
 mod following;
+mod keeping;
 pub mod metrics;
 mod standing;
 
@@ -23,9 +24,9 @@ use crate::config::snapshot::Snapshot;
 use crate::config::units::Name;
 use crate::endpoint::Address;
 use crate::registry::demand::Demand;
-use crate::registry::store::Store;
-use crate::registry::{self, Error, News, Registry, Restored, settings};
+use crate::registry::{self, Error, News, Registry, settings};
 use following::Followed;
+use keeping::Keeping;
 pub use standing::Standings;
 
 /// How often a failure that goes on is told.
@@ -43,8 +44,7 @@ pub struct Discovery {
     warned: RefCell<HashMap<(usize, &'static str), Option<Instant>>>,
     /// When it was told last that there is no room for more services.
     full_at: Cell<Option<Instant>>,
-    store: RefCell<Option<Store>>,
-    state_dir: RefCell<Option<std::path::PathBuf>>,
+    keeping: Keeping,
     news: mpsc::UnboundedSender<News>,
     probed: mpsc::UnboundedSender<Probed>,
     /// When what has changed is to be published.
@@ -77,8 +77,7 @@ impl Discovery {
             demanded: RefCell::default(),
             warned: RefCell::default(),
             full_at: Cell::default(),
-            store: RefCell::default(),
-            state_dir: RefCell::default(),
+            keeping: Keeping::default(),
             news,
             probed,
             due: Cell::new(None),
@@ -99,7 +98,7 @@ impl Discovery {
     /// Follows the services of a snapshot that is in force, and no others.
     pub fn follow(&self, snapshot: &Snapshot) {
         let now = clock::now();
-        self.open_store(snapshot);
+        self.keeping.set(snapshot.discovery.state_dir.clone());
         if *self.settings.borrow() != snapshot.registries {
             *self.registries.borrow_mut() =
                 snapshot.registries.iter().map(registry::make).collect();
@@ -135,7 +134,7 @@ impl Discovery {
         let mut before = std::mem::take(&mut *services);
         for (name, discovered) in wanted {
             let mut followed = before.remove(&name).unwrap_or_else(|| {
-                let restored = self.restored(&name);
+                let restored = self.keeping.restored(&name, clock::wall());
                 let registries = self.registries.borrow();
                 let first = discovered.first_answer.clone();
                 let settings = &snapshot.discovery;
@@ -149,33 +148,6 @@ impl Discovery {
         self.demanded.borrow_mut().retain(is_called);
         self.standings.retain(|name| services.contains_key(name));
         self.look_at_all(&mut services, &snapshot.discovery, now);
-    }
-
-    fn open_store(&self, snapshot: &Snapshot) {
-        let given = snapshot.discovery.state_dir.clone();
-        // systemd's `StateDirectory=`.
-        let given = given.or_else(|| std::env::var_os("STATE_DIRECTORY").map(Into::into));
-        if *self.state_dir.borrow() == given {
-            return;
-        }
-        *self.store.borrow_mut() = given.as_ref().and_then(|path| {
-            let opened = Store::open(path);
-            let opened = opened.inspect_err(|error| {
-                tracing::warn!(path = %path.display(), %error, "runtime.state_dir cannot be used: what registries \
-                    tell will not survive a restart; check the path and its permissions");
-            });
-            opened.ok()
-        });
-        *self.state_dir.borrow_mut() = given;
-    }
-
-    fn restored(&self, service: &str) -> Option<Restored> {
-        let read = self.store.borrow().as_ref()?.read(service);
-        let read = read.unwrap_or_else(|error| {
-            tracing::warn!(service, %error, "what was kept of a service cannot be read");
-            None
-        });
-        read.map(|instances| Restored { instances, is_old: true })
     }
 
     fn hear(&self, news: News, settings: &settings::Discovery) {
@@ -272,6 +244,7 @@ impl Control {
             }
             if now >= look {
                 look = now + LOOK;
+                discovery.look_at_disk(&self.live.current().discovery, now);
                 self.forget_idle(now);
             }
             if discovery.due.get().is_some_and(|due| now >= due) {
@@ -294,18 +267,16 @@ impl Control {
         for (service, followed) in services.iter_mut().filter(|(_, it)| it.is_changed(now)) {
             let instances = followed.take_changes();
             tracing::debug!(service = &**service, instances = instances.len(), "put in force");
-            if let Some(store) = &*self.discovery.store.borrow()
-                && followed.is_worth_keeping(&current.discovery, now)
-                && let Err(error) = store.write(service, &instances)
-            {
-                tracing::warn!(service = &**service, %error, "what registries tell cannot be kept on disk");
-            }
+            self.discovery.keeping.changed(service);
             if *service == current.service.name {
                 own = Some(instances.len());
             }
             first.push(followed.first_answer.clone());
+            let source = followed.known.source();
+            self.discovery.standings.note(service, source, followed, &current.discovery, now);
             changes.extend(places.get(&**service).map(|place| (*place, instances)));
         }
+        self.discovery.keeping.keep(&services, &current.discovery, clock::wall(), now);
         drop(services);
         self.put_in_force_endpoints(&current, changes, own, now);
         first.iter().for_each(|first: &Arc<FirstAnswer>| first.came());
@@ -387,6 +358,19 @@ impl Discovery {
     fn settles(&self, latest: Instant) -> Instant {
         let services = self.services.borrow();
         services.values().filter_map(Followed::settles).fold(latest, Instant::min)
+    }
+
+    /// Keeps on disk what is not there yet. A disk that was late may have what nobody has told yet.
+    fn look_at_disk(&self, settings: &settings::Discovery, now: Instant) {
+        let mut services = self.services.borrow_mut();
+        if self.keeping.open(Duration::ZERO) {
+            for (service, followed) in &mut *services {
+                if let Some(restored) = self.keeping.restored(service, clock::wall()) {
+                    followed.known.restore(restored, now);
+                }
+            }
+        }
+        self.keeping.keep(&services, settings, clock::wall(), now);
     }
 
     fn probed(&self, probed: Probed, settings: &settings::Discovery) {

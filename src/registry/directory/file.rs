@@ -5,6 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use crate::config::compile::address;
 use crate::config::units;
@@ -29,8 +30,8 @@ const ADDRESS: &str = "__pilotfish_address";
 const HEALTH: &str = "__pilotfish_health";
 const TTL: &str = "__pilotfish_ttl_ms";
 const WEIGHT: &str = "__pilotfish_weight";
-/// What a label of the instance begins with.
-const LABEL: &str = "__pilotfish_label_";
+/// The labels of the instance, as JSON: their names need not be such that Prometheus takes.
+const LABELS: &str = "__pilotfish_labels";
 const CRITICAL: &str = "critical";
 
 impl File {
@@ -51,10 +52,8 @@ impl File {
         let weight = labels.get(WEIGHT).and_then(|weight| weight.parse().ok()).unwrap_or(1);
         let mut take = |key: &str| labels.remove(key).map(Into::into);
         let (zone, version) = (take("zone"), take("version"));
-        let of_instance = labels.iter().filter_map(|(key, value)| {
-            Some((key.strip_prefix(LABEL)?.into(), value.as_str().into()))
-        });
-        let labels = of_instance.collect();
+        let labels = labels.get(LABELS).map(|labels| serde_json::from_str(labels));
+        let labels = labels.transpose()?.unwrap_or_default();
         let instance = Instance { address: address(&parsed), weight, zone, version, labels };
         Ok(Self { instance, health, ttl: Duration::from_millis(ttl) })
     }
@@ -79,8 +78,10 @@ impl File {
         let known =
             known.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value.clone()?)));
         labels.extend(known);
-        let of_instance = ours.labels().map(|(key, value)| (format!("{LABEL}{key}"), value));
-        labels.extend(of_instance);
+        let of_instance: BTreeMap<_, _> = ours.labels().collect();
+        if !of_instance.is_empty() {
+            labels.insert(LABELS.to_owned(), json!(of_instance).to_string());
+        }
         let targets = ours.metrics_port.map(with).into_iter().collect();
         // Of text alone, so it can be written.
         let text = serde_json::to_string_pretty(&[Target { targets, labels }]).unwrap_or_default();
@@ -107,6 +108,12 @@ mod tests {
         }
     }
 
+    /// What Prometheus 2 takes as the name of a label; of a file with any other it takes nothing.
+    fn is_label_name(name: &str) -> bool {
+        let is_good = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        name.chars().all(is_good) && !name.starts_with(|c: char| c.is_ascii_digit())
+    }
+
     #[test]
     fn what_is_written_is_read() {
         for health in [Health::Passing, Health::Critical] {
@@ -130,6 +137,17 @@ mod tests {
         let list: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(list[0]["targets"], serde_json::json!(["[fd00::7]:15020"]));
         assert_eq!(list[0]["labels"]["job"], "users");
+        let odd = Announcement {
+            metadata: [("kubernetes.io/team-name".to_owned(), "1 \"a\"".to_owned())].into(),
+            ..ours()
+        };
+        let text = File::text(&odd, "fd00::7", Health::Critical, Duration::from_secs(10));
+        let list: serde_json::Value = serde_json::from_str(&text).unwrap();
+        for (name, value) in list[0]["labels"].as_object().unwrap() {
+            assert!(is_label_name(name) && value.is_string(), "{name}: {value}");
+        }
+        let labels = File::parse(text.as_bytes()).unwrap().instance.labels;
+        assert_eq!(labels.get("kubernetes.io/team-name").map(|it| &**it), Some("1 \"a\""));
         let without = Announcement { metrics_port: None, ..ours() };
         let text = File::text(&without, "10.0.0.7", Health::Passing, Duration::from_secs(10));
         let list: serde_json::Value = serde_json::from_str(&text).unwrap();
@@ -145,5 +163,7 @@ mod tests {
         for text in ["[]", "{}", "[{}]", r#"[{"targets":[],"labels":{}}]"#] {
             assert!(File::parse(text.as_bytes()).is_err(), "{text}");
         }
+        let odd = whole.replace("\"{\\\"", "\"[\\\"");
+        assert!(odd != whole && File::parse(odd.as_bytes()).is_err(), "{odd}");
     }
 }

@@ -120,6 +120,13 @@ impl Members {
         }
     }
 
+    /// Whether a key came, went or was written again between `earlier` and this.
+    pub fn has_changed_since(&self, earlier: &Self) -> bool {
+        let [now, before] =
+            [self, earlier].map(|it| it.by_key.iter().map(|(key, member)| (key, member.changed)));
+        !now.eq(before)
+    }
+
     /// All that there are, each address once: as the newest says it.
     ///
     /// # Errors

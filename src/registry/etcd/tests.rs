@@ -128,6 +128,21 @@ fn events_that_are_known_change_nothing() {
 }
 
 #[test]
+fn what_came_went_or_was_written_again_is_seen() {
+    let before = members(9, vec![key_value("a", 8, &at(80)), key_value("b", 9, &at(81))]);
+    let same = vec![key_value("a", 8, &at(80)), key_value("b", 9, &at(81))];
+    assert!(!members(12, same.clone()).has_changed_since(&before), "others have");
+    let one = key_value("b", 10, &at(81));
+    for other in [
+        same[..1].to_vec(),
+        [same.clone(), vec![key_value("c", 10, &at(82))]].concat(),
+        vec![same[0].clone(), one],
+    ] {
+        assert!(members(10, other).has_changed_since(&before));
+    }
+}
+
+#[test]
 fn a_range_ends_after_all_keys_below() {
     assert_eq!(below("/p/a/"), json!({ "key": encoded("/p/a/"), "range_end": encoded("/p/a0") }));
 }

@@ -40,7 +40,11 @@ fn some_out(
 }
 
 fn on_disk(ports: impl IntoIterator<Item = u16>) -> Option<Restored> {
-    Some(Restored { instances: instances(ports), is_old: true })
+    Some(Restored { instances: instances(ports), is_old: true, age: Duration::ZERO })
+}
+
+fn told_before(hours: u64) -> Restored {
+    Restored { instances: instances([1, 2]), is_old: true, age: Duration::from_secs(hours * 3600) }
 }
 
 fn error() -> Error {
@@ -313,9 +317,46 @@ fn a_registry_that_was_started_empty_does_not_empty_what_the_disk_had() {
 
 #[test]
 fn other_registries_do_not_empty_what_was_known_by_those_before() {
-    let before = Restored { instances: instances(1..4), is_old: false };
+    let before = Restored { instances: instances(1..4), is_old: false, age: Duration::ZERO };
     let mut known = Known::new(1, Some(before), &discovery(), at(0));
     known.look(&discovery(), at(0));
     known.told(0, instances([9]), &discovery(), at(0));
     assert_eq!(ports(&known), [1, 2, 3, 9]);
+}
+
+#[test]
+fn what_was_told_long_before_a_restart_is_tried_first() {
+    let late = 100 * 3600;
+    let discovery = discovery();
+    let mut known = Known::new(1, Some(told_before(5)), &discovery, at(late));
+    known.look(&discovery, at(late));
+    assert_eq!(known.state(&discovery, at(late)), State::Expired);
+    assert_eq!(at(late) - known.told_at(), Duration::from_secs(5 * 3600));
+    assert_eq!(known.suspects(), [address(1), address(2)]);
+    known.probed(&address(1), false, &discovery, at(late));
+    known.probed(&address(2), true, &discovery, at(late));
+    known.failed(0, error(), &discovery, at(late));
+    assert_eq!(ports(&known), [2]);
+    // Not so long ago it is as good as any.
+    let young = Restored { age: Duration::from_secs(3500), ..told_before(0) };
+    let mut known = Known::new(1, Some(young), &discovery, at(late));
+    known.failed(0, error(), &discovery, at(late));
+    assert_eq!((known.state(&discovery, at(late)), ports(&known)), (State::Stale, vec![1, 2]));
+    assert_eq!(known.state(&discovery, at(late + 100)), State::Expired);
+}
+
+#[test]
+fn what_the_disk_tells_late_is_what_is_known_unless_somebody_has_told() {
+    let late = 100 * 3600;
+    let discovery = discovery();
+    let mut known = Known::new(1, None, &discovery, at(late));
+    known.failed(0, error(), &discovery, at(late));
+    known.restore(told_before(0), at(late + 1));
+    known.look(&discovery, at(late + 1));
+    assert_eq!(ports(&known), [1, 2]);
+    let mut known = Known::new(1, None, &discovery, at(late));
+    known.told(0, vec![], &discovery, at(late));
+    known.restore(told_before(0), at(late + 1));
+    known.look(&discovery, at(late + 1));
+    assert_eq!((ports(&known), known.state(&discovery, at(late + 1))), (vec![], State::Fresh));
 }
