@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -25,19 +26,25 @@ enum Mood {
 struct Agent {
     upstream: Upstream,
     mood: Arc<Mutex<Mood>>,
+    /// How often it was asked by somebody who knew nothing yet.
+    begun: Arc<AtomicUsize>,
 }
 
 impl Agent {
     async fn start(mood: Mood) -> Self {
         let mood = Arc::new(Mutex::new(mood));
-        let told = mood.clone();
+        let (told, begun) = (mood.clone(), Arc::<AtomicUsize>::default());
+        let counted = begun.clone();
         let upstream = Upstream::raw(move |mut stream| {
-            let told = told.clone();
+            let (told, counted) = (told.clone(), counted.clone());
             async move {
                 let head = String::from_utf8_lossy(&read_head(&mut stream).await).into_owned();
                 let index = head.split("index=").nth(1).and_then(|rest| {
                     rest.split(['&', ' ']).next()?.parse::<u64>().ok()
                 });
+                if index.is_none_or(|index| index == 0) {
+                    counted.fetch_add(1, Relaxed);
+                }
                 loop {
                     let mood = told.lock().unwrap().clone();
                     match mood {
@@ -62,7 +69,7 @@ impl Agent {
             }
         })
         .await;
-        Self { upstream, mood }
+        Self { upstream, mood, begun }
     }
 
     fn becomes(&self, mood: Mood) {
@@ -183,4 +190,61 @@ async fn a_registry_that_never_answers_holds_no_request_for_longer_than_it_may()
         }
     })
     .await;
+}
+
+#[tokio::test]
+async fn how_our_app_is_announced_is_no_reason_to_ask_anew() {
+    let (one, two) = (Upstream::named("one").await, Upstream::named("two").await);
+    let agent = Agent::start(Mood::Tells(list(&[&one]), 1)).await;
+    let yaml = |advertise: &str| {
+        format!(
+            "registry: {{ consul: {{ address: \"http://{}\" }}{advertise} }}\ndiscovery: {{ removal: off }}",
+            agent.upstream.address
+        )
+    };
+    let caller = Proxy::start(&yaml(", advertise: off")).await;
+    assert_eq!(answer(&caller).await, "one");
+    caller.write(&yaml(""));
+    caller.reload().await.expect("good");
+    agent.becomes(Mood::Tells(list(&[&two]), 2));
+    eventually(|| async { (answer(&caller).await == "two").then_some(()) }).await;
+    assert_eq!(agent.begun.load(Relaxed), 1);
+    // Another registry is asked all.
+    let other = Agent::start(Mood::Tells(list(&[&one]), 1)).await;
+    caller.write(&format!("registry: consul://{}", other.upstream.address));
+    caller.reload().await.expect("good");
+    eventually(|| async { (answer(&caller).await == "one").then_some(()) }).await;
+    assert_eq!((agent.begun.load(Relaxed), other.begun.load(Relaxed)), (1, 1));
+}
+
+#[tokio::test]
+async fn what_the_disk_had_outlives_a_reload_before_any_registry_spoke() {
+    let one = Upstream::named("one").await;
+    let agent = Agent::start(Mood::Tells(list(&[&one]), 1)).await;
+    let state = tempfile::tempdir().unwrap();
+    let yaml = |more: &str| {
+        format!(
+            "registry: {{ consul: {{ address: \"http://{}\"{more} }} }}\nservices: {{ users: {{}} }}\nruntime: {{ workers: 2, state_dir: {} }}",
+            agent.upstream.address,
+            state.path().display()
+        )
+    };
+    let before = Proxy::start(&yaml("")).await;
+    assert_eq!(answer(&before).await, "one");
+    before.shutdown();
+    before.ended().await;
+    agent.becomes(Mood::Silent);
+    let caller = Proxy::start(&yaml("")).await;
+    caller.write(&yaml(", tag: blue"));
+    caller.reload().await.expect("good");
+    eventually(|| async {
+        let answer = client::get_from(caller.outbound(), "users", "/").await;
+        (answer.text() == "one").then_some(())
+    })
+    .await;
+    is_state(&caller, "stale").await;
+    // Again, when it has been in force: it is what the disk had still.
+    caller.write(&yaml(", tag: green"));
+    caller.reload().await.expect("good");
+    assert_eq!(answer(&caller).await, "one");
 }

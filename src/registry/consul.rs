@@ -252,6 +252,11 @@ impl Registry for Consul {
         })
     }
 
+    fn is_one(&self, one: &Announcement, other: &Announcement) -> bool {
+        // Whatever the service.
+        one.id == other.id
+    }
+
     fn deregister<'a>(&'a self, ours: &'a Announcement) -> Task<'a, Result<(), Error>> {
         Box::pin(async move {
             let id = http::escaped(&ours.id);

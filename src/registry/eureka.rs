@@ -372,6 +372,10 @@ impl Registry for Eureka {
         })
     }
 
+    fn is_one(&self, one: &Announcement, other: &Announcement) -> bool {
+        announce::our_path(one) == announce::our_path(other)
+    }
+
     fn deregister<'a>(&'a self, ours: &'a Announcement) -> Task<'a, Result<(), Error>> {
         Box::pin(async move {
             self.told.set(None);

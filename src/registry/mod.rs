@@ -75,6 +75,11 @@ pub trait Registry {
         Box::pin(async { Ok(Renewal::Forgotten) })
     }
 
+    /// Whether what stands there for `one` is what stands there for `other`: to announce the other replaces it.
+    fn is_one(&self, one: &Announcement, other: &Announcement) -> bool {
+        (&one.service, &one.id) == (&other.service, &other.id)
+    }
+
     /// Takes the announcement back. It is not there afterwards, also if it was not there before.
     fn deregister<'a>(&'a self, ours: &'a Announcement) -> Task<'a, Result<(), Error>> {
         let _ = ours;
@@ -244,6 +249,8 @@ impl std::error::Error for Error {}
 /// What a registry tells of one service.
 #[derive(Debug)]
 pub struct News {
+    /// Which list of registries it is.
+    pub generation: u64,
     /// Which of the registries tells, by its place in the configuration.
     pub registry: usize,
     pub service: Arc<str>,
@@ -253,6 +260,7 @@ pub struct News {
 
 /// How a registry tells what it learns of one service.
 pub struct Tell {
+    generation: u64,
     registry: usize,
     service: Arc<str>,
     to: mpsc::UnboundedSender<News>,
@@ -263,9 +271,15 @@ impl Tell {
     const FIRST_WAIT: Duration = Duration::from_millis(250);
     const LONGEST_WAIT: Duration = Duration::from_secs(15);
 
-    pub fn new(registry: usize, service: Arc<str>, to: mpsc::UnboundedSender<News>) -> Self {
+    /// In the name of the registry at this place of the list of this generation.
+    pub fn new(
+        generation: u64,
+        registry: usize,
+        service: Arc<str>,
+        to: mpsc::UnboundedSender<News>,
+    ) -> Self {
         let backoff = RefCell::new(Backoff::new(Self::FIRST_WAIT, Self::LONGEST_WAIT));
-        Self { registry, service, to, backoff }
+        Self { generation, registry, service, to, backoff }
     }
 
     /// All instances that there are now. The same as the last time is to be told too: it says that the registry
@@ -284,6 +298,7 @@ impl Tell {
 
     fn send(&self, told: Result<Vec<Instance>, Error>) {
         // Nobody listens any more when the proxy ends.
-        let _ = self.to.send(News { registry: self.registry, service: self.service.clone(), told });
+        let (generation, registry) = (self.generation, self.registry);
+        let _ = self.to.send(News { generation, registry, service: self.service.clone(), told });
     }
 }
