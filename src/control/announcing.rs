@@ -163,7 +163,7 @@ impl Control {
     pub(super) async fn follow_app(self: Rc<Self>) {
         let mut failures = 0;
         while *self.phase.borrow() == Phase::Running {
-            if self.announcing.running.borrow().iter().all(Running::is_going) {
+            if !self.is_announced() {
                 // Nobody is bothered where nobody is told.
                 self.announcing.begun.notified().await;
                 continue;
@@ -196,6 +196,17 @@ impl Control {
                 () = self.checks.app.changed() => {}
             }
         }
+    }
+
+    fn is_announced(&self) -> bool {
+        self.announcing.running.borrow().iter().any(|it| !it.is_going())
+    }
+
+    /// Whether an app that has no health check was announced and takes no connections any more. A registry that asks
+    /// us for ourselves is to hear it too.
+    pub(super) fn app_is_lost(&self) -> bool {
+        let is_critical = *self.wish.borrow() == Wish::Here(Health::Critical);
+        is_critical && self.is_announced() && self.checks.app.is_healthy().is_none()
     }
 
     /// Whether an app takes connections that has no health check, if that matters.
