@@ -19,6 +19,7 @@ pub mod register;
 mod servers;
 pub mod settings;
 pub mod store;
+mod unusable;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -36,6 +37,7 @@ use crate::backoff::Backoff;
 use crate::endpoint::Instance;
 pub use known::{Known, Restored, State};
 use settings::Kind;
+use unusable::Unusable;
 
 /// What a registry does, on the thread of control.
 pub type Task<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -87,9 +89,17 @@ pub trait Registry {
     }
 }
 
-/// A registry as the configuration has it. One that cannot be used says why, again and again.
+/// A registry as the configuration has it. One that cannot be used says why, until it can.
 pub fn make(settings: &settings::Settings) -> Rc<dyn Registry> {
-    let made: Result<Rc<dyn Registry>, Error> = match &settings.kind {
+    let kind = settings.kind.clone();
+    try_make(&kind).unwrap_or_else(|error| {
+        let again = kind.clone();
+        Rc::new(Unusable::new(&kind, Box::new(move || try_make(&again)), error))
+    })
+}
+
+fn try_make(kind: &Kind) -> Result<Rc<dyn Registry>, Error> {
+    match kind {
         Kind::Directory(settings) => Ok(Rc::new(directory::Directory::new(settings))),
         Kind::Consul(settings) => consul::Consul::new(settings).map(|it| Rc::new(it) as _),
         Kind::Eureka(settings) => eureka::Eureka::new(settings).map(|it| Rc::new(it) as _),
@@ -105,27 +115,6 @@ pub fn make(settings: &settings::Settings) -> Rc<dyn Registry> {
             Reason::Refused,
             "this registry is not there yet; use another one, or `endpoints`",
         )),
-    };
-    made.unwrap_or_else(|error| Rc::new(Unusable { settings: settings.clone(), error }))
-}
-
-/// A registry that cannot be used, as its files cannot be read.
-struct Unusable {
-    settings: settings::Settings,
-    error: Error,
-}
-
-impl Registry for Unusable {
-    fn name(&self) -> &str {
-        self.settings.kind.as_str()
-    }
-
-    fn watch(self: Rc<Self>, _: Arc<str>, tell: Tell) -> Task<'static, ()> {
-        Box::pin(async move {
-            loop {
-                tell.failed(self.error.clone()).await;
-            }
-        })
     }
 }
 
