@@ -248,3 +248,75 @@ async fn what_the_disk_had_outlives_a_reload_before_any_registry_spoke() {
     caller.reload().await.expect("good");
     assert_eq!(answer(&caller).await, "one");
 }
+
+/// Of nobody: it is only to be read.
+const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----
+MIIBczCCARmgAwIBAgIUe4rFB2nI3gVo94/+CbRE2+iaSgEwCgYIKoZIzj0EAwIw
+DzENMAsGA1UEAwwEdGVzdDAeFw0yNjExMzAwNjEyMThaFw0zNjExMjcwNjEyMTha
+MA8xDTALBgNVBAMMBHRlc3QwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAATUTKrV
+QIwZ9STWWrw8GGrASUKLk/L9/ao4chbXPepk1xnRbhpdvvfk76dpUxwfyjwhJ/Eu
+3P3j+zCgmnmaRaJyo1MwUTAdBgNVHQ4EFgQUeNpEi79hvBYYLqPnpgCVHN3nSt8w
+HwYDVR0jBBgwFoAUeNpEi79hvBYYLqPnpgCVHN3nSt8wDwYDVR0TAQH/BAUwAwEB
+/zAKBggqhkjOPQQDAgNIADBFAiEA9LPzXrHohY4g3YkVEWLnquQwephBu7EyL5gU
+QUNJ4S4CIHCA+e4NG9Bygg6BETVrNEe2UkE40jpw/92Hy5aI0KWW
+-----END CERTIFICATE-----
+";
+
+#[tokio::test]
+async fn certificates_that_are_mounted_late_are_read_then() {
+    let app = Upstream::named("users").await;
+    let agent = Upstream::raw(|_| async {}).await;
+    let dir = tempfile::tempdir().unwrap();
+    let ca = dir.path().join("ca.pem");
+    let address = agent.address;
+    let caller = Proxy::start(&format!(
+        "service: {{ name: users, port: {} }}\nregistry: {{ consul: {{ address: \"https://{address}\", ca_file: {} }} }}\nservices: {{ orders: {{}} }}",
+        app.address.port(),
+        ca.display()
+    ))
+    .await;
+    let errors = |reason: &str| {
+        format!(
+            "pilotfish_registry_errors_total{{registry=\"consul {address}\",reason=\"{reason}\"}}"
+        )
+    };
+    let fails = async |reason: &str| {
+        eventually(|| async { (caller.metric(&errors(reason)).await > 0.0).then_some(()) }).await;
+    };
+    fails("refused").await;
+    let metrics = client::get(caller.metrics(), "/metrics").await;
+    let series = format!("pilotfish_registry_registered{{registry=\"consul {address}\"}} 0");
+    assert!(metrics.text().contains(&series), "it is to be announced and is not");
+    assert_eq!(agent.connections(), 0);
+    std::fs::write(ca, CERTIFICATE).unwrap();
+    // Now it can be asked, which this one does not bear.
+    fails("unreachable").await;
+    assert!(agent.connections() > 0);
+}
+
+#[tokio::test]
+async fn a_token_that_is_a_pipe_holds_nobody_up() {
+    let one = Upstream::named("one").await;
+    let agent = Agent::start(Mood::Tells(list(&[&one]), 1)).await;
+    let dir = tempfile::tempdir().unwrap();
+    let token = dir.path().join("token");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &token, rustix::fs::Mode::RUSR).unwrap();
+    let caller = Proxy::start(&format!(
+        "registry: {{ consul: {{ address: \"http://{}\", token_file: {} }} }}\nservices: {{ users: {{}} }}",
+        agent.upstream.address,
+        token.display()
+    ))
+    .await;
+    let refused = format!(
+        "pilotfish_registry_errors_total{{registry=\"consul {}\",reason=\"refused\"}}",
+        agent.upstream.address
+    );
+    eventually(|| async { (caller.metric(&refused).await > 0.0).then_some(()) }).await;
+    std::fs::remove_file(&token).unwrap();
+    std::fs::write(&token, "hush\n").unwrap();
+    eventually(|| async {
+        let answer = client::get_from(caller.outbound(), "users", "/").await;
+        (answer.text() == "one").then_some(())
+    })
+    .await;
+}

@@ -11,8 +11,10 @@ pub mod dns;
 #[cfg(feature = "etcd")]
 pub mod etcd;
 pub mod eureka;
+mod files;
 pub mod http;
 mod known;
+mod local;
 mod place;
 pub mod probe;
 pub mod register;
@@ -24,7 +26,6 @@ mod unusable;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -34,6 +35,7 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use crate::backoff::Backoff;
+use crate::config::units::Address;
 use crate::endpoint::Instance;
 pub use known::{Known, Restored, State};
 use settings::Kind;
@@ -145,29 +147,16 @@ impl Announcement {
         self.metadata.clone().into_iter().chain(tags)
     }
 
-    /// The address that was given, or that of ours from which `registry` is reached; of a registry on this
-    /// host, the one that other hosts are reached from.
-    pub fn address_for(&self, registry: Option<IpAddr>) -> Box<str> {
-        if let Some(given) = &self.address {
-            return given.clone();
+    /// The address that was given, or that of ours by which those who know `registry` reach us.
+    ///
+    /// # Errors
+    /// None was given, and it cannot be found out.
+    pub async fn address_for(&self, registry: &Address) -> Result<Box<str>, Error> {
+        match &self.address {
+            Some(given) => Ok(given.clone()),
+            None => Ok(local::towards(registry).await?.to_string().into()),
         }
-        let away = registry.filter(|ip| !ip.is_loopback());
-        // A documentation address (RFC 5737): nothing is sent there, the kernel only tells the way.
-        let ip = away.or(Some([192, 0, 2, 1].into())).and_then(local_address);
-        ip.unwrap_or(IpAddr::from([127, 0, 0, 1])).to_string().into()
     }
-}
-
-/// Our address on the way to `peer`.
-fn local_address(peer: IpAddr) -> Option<IpAddr> {
-    let any: IpAddr = match peer {
-        IpAddr::V4(_) => [0_u8; 4].into(),
-        IpAddr::V6(_) => [0_u8; 16].into(),
-    };
-    let socket = std::net::UdpSocket::bind((any, 0)).ok()?;
-    // Of UDP this sends nothing.
-    socket.connect((peer, 9)).ok()?;
-    Some(socket.local_addr().ok()?.ip()).filter(|ip| !ip.is_unspecified())
 }
 
 /// How our own app is.
