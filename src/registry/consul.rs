@@ -55,7 +55,7 @@ impl Consul {
     pub fn new(settings: &settings::Consul) -> Result<Self, Error> {
         let client = Client::new(settings.address.clone(), settings.ca_file.as_deref())?;
         let name = format!("consul {}", settings.address.address);
-        let token = settings.token_file.as_deref().map(Secret::new);
+        let token = settings.token_file.as_deref().map(|path| Secret::new("token", path));
         Ok(Self { name, client, settings: settings.clone(), token, turns: Turns::default() })
     }
 

@@ -72,7 +72,7 @@ impl Eureka {
             name: format!("eureka {}", servers.client().base().address),
             settings: settings.clone(),
             servers,
-            password: settings.password_file.as_deref().map(Secret::new),
+            password: settings.password_file.as_deref().map(|path| Secret::new("password", path)),
             mirror: RefCell::default(),
             polled: watch::Sender::new(None),
             wanted: Notify::new(),

@@ -39,14 +39,16 @@ pub fn read(path: &Path, largest: u64) -> io::Result<Vec<u8>> {
 
 /// A file with a secret, which may be replaced at any time.
 pub struct Secret {
+    /// As it is called where it cannot be read.
+    what: &'static str,
     path: PathBuf,
     /// Read by one thread at a time: where the disk hangs, threads that wait for it are not to add up.
     reading: Mutex<Option<JoinHandle<io::Result<Vec<u8>>>>>,
 }
 
 impl Secret {
-    pub fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), reading: Mutex::default() }
+    pub fn new(what: &'static str, path: &Path) -> Self {
+        Self { what, path: path.to_owned(), reading: Mutex::default() }
     }
 
     pub fn path(&self) -> &Path {
@@ -64,7 +66,8 @@ impl Secret {
             String::from_utf8(bytes).map_err(|_| io::Error::other("it is no text"))
         });
         let text = text.map_err(|error| {
-            let detail = format!("the secret in {} cannot be used: {error}", self.path.display());
+            let (what, path) = (self.what, self.path.display());
+            let detail = format!("the {what} cannot be read from {path}: {error}");
             Error::new(Reason::Refused, detail)
         })?;
         Ok(text.trim_end_matches(['\r', '\n']).to_owned())
@@ -103,11 +106,14 @@ mod tests {
     fn a_secret_is_a_small_regular_file_with_text() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("secret");
-        let secret = Secret::new(&path);
+        let secret = Secret::new("token", &path);
         let now = || run(secret.read()).map_err(|error| error.detail);
         let refused = |says: &str| {
             let said = now().expect_err("it is refused");
-            assert!(said.contains(says) && said.contains("secret in /"), "{said}");
+            assert!(
+                said.contains(says) && said.contains("the token cannot be read from /"),
+                "{said}"
+            );
         };
         refused("No such file");
         for (text, is) in [("hush\n", "hush"), (" hush \r\n", " hush "), ("", "")] {
@@ -130,7 +136,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("pipe");
         rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RUSR).expect("a pipe");
-        let error = run(Secret::new(&path).read()).expect_err("it is none");
+        let error = run(Secret::new("token", &path).read()).expect_err("it is none");
         assert!(error.detail.contains("no regular file"), "{error}");
     }
 }

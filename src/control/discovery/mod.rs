@@ -374,3 +374,6 @@ impl Discovery {
         self.look_at(&service, followed, settings, now);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -35,7 +35,7 @@ impl Asking {
     /// # Errors
     /// The certificates cannot be used.
     pub fn new(settings: &settings::Etcd) -> Result<Self, Error> {
-        let password = settings.password_file.as_deref().map(Secret::new);
+        let password = settings.password_file.as_deref().map(|path| Secret::new("password", path));
         let credentials = settings.username.clone().zip(password);
         let servers = Servers::new(&settings.addresses, settings.ca_file.as_deref())?;
         Ok(Self { servers, credentials, token: RefCell::default() })
