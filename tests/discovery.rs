@@ -126,14 +126,14 @@ async fn what_is_killed_expires() {
     let dir = tempfile::tempdir().unwrap();
     let app = Upstream::named("users").await;
     let yaml = format!(
-        "service: {{ name: users, port: {} }}\nregistry: {{ directory: {{ path: {}, ttl: 300ms }} }}\ninbound: {{ listen: '{{inbound}}' }}\noutbound: {{ listen: '{{outbound}}' }}\nadmin: {{ listen: '{{admin}}', metrics: '{{metrics}}' }}\n",
+        "service: {{ name: users, port: {} }}\nregistry: {{ directory: {{ path: {}, ttl: 1s }} }}\ninbound: {{ listen: '{{inbound}}' }}\noutbound: {{ listen: '{{outbound}}' }}\nadmin: {{ listen: '{{admin}}', metrics: '{{metrics}}' }}\n",
         app.address.port(),
         dir.path().display()
     );
     let users = Process::start(&yaml, Start::default()).await;
     is_registered(&dir, "users", 1).await;
     let caller = Proxy::start(&format!(
-        "registry: {{ directory: {{ path: {}, ttl: 300ms }} }}\ndiscovery: {{ removal: off }}\nservices: {{ users: {{}} }}",
+        "registry: {{ directory: {{ path: {}, ttl: 1s }} }}\ndiscovery: {{ removal: off }}\nservices: {{ users: {{}} }}",
         dir.path().display()
     ))
     .await;
@@ -141,7 +141,7 @@ async fn what_is_killed_expires() {
         || async { client::get_from(caller.outbound(), "users", "/").await.status.as_u16() };
     eventually(|| async { (status().await == 200).then_some(()) }).await;
     // It lives for longer than a lease.
-    tokio::time::sleep(Duration::from_millis(900)).await;
+    tokio::time::sleep(Duration::from_millis(3000)).await;
     assert_eq!(status().await, 200, "it is kept while it lives");
     users.kill();
     eventually(|| async { (status().await == 503).then_some(()) }).await;
@@ -329,6 +329,64 @@ async fn the_first_registry_that_has_an_instance_tells() {
     eventually(|| async {
         let answer = client::get_from(caller.outbound(), "users", "/").await;
         (answer.text() == "old").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_registry_that_is_listed_no_more_forgets_our_app_and_the_others_keep_it() {
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let app = Upstream::named("users").await;
+    let service = format!("service: {{ name: users, port: {} }}", app.address.port());
+    let url = |dir: &TempDir| format!("\"directory://{}\"", dir.path().display());
+    let (at_one, at_two) = (url(&one), url(&two));
+    let users = Proxy::start(&format!("{service}\nregistry: [ {at_one}, {at_two} ]")).await;
+    is_registered(&one, "users", 1).await;
+    is_registered(&two, "users", 1).await;
+    let file = |dir: &TempDir| {
+        let file = std::fs::read_dir(dir.path()).unwrap().next().expect("a file").unwrap();
+        std::os::unix::fs::MetadataExt::ino(&file.metadata().unwrap())
+    };
+    let before = file(&two);
+    users.write(&format!("{service}\nregistry: [ {at_two} ]"));
+    users.reload().await.expect("good");
+    is_registered(&one, "users", 0).await;
+    assert_eq!(file(&two), before, "nobody has touched it");
+    // Its place in the list is another, and it is the same.
+    users.write(&format!("{service}\nregistry: [ {at_one}, {at_two} ]"));
+    users.reload().await.expect("good");
+    is_registered(&one, "users", 1).await;
+    assert_eq!(file(&two), before);
+    // What was listed until a moment ago forgets it too.
+    users.write(&format!("{service}\nregistry: [ {at_one} ]"));
+    users.reload().await.expect("good");
+    users.shutdown();
+    users.ended().await;
+    assert_eq!((registered(&one, "users"), registered(&two, "users")), (0, 0));
+}
+
+#[tokio::test]
+async fn an_app_with_another_name_leaves_nothing_under_the_one_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let app = Upstream::named("users").await;
+    let yaml = |name: &str, tag: &str| {
+        format!(
+            "service: {{ name: {name}, port: {} }}\nregistry: {{ directory: {{ path: {} }}, advertise: {{ id: one, tags: [{tag}] }} }}",
+            app.address.port(),
+            dir.path().display()
+        )
+    };
+    let users = Proxy::start(&yaml("users", "blue")).await;
+    is_registered(&dir, "users", 1).await;
+    users.write(&yaml("people", "blue"));
+    users.reload().await.expect("good");
+    is_registered(&dir, "people", 1).await;
+    is_registered(&dir, "users", 0).await;
+    users.write(&yaml("people", "green"));
+    users.reload().await.expect("good");
+    eventually(|| async {
+        let text = std::fs::read_to_string(dir.path().join("people@one.json")).ok()?;
+        text.contains("green").then_some(())
     })
     .await;
 }

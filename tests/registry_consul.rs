@@ -149,6 +149,66 @@ async fn the_agent_can_ask_us_instead() {
 }
 
 #[tokio::test]
+async fn an_agent_that_asks_us_hears_of_an_app_that_takes_no_connections() {
+    let Some(consul) = Consul::start().await else { return };
+    let app = Upstream::named("users").await;
+    let users = Proxy::start(&format!(
+        "service: {{ name: users, port: {} }}\nregistry: {{ consul: {{ address: \"http://{}\", check: http }}, advertise: {{ address: 127.0.0.1 }} }}\nadmin: {{ listen: 127.0.0.1:0, metrics: 0.0.0.0:0 }}",
+        app.address.port(),
+        consul.address
+    ))
+    .await;
+    passing(&consul, "users", 1).await;
+    drop(app);
+    eventually(|| async {
+        let ready = client::get_from(users.admin(), "localhost", "/ready").await;
+        (ready.status.as_u16() == 503 && ready.text().contains("no connections")).then_some(())
+    })
+    .await;
+    passing(&consul, "users", 0).await;
+    assert_eq!(consul.get("/v1/health/service/users").await.as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn what_is_asked_otherwise_of_the_same_agent_takes_nobody_out() {
+    let Some(consul) = Consul::start().await else { return };
+    let app = Upstream::named("users").await;
+    let dir = tempfile::tempdir().unwrap();
+    let at = consul.address;
+    let yaml = |registry: &str| {
+        format!("service: {{ name: users, port: {} }}\nregistry: {registry}", app.address.port())
+    };
+    let directory = format!("\"directory://{}\"", dir.path().display());
+    let both = format!("[ {directory}, {{ consul: {{ address: \"http://{at}\", tag: blue }} }} ]");
+    let users = Proxy::start(&yaml(&both)).await;
+    passing(&consul, "users", 1).await;
+    let made = async || {
+        let entry = &consul.get("/v1/health/service/users").await[0]["Service"];
+        entry["CreateIndex"].as_u64().expect("an index")
+    };
+    let before = made().await;
+    // Another place in the list, and another question.
+    users.write(&yaml(&format!(
+        "{{ consul: {{ address: \"http://{at}\", tag: green, ttl: 3s }} }}"
+    )));
+    users.reload().await.expect("good");
+    eventually(|| async { (std::fs::read_dir(dir.path()).unwrap().count() == 0).then_some(()) })
+        .await;
+    // An advertised change comes after all that: it stands there, as it did from the beginning.
+    users.write(&yaml(&format!(
+        "{{ consul: {{ address: \"http://{at}\", tag: green, ttl: 3s }}, advertise: {{ tags: [new] }} }}"
+    )));
+    users.reload().await.expect("good");
+    eventually(|| async {
+        let entry = &consul.get("/v1/health/service/users").await[0]["Service"];
+        (entry["Tags"][0] == "new").then_some(())
+    })
+    .await;
+    assert_eq!(made().await, before, "it was never away");
+    assert_eq!(consul.passing("users").await.len(), 1);
+}
+
+#[tokio::test]
 async fn an_agent_that_forgets_us_is_told_again() {
     let Some(consul) = Consul::start().await else { return };
     let app = Upstream::named("users").await;

@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -26,19 +27,25 @@ enum Mood {
 struct Agent {
     upstream: Upstream,
     mood: Arc<Mutex<Mood>>,
+    /// How often it was asked by somebody who knew nothing yet.
+    begun: Arc<AtomicUsize>,
 }
 
 impl Agent {
     async fn start(mood: Mood) -> Self {
         let mood = Arc::new(Mutex::new(mood));
-        let told = mood.clone();
+        let (told, begun) = (mood.clone(), Arc::<AtomicUsize>::default());
+        let counted = begun.clone();
         let upstream = Upstream::raw(move |mut stream| {
-            let told = told.clone();
+            let (told, counted) = (told.clone(), counted.clone());
             async move {
                 let head = String::from_utf8_lossy(&read_head(&mut stream).await).into_owned();
                 let index = head.split("index=").nth(1).and_then(|rest| {
                     rest.split(['&', ' ']).next()?.parse::<u64>().ok()
                 });
+                if index.is_none_or(|index| index == 0) {
+                    counted.fetch_add(1, Relaxed);
+                }
                 loop {
                     let mood = told.lock().unwrap().clone();
                     match mood {
@@ -63,7 +70,7 @@ impl Agent {
             }
         })
         .await;
-        Self { upstream, mood }
+        Self { upstream, mood, begun }
     }
 
     fn becomes(&self, mood: Mood) {
@@ -221,4 +228,133 @@ async fn a_failure_is_told_once_and_not_for_each_service() {
     .await;
     let log = caller.stderr();
     assert_eq!(log.matches("registry: http").count(), 1, "{log}");
+}
+
+#[tokio::test]
+async fn how_our_app_is_announced_is_no_reason_to_ask_anew() {
+    let (one, two) = (Upstream::named("one").await, Upstream::named("two").await);
+    let agent = Agent::start(Mood::Tells(list(&[&one]), 1)).await;
+    let yaml = |advertise: &str| {
+        format!(
+            "registry: {{ consul: {{ address: \"http://{}\" }}{advertise} }}\ndiscovery: {{ removal: off }}",
+            agent.upstream.address
+        )
+    };
+    let caller = Proxy::start(&yaml(", advertise: off")).await;
+    assert_eq!(answer(&caller).await, "one");
+    caller.write(&yaml(""));
+    caller.reload().await.expect("good");
+    agent.becomes(Mood::Tells(list(&[&two]), 2));
+    eventually(|| async { (answer(&caller).await == "two").then_some(()) }).await;
+    assert_eq!(agent.begun.load(Relaxed), 1);
+    // Another registry is asked all.
+    let other = Agent::start(Mood::Tells(list(&[&one]), 1)).await;
+    caller.write(&format!("registry: consul://{}", other.upstream.address));
+    caller.reload().await.expect("good");
+    eventually(|| async { (answer(&caller).await == "one").then_some(()) }).await;
+    assert_eq!((agent.begun.load(Relaxed), other.begun.load(Relaxed)), (1, 1));
+}
+
+#[tokio::test]
+async fn what_the_disk_had_outlives_a_reload_before_any_registry_spoke() {
+    let one = Upstream::named("one").await;
+    let agent = Agent::start(Mood::Tells(list(&[&one]), 1)).await;
+    let state = tempfile::tempdir().unwrap();
+    let yaml = |more: &str| {
+        format!(
+            "registry: {{ consul: {{ address: \"http://{}\"{more} }} }}\nservices: {{ users: {{}} }}\nruntime: {{ workers: 2, state_dir: {} }}",
+            agent.upstream.address,
+            state.path().display()
+        )
+    };
+    let before = Proxy::start(&yaml("")).await;
+    assert_eq!(answer(&before).await, "one");
+    before.shutdown();
+    before.ended().await;
+    agent.becomes(Mood::Silent);
+    let caller = Proxy::start(&yaml("")).await;
+    caller.write(&yaml(", tag: blue"));
+    caller.reload().await.expect("good");
+    eventually(|| async {
+        let answer = client::get_from(caller.outbound(), "users", "/").await;
+        (answer.text() == "one").then_some(())
+    })
+    .await;
+    is_state(&caller, "stale").await;
+    // Again, when it has been in force: it is what the disk had still.
+    caller.write(&yaml(", tag: green"));
+    caller.reload().await.expect("good");
+    assert_eq!(answer(&caller).await, "one");
+}
+
+/// Of nobody: it is only to be read.
+const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----
+MIIBczCCARmgAwIBAgIUe4rFB2nI3gVo94/+CbRE2+iaSgEwCgYIKoZIzj0EAwIw
+DzENMAsGA1UEAwwEdGVzdDAeFw0yNjExMzAwNjEyMThaFw0zNjExMjcwNjEyMTha
+MA8xDTALBgNVBAMMBHRlc3QwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAATUTKrV
+QIwZ9STWWrw8GGrASUKLk/L9/ao4chbXPepk1xnRbhpdvvfk76dpUxwfyjwhJ/Eu
+3P3j+zCgmnmaRaJyo1MwUTAdBgNVHQ4EFgQUeNpEi79hvBYYLqPnpgCVHN3nSt8w
+HwYDVR0jBBgwFoAUeNpEi79hvBYYLqPnpgCVHN3nSt8wDwYDVR0TAQH/BAUwAwEB
+/zAKBggqhkjOPQQDAgNIADBFAiEA9LPzXrHohY4g3YkVEWLnquQwephBu7EyL5gU
+QUNJ4S4CIHCA+e4NG9Bygg6BETVrNEe2UkE40jpw/92Hy5aI0KWW
+-----END CERTIFICATE-----
+";
+
+#[tokio::test]
+async fn certificates_that_are_mounted_late_are_read_then() {
+    let app = Upstream::named("users").await;
+    let agent = Upstream::raw(|_| async {}).await;
+    let dir = tempfile::tempdir().unwrap();
+    let ca = dir.path().join("ca.pem");
+    let address = agent.address;
+    let caller = Proxy::start(&format!(
+        "service: {{ name: users, port: {} }}\nregistry: {{ consul: {{ address: \"https://{address}\", ca_file: {} }} }}\nservices: {{ orders: {{}} }}",
+        app.address.port(),
+        ca.display()
+    ))
+    .await;
+    let errors = |reason: &str| {
+        format!(
+            "pilotfish_registry_errors_total{{registry=\"consul {address}\",reason=\"{reason}\"}}"
+        )
+    };
+    let fails = async |reason: &str| {
+        eventually(|| async { (caller.metric(&errors(reason)).await > 0.0).then_some(()) }).await;
+    };
+    fails("refused").await;
+    let metrics = client::get(caller.metrics(), "/metrics").await;
+    let series = format!("pilotfish_registry_registered{{registry=\"consul {address}\"}} 0");
+    assert!(metrics.text().contains(&series), "it is to be announced and is not");
+    assert_eq!(agent.connections(), 0);
+    std::fs::write(ca, CERTIFICATE).unwrap();
+    // Now it can be asked, which this one does not bear.
+    fails("unreachable").await;
+    assert!(agent.connections() > 0);
+}
+
+#[tokio::test]
+async fn a_token_that_is_a_pipe_holds_nobody_up() {
+    let one = Upstream::named("one").await;
+    let agent = Agent::start(Mood::Tells(list(&[&one]), 1)).await;
+    let dir = tempfile::tempdir().unwrap();
+    let token = dir.path().join("token");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &token, rustix::fs::Mode::RUSR).unwrap();
+    let caller = Proxy::start(&format!(
+        "registry: {{ consul: {{ address: \"http://{}\", token_file: {} }} }}\nservices: {{ users: {{}} }}",
+        agent.upstream.address,
+        token.display()
+    ))
+    .await;
+    let refused = format!(
+        "pilotfish_registry_errors_total{{registry=\"consul {}\",reason=\"refused\"}}",
+        agent.upstream.address
+    );
+    eventually(|| async { (caller.metric(&refused).await > 0.0).then_some(()) }).await;
+    std::fs::remove_file(&token).unwrap();
+    std::fs::write(&token, "hush\n").unwrap();
+    eventually(|| async {
+        let answer = client::get_from(caller.outbound(), "users", "/").await;
+        (answer.text() == "one").then_some(())
+    })
+    .await;
 }

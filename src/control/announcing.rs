@@ -1,7 +1,6 @@
 //! Our own app in the registries: announced when it is well, told when it is not, taken back before we go.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
@@ -14,9 +13,9 @@ use super::Control;
 use crate::clock;
 use crate::config::snapshot::{ListenerKind, Snapshot};
 use crate::drain::Phase;
-use crate::registry::register::{Wish, announce};
+use crate::registry::register::{Wanted, Wish, announce};
 use crate::registry::settings::{Advertise, Kind, Settings};
-use crate::registry::{Announcement, Health, Registry};
+use crate::registry::{Announcement, Health};
 use crate::upstream::connect::connect;
 
 /// How often an app is tried that nobody has connected to yet.
@@ -35,56 +34,93 @@ const LEAVE: Duration = Duration::from_secs(3);
 /// What is announced where.
 #[derive(Default)]
 pub struct Announcing {
-    /// By the place of the registry.
-    running: RefCell<HashMap<usize, Running>>,
+    /// Those that are being taken back too.
+    running: RefCell<Vec<Running>>,
     begun: Notify,
 }
 
+/// What is announced in one place, by one task.
 struct Running {
-    registry: Rc<dyn Registry>,
-    ours: Announcement,
-    wish: watch::Sender<Wish>,
+    kind: Kind,
+    wanted: watch::Sender<Wanted>,
     task: JoinHandle<()>,
+}
+
+impl Running {
+    fn begin(kind: Kind, wanted: Wanted) -> Self {
+        let (wanted, follows) = watch::channel(wanted);
+        Self { kind, wanted, task: spawn_local(announce(follows)) }
+    }
+
+    /// It is woken only where it has something to do.
+    fn want(&self, wanted: Wanted) {
+        self.wanted.send_if_modified(|before| {
+            let changes = !before.is_same(&wanted);
+            *before = wanted;
+            changes
+        });
+    }
+
+    fn wish(&self, wish: Wish) {
+        let before = self.wanted.borrow().clone();
+        self.want(Wanted { wish, ..before });
+    }
+
+    fn is_going(&self) -> bool {
+        self.wanted.borrow().wish == Wish::Gone
+    }
+
+    /// Whether what is wanted elsewhere would be the same entry here.
+    fn has(&self, kind: &Kind, wanted: &Wanted) -> bool {
+        let ours = &self.wanted.borrow().ours;
+        self.kind.is_same_place(kind) && wanted.registry.is_one(ours, &wanted.ours)
+    }
 }
 
 impl Control {
     /// Announces our app as `snapshot` has it, and takes back what it has no more.
     pub(super) fn announce(&self, snapshot: &Snapshot) {
-        let mut running = self.announcing.running.borrow_mut();
-        let mut before = std::mem::take(&mut *running);
-        let registries = self.discovery.registries();
-        for (place, settings) in snapshot.registries.iter().enumerate() {
-            let Some(registry) = registries.get(place) else { continue };
-            let Some(ours) = self.ours(snapshot, settings) else { continue };
-            let same = before.remove(&place).filter(|it| Rc::ptr_eq(&it.registry, registry));
-            let now = match same {
-                Some(same) if same.ours == ours => same,
-                // What has the same id is replaced; what has another is taken back.
-                same => {
-                    if let Some(same) = same {
-                        if same.ours.id == ours.id {
-                            same.task.abort();
-                        } else {
-                            same.wish.send_replace(Wish::Gone);
-                        }
-                    }
-                    self.begin(place, registry.clone(), ours)
+        let mut before = self.announcing.running.take();
+        before.retain(|it| !it.task.is_finished());
+        let wanted = self.wanted(snapshot);
+        let mut running: Vec<Running> = Vec::with_capacity(wanted.len());
+        for (kind, now) in &wanted {
+            // The second would take back what is the first one's too.
+            if running.iter().any(|it| it.has(kind, now)) {
+                continue;
+            }
+            let stays = |other: &Kind| wanted.iter().any(|(kind, _)| kind == other);
+            let same = before.iter().position(|it| it.kind == *kind);
+            // What stands there is replaced by who put it there: nobody else knows what is under way.
+            let same = same.or_else(|| {
+                before.iter().position(|it| it.kind.is_same_place(kind) && !stays(&it.kind))
+            });
+            running.push(match same.map(|same| before.swap_remove(same)) {
+                Some(same) => {
+                    same.want(now.clone());
+                    Running { kind: kind.clone(), ..same }
                 }
-            };
-            running.insert(place, now);
+                None => Running::begin(kind.clone(), now.clone()),
+            });
         }
-        for gone in before.into_values() {
-            gone.wish.send_replace(Wish::Gone);
-        }
+        before.iter().for_each(|gone| gone.wish(Wish::Gone));
+        running.extend(before);
+        *self.announcing.running.borrow_mut() = running;
+        self.announcing.begun.notify_one();
     }
 
-    fn begin(&self, place: usize, registry: Rc<dyn Registry>, ours: Announcement) -> Running {
-        let wish = watch::Sender::new(self.wish.borrow().to_owned());
-        let standings = self.discovery.standings.clone();
-        let told = move |is_there| standings.registered(place, Some(is_there));
-        let task = spawn_local(announce(registry.clone(), ours.clone(), wish.subscribe(), told));
-        self.announcing.begun.notify_one();
-        Running { registry, ours, wish, task }
+    /// What is to be announced in which registries.
+    fn wanted(&self, snapshot: &Snapshot) -> Vec<(Kind, Wanted)> {
+        let wish = *self.wish.borrow();
+        let listed = self.discovery.registries();
+        let wanted = listed.into_iter().zip(snapshot.registries.iter());
+        let wanted = wanted.filter_map(|(listed, settings)| {
+            let ours = self.ours(snapshot, settings)?;
+            let standing = listed.standing;
+            let told = Rc::new(move |is_there| standing.registered(is_there));
+            Some((listed.kind, Wanted { registry: listed.registry, ours, wish, told }))
+        });
+        wanted.collect()
     }
 
     /// Our app as it is to be seen in a registry; none where it is not to be seen.
@@ -119,22 +155,15 @@ impl Control {
             return;
         }
         self.wish.replace(wish);
-        for running in self.announcing.running.borrow().values() {
-            running.wish.send_if_modified(|before| {
-                let changes = *before != wish && *before != Wish::Gone;
-                if changes {
-                    *before = wish;
-                }
-                changes
-            });
-        }
+        let running = self.announcing.running.borrow();
+        running.iter().filter(|it| !it.is_going()).for_each(|it| it.wish(wish));
     }
 
     /// Follows how the app is, for as long as we do not leave.
     pub(super) async fn follow_app(self: Rc<Self>) {
         let mut failures = 0;
         while *self.phase.borrow() == Phase::Running {
-            if self.announcing.running.borrow().is_empty() {
+            if !self.is_announced() {
                 // Nobody is bothered where nobody is told.
                 self.announcing.begun.notified().await;
                 continue;
@@ -169,6 +198,17 @@ impl Control {
         }
     }
 
+    fn is_announced(&self) -> bool {
+        self.announcing.running.borrow().iter().any(|it| !it.is_going())
+    }
+
+    /// Whether an app that has no health check was announced and takes no connections any more. A registry that asks
+    /// us for ourselves is to hear it too.
+    pub(super) fn app_is_lost(&self) -> bool {
+        let is_critical = *self.wish.borrow() == Wish::Here(Health::Critical);
+        is_critical && self.is_announced() && self.checks.app.is_healthy().is_none()
+    }
+
     /// Whether an app takes connections that has no health check, if that matters.
     async fn app_connects(&self, snapshot: &Snapshot) -> bool {
         let app = snapshot.inbound.app.filter(|_| snapshot.service.is_tried);
@@ -177,14 +217,14 @@ impl Control {
         connect(&endpoint.address, TRY).await.is_ok()
     }
 
-    /// Takes all announcements back, as far as registries answer in time.
+    /// Takes all announcements back, as far as registries answer in time. Those that do not are asked again for as
+    /// long as we live.
     pub(super) async fn leave_registries(&self) {
         self.wish(Wish::Gone);
         let running = self.announcing.running.take();
         let began = clock::now();
-        for (_, running) in running {
+        for running in running {
             let left = LEAVE.saturating_sub(clock::now() - began);
-            // What does not answer finds out itself.
             let _ = timeout(left, running.task).await;
         }
     }

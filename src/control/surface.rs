@@ -41,6 +41,9 @@ impl Control {
             return Err("draining".to_owned());
         }
         self.checks.app.ready()?;
+        if self.app_is_lost() {
+            return Err("the app takes no connections any more".to_owned());
+        }
         Ok(match &*self.refused.borrow() {
             None => "ready\n".to_owned(),
             Some(why) => {

@@ -7,7 +7,6 @@ mod answer;
 mod index;
 mod turns;
 
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,9 +17,11 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use super::http::{self, Ask, Client};
+use super::secret::Secret;
 use super::settings::{self, ConsulCheck};
-use super::{Announcement, Error, Health, Reason, Registry, Renewal, Task, Tell};
+use super::{Announcement, Error, Health, Reason, Registry, Renewal, Task, Tell, local};
 use crate::clock;
+use crate::config::units::Address;
 use crate::endpoint::Instance;
 use index::Index;
 use turns::Turns;
@@ -29,6 +30,8 @@ pub struct Consul {
     name: String,
     client: Client,
     settings: settings::Consul,
+    /// Read for each question: it may be replaced at any time.
+    token: Option<Secret>,
     turns: Turns,
 }
 
@@ -52,13 +55,14 @@ impl Consul {
     pub fn new(settings: &settings::Consul) -> Result<Self, Error> {
         let client = Client::new(settings.address.clone(), settings.ca_file.as_deref())?;
         let name = format!("consul {}", settings.address.address);
-        Ok(Self { name, client, settings: settings.clone(), turns: Turns::default() })
+        let token = settings.token_file.as_deref().map(|path| Secret::new("token", path));
+        Ok(Self { name, client, settings: settings.clone(), token, turns: Turns::default() })
     }
 
     /// Asks the agent in our name.
     async fn ask(&self, ask: Ask<'_>) -> Result<Response<Bytes>, Error> {
-        let ask = match &self.settings.token_file {
-            Some(path) => ask.header(TOKEN, token(path)?),
+        let ask = match &self.token {
+            Some(file) => ask.header(TOKEN, token(file).await?),
             None => ask,
         };
         self.client.ask(ask).await
@@ -118,7 +122,7 @@ impl Consul {
         error
     }
 
-    fn registration(&self, ours: &Announcement, health: Health) -> Value {
+    async fn registration(&self, ours: &Announcement, health: Health) -> Result<Value, Error> {
         let mut meta = ours.metadata.clone();
         meta.extend(ours.zone.clone().map(|zone| ("zone".to_owned(), zone)));
         meta.extend(ours.version.clone().map(|version| ("version".to_owned(), version)));
@@ -131,7 +135,7 @@ impl Consul {
         });
         match (self.settings.check, ours.metrics_port) {
             (ConsulCheck::Http, Some(port)) => {
-                let address = ours.address_for(self.agent());
+                let address = ours.address_for(self.agent()).await?;
                 let host =
                     if address.contains(':') { format!("[{address}]") } else { address.into() };
                 check["HTTP"] = format!("http://{host}:{port}/ready").into();
@@ -140,33 +144,30 @@ impl Consul {
             }
             _ => check["TTL"] = format!("{}s", self.settings.ttl.as_secs_f64()).into(),
         }
-        json!({
+        Ok(json!({
             "Name": &*ours.service,
             "ID": ours.id,
             "Tags": ours.tags,
-            "Address": self.address(ours),
+            "Address": self.address(ours).await?,
             "Port": ours.port,
             "Meta": meta,
             // Somebody who is not quite well takes less.
             "Weights": { "Passing": ours.weight, "Warning": 1 },
             "EnableTagOverride": false,
             "Check": check,
-        })
+        }))
     }
 
     /// Where others reach us. Of an agent on our own host, the agent's address is ours: that is said by none.
-    fn address(&self, ours: &Announcement) -> Box<str> {
-        match (&ours.address, self.agent()) {
-            (None, Some(ip)) if ip.is_loopback() => "".into(),
-            (_, agent) => ours.address_for(agent),
+    async fn address(&self, ours: &Announcement) -> Result<Box<str>, Error> {
+        if ours.address.is_none() && local::is_on_this_host(self.agent()).await? {
+            return Ok("".into());
         }
+        ours.address_for(self.agent()).await
     }
 
-    fn agent(&self) -> Option<std::net::IpAddr> {
-        match &self.settings.address.address {
-            crate::config::units::Address::Socket(address) => Some(address.ip()),
-            _ => None,
-        }
+    fn agent(&self) -> &Address {
+        &self.settings.address.address
     }
 
     async fn put(&self, what: &str, path: &str, body: Option<&Value>) -> Result<(), Error> {
@@ -220,7 +221,7 @@ impl Registry for Consul {
     ) -> Task<'a, Result<(), Error>> {
         Box::pin(async move {
             let path = self.path("agent/service/register", &[("replace-existing-checks", "true")]);
-            let body = self.registration(ours, health);
+            let body = self.registration(ours, health).await?;
             self.put("does not take our app", &path, Some(&body)).await
         })
     }
@@ -250,6 +251,11 @@ impl Registry for Consul {
                 _ => Err(self.refused("does not hear that we are there", &answer)),
             }
         })
+    }
+
+    fn is_one(&self, one: &Announcement, other: &Announcement) -> bool {
+        // Whatever the service.
+        one.id == other.id
     }
 
     fn deregister<'a>(&'a self, ours: &'a Announcement) -> Task<'a, Result<(), Error>> {
@@ -289,16 +295,12 @@ fn status(health: Health) -> &'static str {
     }
 }
 
-/// Read for each question: it may be replaced at any time.
-fn token(path: &PathBuf) -> Result<HeaderValue, Error> {
-    let why = |what: &dyn std::fmt::Display| {
-        Error::new(
-            Reason::Refused,
-            format!("the token of {} cannot be used: {what}", path.display()),
-        )
-    };
-    let text = std::fs::read_to_string(path).map_err(|error| why(&error))?;
-    let mut value = HeaderValue::from_str(text.trim()).map_err(|_| why(&"it is no token"))?;
+async fn token(file: &Secret) -> Result<HeaderValue, Error> {
+    let text = file.read().await?;
+    let mut value = HeaderValue::from_str(text.trim()).map_err(|_| {
+        let detail = format!("what is in {} is no token", file.path().display());
+        Error::new(Reason::Refused, detail)
+    })?;
     value.set_sensitive(true);
     Ok(value)
 }

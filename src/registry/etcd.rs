@@ -128,16 +128,16 @@ impl Etcd {
         format!("{}{}/{}", self.settings.prefix, ours.service, ours.id)
     }
 
-    fn said(&self, ours: &Announcement, health: Health) -> String {
-        let address = ours.address_for(self.asking.servers().ip());
-        json!(Said::of(ours, address, health)).to_string()
+    async fn said(&self, ours: &Announcement, health: Health) -> Result<String, Error> {
+        let address = ours.address_for(self.asking.servers().address()).await?;
+        Ok(json!(Said::of(ours, address, health)).to_string())
     }
 
     /// False: there is no such lease.
     async fn put(&self, ours: &Announcement, lease: Lease) -> Result<bool, Error> {
         let body = json!({
             "key": encoded(&self.key(ours)),
-            "value": encoded(&self.said(ours, lease.health)),
+            "value": encoded(&self.said(ours, lease.health).await?),
             "lease": lease.id.to_string(),
         });
         let answer = self.asking.ask("/v3/kv/put", &body).await?;
@@ -195,7 +195,7 @@ impl Etcd {
     async fn stands(&self, ours: &Announcement, lease: Lease) -> Result<bool, Error> {
         let body = json!({ "key": encoded(&self.key(ours)) });
         let range: Range = self.asking.value("/v3/kv/range", &body).await?;
-        let said = encoded(&self.said(ours, lease.health));
+        let said = encoded(&self.said(ours, lease.health).await?);
         Ok(range.kvs.iter().any(|kv| kv.lease == Int(lease.id) && kv.value == said))
     }
 

@@ -9,6 +9,7 @@ mod mirror;
 mod tests;
 
 use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,8 +25,9 @@ use tokio::task::AbortHandle;
 use tokio::time::sleep;
 
 use super::http::{Ask, escaped, json, refused};
-use super::servers::{Servers, secret};
-use super::{Announcement, Error, Health, Reason, Registry, Renewal, Task, Tell, settings};
+use super::secret::Secret;
+use super::servers::Servers;
+use super::{Announcement, Error, Health, Reason, Registry, Renewal, Task, Tell, local, settings};
 use crate::backoff::Backoff;
 use crate::clock::{self, Instant};
 use answer::{Answer, Applications, One};
@@ -49,6 +51,7 @@ pub struct Eureka {
     name: String,
     settings: settings::Eureka,
     servers: Servers,
+    password: Option<Secret>,
     mirror: RefCell<Mirror>,
     /// How the last poll ended; none before the first.
     polled: watch::Sender<Option<Result<(), Error>>>,
@@ -69,6 +72,7 @@ impl Eureka {
             name: format!("eureka {}", servers.client().base().address),
             settings: settings.clone(),
             servers,
+            password: settings.password_file.as_deref().map(|path| Secret::new("password", path)),
             mirror: RefCell::default(),
             polled: watch::Sender::new(None),
             wanted: Notify::new(),
@@ -159,8 +163,8 @@ impl Eureka {
     }
 
     async fn ask(&self, mut ask: Ask<'_>) -> Result<Response<Bytes>, Error> {
-        if let (Some(user), Some(file)) = (&self.settings.username, &self.settings.password_file) {
-            let password = secret(file).await?;
+        if let (Some(user), Some(file)) = (&self.settings.username, &self.password) {
+            let password = file.read().await?;
             let basic = format!("Basic {}", BASE64.encode(format!("{user}:{password}")));
             // Base64 is always a value.
             if let Ok(mut basic) = HeaderValue::from_str(&basic) {
@@ -176,10 +180,10 @@ impl Eureka {
     }
 
     fn unauthorized(&self) -> Error {
-        let help = match &self.settings.password_file {
+        let help = match &self.password {
             Some(file) => format!(
                 "it does not take the `username` with the password of {}; correct them",
-                file.display()
+                file.path().display()
             ),
             None => "it wants `username` and `password_file`".to_owned(),
         };
@@ -211,7 +215,13 @@ impl Eureka {
     }
 
     async fn announce(&self, ours: &Announcement, health: Health) -> Result<(), Error> {
-        let body = announce::body(ours, health, &self.settings, self.servers.ip());
+        let host = ours.address_for(self.servers.address()).await?;
+        let ip = match host.parse::<IpAddr>() {
+            Ok(ip) => Some(ip),
+            // A name cannot stand there for clients that go by it.
+            Err(_) => local::towards(self.servers.address()).await.ok(),
+        };
+        let body = announce::body(ours, health, &self.settings, &host, ip);
         if self.told.take() == Some((health, self.servers.current())) {
             // Only to be sure. All that is told again is a change, which everybody reads for three minutes.
             let path = announce::our_path(ours);
@@ -370,6 +380,10 @@ impl Registry for Eureka {
                 _ => Err(refused(&format!("{}: our lease was not renewed", self.base()), &answer)),
             }
         })
+    }
+
+    fn is_one(&self, one: &Announcement, other: &Announcement) -> bool {
+        announce::our_path(one) == announce::our_path(other)
     }
 
     fn deregister<'a>(&'a self, ours: &'a Announcement) -> Task<'a, Result<(), Error>> {

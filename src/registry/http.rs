@@ -17,11 +17,13 @@ use rustls::pki_types::pem::PemObject;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
-use super::{Error, Reason};
+use super::{Error, Reason, disk};
 use crate::config::units::HttpUrl;
 
 /// What an answer may have at most: 100,000 instances with 1 KB each.
 const LARGEST: usize = 100 << 20;
+/// What the certificates of all that are trusted may have: those of a system have a fifth.
+const LARGEST_BUNDLE: u64 = 1 << 20;
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(3);
 /// An idle one is kept for this long.
@@ -227,7 +229,8 @@ fn trusting(path: &Path) -> Result<rustls::ClientConfig, Error> {
         Error::new(Reason::Refused, detail)
     };
     let mut roots = rustls::RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(path).map_err(|error| why(&error))? {
+    let (_, text) = disk::read(path, LARGEST_BUNDLE).map_err(|error| why(&error))?;
+    for certificate in CertificateDer::pem_slice_iter(&text) {
         roots.add(certificate.map_err(|error| why(&error))?).map_err(|error| why(&error))?;
     }
     if roots.is_empty() {

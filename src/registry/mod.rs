@@ -16,17 +16,19 @@ pub mod http;
 mod known;
 #[cfg(feature = "kubernetes")]
 pub mod kubernetes;
+mod local;
 mod place;
 pub mod probe;
 pub mod register;
+mod secret;
 mod servers;
 pub mod settings;
 pub mod store;
+mod unusable;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -36,9 +38,11 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use crate::backoff::Backoff;
+use crate::config::units::Address;
 use crate::endpoint::Instance;
 pub use known::{Known, Restored, State};
 use settings::Kind;
+use unusable::Unusable;
 
 /// What a registry does, on the thread of control.
 pub type Task<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -78,6 +82,11 @@ pub trait Registry {
         Box::pin(async { Ok(Renewal::Forgotten) })
     }
 
+    /// Whether what stands there for `one` is what stands there for `other`: to announce the other replaces it.
+    fn is_one(&self, one: &Announcement, other: &Announcement) -> bool {
+        (&one.service, &one.id) == (&other.service, &other.id)
+    }
+
     /// Takes the announcement back. It is not there afterwards, also if it was not there before.
     fn deregister<'a>(&'a self, ours: &'a Announcement) -> Task<'a, Result<(), Error>> {
         let _ = ours;
@@ -85,9 +94,17 @@ pub trait Registry {
     }
 }
 
-/// A registry as the configuration has it. One that cannot be used says why, again and again.
+/// A registry as the configuration has it. One that cannot be used says why, until it can.
 pub fn make(settings: &settings::Settings) -> Rc<dyn Registry> {
-    let made: Result<Rc<dyn Registry>, Error> = match &settings.kind {
+    let kind = settings.kind.clone();
+    try_make(&kind).unwrap_or_else(|error| {
+        let again = kind.clone();
+        Rc::new(Unusable::new(&kind, Box::new(move || try_make(&again)), error))
+    })
+}
+
+fn try_make(kind: &Kind) -> Result<Rc<dyn Registry>, Error> {
+    match kind {
         Kind::Directory(settings) => Ok(Rc::new(directory::Directory::new(settings))),
         Kind::Consul(settings) => consul::Consul::new(settings).map(|it| Rc::new(it) as _),
         Kind::Eureka(settings) => eureka::Eureka::new(settings).map(|it| Rc::new(it) as _),
@@ -106,27 +123,6 @@ pub fn make(settings: &settings::Settings) -> Rc<dyn Registry> {
             let detail = "this pilotfish was built without kubernetes; build it with `--features kubernetes`";
             Err(Error::new(Reason::Refused, detail))
         }
-    };
-    made.unwrap_or_else(|error| Rc::new(Unusable { settings: settings.clone(), error }))
-}
-
-/// A registry that cannot be used, as its files cannot be read.
-struct Unusable {
-    settings: settings::Settings,
-    error: Error,
-}
-
-impl Registry for Unusable {
-    fn name(&self) -> &str {
-        self.settings.kind.as_str()
-    }
-
-    fn watch(self: Rc<Self>, _: Arc<str>, tell: Tell) -> Task<'static, ()> {
-        Box::pin(async move {
-            loop {
-                tell.failed(self.error.clone()).await;
-            }
-        })
     }
 }
 
@@ -157,29 +153,16 @@ impl Announcement {
         self.metadata.clone().into_iter().chain(tags)
     }
 
-    /// The address that was given, or that of ours from which `registry` is reached; of a registry on this
-    /// host, the one that other hosts are reached from.
-    pub fn address_for(&self, registry: Option<IpAddr>) -> Box<str> {
-        if let Some(given) = &self.address {
-            return given.clone();
+    /// The address that was given, or that of ours by which those who know `registry` reach us.
+    ///
+    /// # Errors
+    /// None was given, and it cannot be found out.
+    pub async fn address_for(&self, registry: &Address) -> Result<Box<str>, Error> {
+        match &self.address {
+            Some(given) => Ok(given.clone()),
+            None => Ok(local::towards(registry).await?.to_string().into()),
         }
-        let away = registry.filter(|ip| !ip.is_loopback());
-        // A documentation address (RFC 5737): nothing is sent there, the kernel only tells the way.
-        let ip = away.or(Some([192, 0, 2, 1].into())).and_then(local_address);
-        ip.unwrap_or(IpAddr::from([127, 0, 0, 1])).to_string().into()
     }
-}
-
-/// Our address on the way to `peer`.
-fn local_address(peer: IpAddr) -> Option<IpAddr> {
-    let any: IpAddr = match peer {
-        IpAddr::V4(_) => [0_u8; 4].into(),
-        IpAddr::V6(_) => [0_u8; 16].into(),
-    };
-    let socket = std::net::UdpSocket::bind((any, 0)).ok()?;
-    // Of UDP this sends nothing.
-    socket.connect((peer, 9)).ok()?;
-    Some(socket.local_addr().ok()?.ip()).filter(|ip| !ip.is_unspecified())
 }
 
 /// How our own app is.
@@ -250,6 +233,8 @@ impl std::error::Error for Error {}
 /// What a registry tells of one service.
 #[derive(Debug)]
 pub struct News {
+    /// Which list of registries it is.
+    pub generation: u64,
     /// Which of the registries tells, by its place in the configuration.
     pub registry: usize,
     pub service: Arc<str>,
@@ -259,6 +244,7 @@ pub struct News {
 
 /// How a registry tells what it learns of one service.
 pub struct Tell {
+    generation: u64,
     registry: usize,
     service: Arc<str>,
     to: mpsc::UnboundedSender<News>,
@@ -269,9 +255,15 @@ impl Tell {
     const FIRST_WAIT: Duration = Duration::from_millis(250);
     const LONGEST_WAIT: Duration = Duration::from_secs(15);
 
-    pub fn new(registry: usize, service: Arc<str>, to: mpsc::UnboundedSender<News>) -> Self {
+    /// In the name of the registry at this place of the list of this generation.
+    pub fn new(
+        generation: u64,
+        registry: usize,
+        service: Arc<str>,
+        to: mpsc::UnboundedSender<News>,
+    ) -> Self {
         let backoff = RefCell::new(Backoff::new(Self::FIRST_WAIT, Self::LONGEST_WAIT));
-        Self { registry, service, to, backoff }
+        Self { generation, registry, service, to, backoff }
     }
 
     /// All instances that there are now. The same as the last time is to be told too: it says that the registry
@@ -290,6 +282,7 @@ impl Tell {
 
     fn send(&self, told: Result<Vec<Instance>, Error>) {
         // Nobody listens any more when the proxy ends.
-        let _ = self.to.send(News { registry: self.registry, service: self.service.clone(), told });
+        let (generation, registry) = (self.generation, self.registry);
+        let _ = self.to.send(News { generation, registry, service: self.service.clone(), told });
     }
 }

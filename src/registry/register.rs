@@ -1,4 +1,7 @@
 //! Announces our own app in one registry for as long as it is wished, whatever happens to the registry.
+//!
+//! One task does all for one place, one step after the other: what is announced anew, under another name or taken
+//! back never crosses what was under way before.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -16,8 +19,28 @@ pub enum Wish {
     /// The app has not been well yet.
     NotYet,
     Here(Health),
-    /// It is taken back, and the task ends.
+    /// It is taken back, and then the task ends.
     Gone,
+}
+
+/// What is to be announced where.
+#[derive(Clone)]
+pub struct Wanted {
+    /// Another one than before leads to the same place: what stands there is replaced, not taken back.
+    pub registry: Rc<dyn Registry>,
+    pub ours: Announcement,
+    pub wish: Wish,
+    /// Hears whether it is announced; none when it has been taken back.
+    pub told: Rc<dyn Fn(Option<bool>)>,
+}
+
+impl Wanted {
+    /// Whether nothing is to be done where this was wanted before.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Rc::ptr_eq(&self.registry, &other.registry)
+            && self.ours == other.ours
+            && self.wish == other.wish
+    }
 }
 
 const FIRST_WAIT: Duration = Duration::from_millis(250);
@@ -27,121 +50,267 @@ const LONGEST_WAIT: Duration = Duration::from_secs(10);
 const ANEW: Duration = Duration::from_secs(300);
 /// No step takes longer.
 const WITHIN: Duration = Duration::from_secs(10);
+/// An announcement that is under way when it is to be taken back may take this much longer: what is broken off may
+/// be heard later than what follows it.
+const FINISH: Duration = Duration::from_secs(1);
+/// What was broken off all the same is heard within this, and then taken back again.
+const LATE: Duration = Duration::from_secs(5);
+/// A registry that hears nothing for so many renewals has forgotten us.
+const LEASE: u32 = 3;
 /// How often a failure that goes on is told.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 
-/// Does what is wished until that is [`Wish::Gone`] and done. `told` hears whether it is announced.
-pub async fn announce(
-    registry: Rc<dyn Registry>,
-    ours: Announcement,
-    mut wish: watch::Receiver<Wish>,
-    told: impl Fn(bool),
-) {
-    let Some(every) = registry.renewal() else { return };
-    let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
+/// Does what is wanted until that is [`Wish::Gone`] and done.
+pub async fn announce(mut wanted: watch::Receiver<Wanted>) {
     let mut random = fastrand::Rng::new();
-    let mut standing =
-        Standing { registry, ours, since: None, tried: false, warn_at: clock::now() };
-    told(false);
+    let mut standing = Standing::of(&wanted.borrow());
+    let mut backoff: Option<Backoff> = None;
+    (standing.told)(Some(false));
     loop {
-        let wished = *wish.borrow_and_update();
-        let done = match wished {
-            Wish::NotYet => {
-                if wish.changed().await.is_err() {
-                    return;
-                }
-                continue;
-            }
-            Wish::Gone => {
-                standing.leave().await;
-                return told(false);
-            }
-            Wish::Here(health) => standing.keep(health).await,
+        standing.follow(&wanted.borrow_and_update());
+        let Some(every) = standing.registry.renewal() else { return };
+        // Without anybody who wants it, it is to go.
+        let is_alone = wanted.has_changed().is_err();
+        let wish = if is_alone { Wish::Gone } else { wanted.borrow().wish };
+        let done = match wish {
+            Wish::NotYet => Ok(None),
+            Wish::Here(health) => match standing.keep(health, &wanted).await {
+                Some(done) => done.map(|()| Some(every.mul_f64(0.9 + 0.1 * random.f64()))),
+                None => continue,
+            },
+            Wish::Gone => match standing.leave().await {
+                // It may be wanted again meanwhile.
+                Ok(true) if wanted.has_changed().unwrap_or(false) => continue,
+                Ok(true) => return (standing.told)(None),
+                again => again.map(|_| Some(LATE)),
+            },
         };
-        let wait = match &done {
-            Ok(()) => {
-                backoff.reset();
-                every.mul_f64(0.9 + 0.1 * random.f64())
+        let wait = match done {
+            Ok(wait) => {
+                backoff = None;
+                wait
             }
-            Err(error) => {
-                standing.warn(error);
-                backoff.next(&mut random)
+            Err(_) => {
+                // A lease does not bear longer than a renewal.
+                let longest = LONGEST_WAIT.min(every);
+                let new = || Backoff::new(FIRST_WAIT.min(longest), longest);
+                Some(backoff.get_or_insert_with(new).next(&mut random))
             }
         };
-        told(standing.since.is_some());
         tokio::select! {
-            () = sleep(wait) => {}
-            changed = wish.changed() => {
-                if changed.is_err() {
-                    return;
-                }
-            }
+            () = until(wait) => {}
+            changed = wanted.changed(), if !is_alone => drop(changed),
         }
     }
+}
+
+/// What stands in a registry, or may stand there.
+#[derive(Clone)]
+struct Entry {
+    registry: Rc<dyn Registry>,
+    ours: Announcement,
 }
 
 struct Standing {
     registry: Rc<dyn Registry>,
     ours: Announcement,
-    /// When it was announced last; none where it is not.
-    since: Option<Instant>,
+    told: Rc<dyn Fn(Option<bool>)>,
     /// It may be there, also if nobody said so.
     tried: bool,
+    /// Until when what was said last is good; none where it is not announced.
+    good_until: Option<Instant>,
+    /// When it is announced again, whatever the registry says.
+    anew_at: Instant,
+    /// Something was said without an answer: it may be heard after what is said next.
+    is_late: bool,
+    /// To be taken back.
+    old: Vec<Entry>,
     warn_at: Instant,
 }
 
 impl Standing {
-    async fn keep(&mut self, health: Health) -> Result<(), Error> {
-        let is_fresh = |since: &Instant| clock::now() < *since + ANEW;
-        if self.since.as_ref().is_some_and(is_fresh) {
-            match within(self.registry.renew(&self.ours, health)).await {
-                Ok(Renewal::Kept) => return Ok(()),
-                Ok(Renewal::Forgotten) => {
-                    let (registry, id) = (self.registry.name(), &self.ours.id);
-                    tracing::info!(
-                        registry,
-                        id,
-                        "the registry does not know us any more; registering again"
-                    );
-                    self.since = None;
-                }
-                Err(error) => return Err(error),
-            }
+    fn of(wanted: &Wanted) -> Self {
+        let now = clock::now();
+        Self {
+            registry: wanted.registry.clone(),
+            ours: wanted.ours.clone(),
+            told: wanted.told.clone(),
+            tried: false,
+            good_until: None,
+            anew_at: now,
+            is_late: false,
+            old: Vec::new(),
+            warn_at: now,
         }
-        self.tried = true;
-        within(self.registry.register(&self.ours, health)).await?;
-        if self.since.replace(clock::now()).is_none() {
+    }
+
+    /// Takes over what is wanted now. What stands under another name is to be taken back.
+    fn follow(&mut self, wanted: &Wanted) {
+        self.told = wanted.told.clone();
+        let is_same = Rc::ptr_eq(&self.registry, &wanted.registry);
+        if !is_same || self.ours != wanted.ours {
+            if !wanted.registry.is_one(&self.ours, &wanted.ours) {
+                self.abandon();
+            }
+            self.anew_at = clock::now();
+            self.registry = wanted.registry.clone();
+            self.ours = wanted.ours.clone();
+        }
+        if wanted.wish != Wish::Gone {
+            let before = self.old.len();
+            self.old.retain(|entry| !wanted.registry.is_one(&entry.ours, &wanted.ours));
+            self.tried |= self.old.len() < before;
+        }
+    }
+
+    fn abandon(&mut self) {
+        self.good_until = None;
+        if std::mem::take(&mut self.tried) {
+            self.old.push(Entry { registry: self.registry.clone(), ours: self.ours.clone() });
+        }
+    }
+
+    /// Sees to it that it is announced, and nothing else of ours; none where that was broken off, as it is to go.
+    async fn keep(
+        &mut self,
+        health: Health,
+        wanted: &watch::Receiver<Wanted>,
+    ) -> Option<Result<(), Error>> {
+        let mut done = self.renew(health, wanted).await?;
+        if matches!(done, Ok(Renewal::Forgotten)) {
+            done = self.register(health, wanted).await?;
+        }
+        let now = clock::now();
+        if let Err(error) = &done {
+            self.warn("cannot register", error);
+            self.is_late |= error.reason == Reason::Timeout;
+        } else if let Some(every) = self.registry.renewal() {
+            self.good_until = Some(now + every * LEASE);
+        }
+        self.good_until = self.good_until.filter(|until| now < *until);
+        (self.told)(Some(self.good_until.is_some()));
+        let swept = unless_gone(wanted, Duration::ZERO, self.take_back()).await?;
+        Some(done.and(swept))
+    }
+
+    /// Renews what stands; it is [`Renewal::Forgotten`] where it is to be announced.
+    async fn renew(
+        &mut self,
+        health: Health,
+        wanted: &watch::Receiver<Wanted>,
+    ) -> Option<Result<Renewal, Error>> {
+        if self.good_until.is_none() || clock::now() >= self.anew_at {
+            return Some(Ok(Renewal::Forgotten));
+        }
+        let renewed = within(self.registry.renew(&self.ours, health));
+        let Some(renewed) = unless_gone(wanted, Duration::ZERO, renewed).await else {
+            self.is_late = true;
+            return None;
+        };
+        if matches!(renewed, Ok(Renewal::Forgotten)) {
             let (registry, id) = (self.registry.name(), &self.ours.id);
-            tracing::info!(registry, service = &*self.ours.service, id, "registered");
+            tracing::info!(
+                registry,
+                id,
+                "the registry does not know us any more; registering again"
+            );
+            self.good_until = None;
         }
-        Ok(())
+        // What was late before has been heard by now, or never will be.
+        self.is_late &= renewed.is_err();
+        Some(renewed)
     }
 
-    async fn leave(&mut self) {
-        if !self.tried {
-            return;
-        }
-        match within(self.registry.deregister(&self.ours)).await {
-            Ok(()) => {
-                tracing::info!(registry = self.registry.name(), id = self.ours.id, "deregistered")
+    async fn register(
+        &mut self,
+        health: Health,
+        wanted: &watch::Receiver<Wanted>,
+    ) -> Option<Result<Renewal, Error>> {
+        self.tried = true;
+        let registered = within(self.registry.register(&self.ours, health));
+        let Some(registered) = unless_gone(wanted, FINISH, registered).await else {
+            self.is_late = true;
+            return None;
+        };
+        if registered.is_ok() {
+            // What is late may have been heard after this, and says what is not so any more.
+            let is_late = std::mem::take(&mut self.is_late);
+            self.anew_at = clock::now() + if is_late { Duration::ZERO } else { ANEW };
+            if self.good_until.is_none() {
+                let (registry, id) = (self.registry.name(), &self.ours.id);
+                tracing::info!(registry, service = &*self.ours.service, id, "registered");
             }
-            Err(error) => {
-                let registry = self.registry.name();
-                tracing::warn!(
-                    registry,
-                    "cannot deregister: {error}; the registry has to find out itself"
-                );
-            }
         }
+        Some(registered.map(|()| Renewal::Kept))
     }
 
-    fn warn(&mut self, error: &Error) {
+    /// Takes all back. False: it is to be done once more, as something may be heard late.
+    async fn leave(&mut self) -> Result<bool, Error> {
+        self.abandon();
+        let was_late = std::mem::take(&mut self.is_late);
+        let again = if was_late { self.old.clone() } else { Vec::new() };
+        let done = self.take_back().await;
+        self.is_late |= done.is_err() && !again.is_empty();
+        done?;
+        self.old = again;
+        Ok(self.old.is_empty())
+    }
+
+    /// Takes back what is old; what does not work is kept for the next time.
+    async fn take_back(&mut self) -> Result<(), Error> {
+        let mut done = Ok(());
+        let mut at = 0;
+        while let Some(entry) = self.old.get(at) {
+            let (registry, id) = (entry.registry.name(), &entry.ours.id);
+            match within(entry.registry.deregister(&entry.ours)).await {
+                Ok(()) => {
+                    tracing::info!(registry, id, "deregistered");
+                    self.old.remove(at);
+                }
+                Err(error) => {
+                    self.is_late |= error.reason == Reason::Timeout;
+                    done = Err(error);
+                    at += 1;
+                }
+            }
+        }
+        if let Err(error) = &done {
+            self.warn("cannot deregister", error);
+        }
+        done
+    }
+
+    fn warn(&mut self, what: &str, error: &Error) {
         let now = clock::now();
         if now >= self.warn_at {
             self.warn_at = now + WARN_EVERY;
             let registry = self.registry.name();
-            tracing::warn!(registry, reason = error.reason.as_str(), "cannot register: {error}");
+            tracing::warn!(registry, reason = error.reason.as_str(), "{what}: {error}");
         }
+    }
+}
+
+/// What `step` does; none where the announcement is to go and `step` takes more than `longer` then.
+async fn unless_gone<T>(
+    wanted: &watch::Receiver<Wanted>,
+    longer: Duration,
+    step: impl Future<Output = T>,
+) -> Option<T> {
+    let mut step = std::pin::pin!(step);
+    // Of its own: what changes besides is not to be missed.
+    let mut wanted = wanted.clone();
+    tokio::select! {
+        biased;
+        done = &mut step => Some(done),
+        // An error: whoever wants it is gone.
+        _ = wanted.wait_for(|wanted| wanted.wish == Wish::Gone) => timeout(longer, step).await.ok(),
+    }
+}
+
+async fn until(wait: Option<Duration>) {
+    match wait {
+        Some(wait) => sleep(wait).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -1,7 +1,6 @@
 //! Several servers that know the same: one is asked, and the next where it does not answer.
 
 use std::cell::Cell;
-use std::net::IpAddr;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -40,12 +39,9 @@ impl Servers {
         &self.clients[self.current.get()]
     }
 
-    /// Where it is, if that is known.
-    pub fn ip(&self) -> Option<IpAddr> {
-        match &self.client().base().address {
-            Address::Socket(address) => Some(address.ip()),
-            Address::Name { .. } | Address::Unix(_) => None,
-        }
+    /// Where it is.
+    pub fn address(&self) -> &Address {
+        &self.client().base().address
     }
 
     /// The answer of the first that can answer, whatever it says; the error of the last if none can.
@@ -77,16 +73,4 @@ impl Servers {
             self.current.set((place + 1) % self.clients.len());
         }
     }
-}
-
-/// What a file has but for the end of its line.
-///
-/// # Errors
-/// It cannot be read.
-pub async fn secret(path: &Path) -> Result<String, Error> {
-    let text = tokio::fs::read_to_string(path).await.map_err(|error| {
-        let detail = format!("the password cannot be read from {}: {error}", path.display());
-        Error::new(Reason::Refused, detail)
-    })?;
-    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }

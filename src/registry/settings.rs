@@ -36,6 +36,23 @@ impl Kind {
             Self::Etcd(_) => "etcd",
         }
     }
+
+    /// Whether what is announced in the one stands in the other too.
+    pub fn is_same_place(&self, other: &Self) -> bool {
+        let shares = |one: &[HttpUrl], other: &[HttpUrl]| one.iter().any(|it| other.contains(it));
+        match (self, other) {
+            (Self::Directory(one), Self::Directory(other)) => one.path == other.path,
+            // An agent registers in its own datacenter.
+            (Self::Consul(one), Self::Consul(other)) => {
+                (&one.address, &one.namespace) == (&other.address, &other.namespace)
+            }
+            (Self::Eureka(one), Self::Eureka(other)) => shares(&one.addresses, &other.addresses),
+            (Self::Etcd(one), Self::Etcd(other)) => {
+                one.prefix == other.prefix && shares(&one.addresses, &other.addresses)
+            }
+            _ => self == other,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]

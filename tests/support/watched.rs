@@ -21,7 +21,7 @@ impl Watched {
     pub fn begin(registry: &Rc<impl Registry + 'static>, service: &str) -> Self {
         let (tell, news) = unbounded_channel();
         let service: Arc<str> = service.into();
-        let tell = Tell::new(0, service.clone(), tell);
+        let tell = Tell::new(0, 0, service.clone(), tell);
         let task = tokio::task::spawn_local(registry.clone().watch(service, tell));
         Self { news, task }
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::super::schema::{self, OrOff};
 use super::super::snapshot::Names;
-use super::super::units::{Address, HttpUrl, RegistryUrl};
+use super::super::units::{Address, HttpUrl, Period, RegistryUrl};
 use super::{Compiler, Mistake, Path, path_to, quote};
 use crate::registry::dns;
 use crate::registry::settings::{
@@ -17,6 +17,8 @@ const EUREKA: &str = "http://127.0.0.1:8761/eureka";
 const ETCD: &str = "http://127.0.0.1:2379";
 /// What Consul takes at least (`DeregisterCriticalServiceAfter`).
 const SHORTEST_DEREGISTRATION: Duration = Duration::from_secs(60);
+/// An announcement that has to be renewed more often is lost by any pause.
+const SHORTEST_LEASE: Duration = Duration::from_secs(1);
 
 impl Compiler<'_> {
     /// The registries in the order in which they are asked.
@@ -25,7 +27,7 @@ impl Compiler<'_> {
             Some(OrOff::Off) => return Vec::new(),
             Some(OrOff::On(typed)) => typed,
             None => {
-                let kind = Kind::Directory(directory(None));
+                let kind = Kind::Directory(directory(None, None));
                 return vec![Settings { kind, advertise: Some(Advertise::default()) }];
             }
         };
@@ -73,7 +75,7 @@ impl Compiler<'_> {
         };
         let below = at.join(name);
         let kind = if let Some(typed) = &typed.directory {
-            Kind::Directory(directory(Some(typed)))
+            Kind::Directory(self.directory(typed, &below))
         } else if let Some(typed) = &typed.dns {
             Kind::Dns(self.dns(typed, &below)?)
         } else if let Some(typed) = &typed.consul {
@@ -125,6 +127,11 @@ impl Compiler<'_> {
             weight: typed.weight,
             tags: typed.tags.clone().unwrap_or_default(),
         }
+    }
+
+    fn directory(&mut self, typed: &schema::Directory, at: &Path) -> Directory {
+        self.check_lease(typed.ttl, at);
+        directory(typed.path.as_ref(), typed.ttl)
     }
 
     fn dns(&mut self, typed: &schema::Dns, at: &Path) -> Option<Dns> {
@@ -179,6 +186,7 @@ impl Compiler<'_> {
     }
 
     fn consul(&mut self, typed: &schema::Consul, at: &Path) -> Consul {
+        self.check_lease(typed.ttl, at);
         let deregister_after = typed.deregister_after.map_or(SHORTEST_DEREGISTRATION, |it| it.0);
         if deregister_after < SHORTEST_DEREGISTRATION {
             let message = "Consul forgets nobody sooner than after a minute";
@@ -206,6 +214,7 @@ impl Compiler<'_> {
         let addresses = self.addresses(typed.addresses.as_ref(), EUREKA, at);
         self.check_ca(typed.ca_file.as_ref(), &addresses, at);
         self.check_password(typed.username.as_ref(), typed.password_file.as_ref(), at);
+        self.check_lease(typed.ttl, at);
         let renew = typed.renew.map_or(Duration::from_secs(30), |it| it.0);
         let ttl = typed.ttl.map_or((renew * 3).max(Duration::from_secs(90)), |it| it.0);
         if ttl <= renew {
@@ -228,6 +237,7 @@ impl Compiler<'_> {
         let addresses = self.addresses(typed.addresses.as_ref(), ETCD, at);
         self.check_ca(typed.ca_file.as_ref(), &addresses, at);
         self.check_password(typed.username.as_ref(), typed.password_file.as_ref(), at);
+        self.check_lease(typed.ttl, at);
         let prefix = typed.prefix.as_deref().unwrap_or("/pilotfish/services/");
         Etcd {
             addresses,
@@ -264,6 +274,13 @@ impl Compiler<'_> {
             let message = "without TLS no certificate is checked";
             let mistake = Mistake::at_key(at.join("ca_file"), message);
             self.mistake(mistake.help("remove it, or begin the address with `https://`"));
+        }
+    }
+
+    fn check_lease(&mut self, ttl: Option<Period>, at: &Path) {
+        if ttl.is_some_and(|ttl| ttl.0 < SHORTEST_LEASE) {
+            let message = "our app would be forgotten in less than a second";
+            self.mistake(Mistake::at(at.join("ttl"), message).help("write `1s` or more"));
         }
     }
 
@@ -333,12 +350,8 @@ fn is_nowhere(ip: std::net::IpAddr) -> bool {
     ip.is_unspecified() || ip.is_multicast()
 }
 
-fn directory(typed: Option<&schema::Directory>) -> Directory {
-    let path = typed.and_then(|typed| typed.path.as_ref());
-    Directory {
-        path: path.map(Into::into),
-        ttl: typed.and_then(|typed| typed.ttl).map_or(Duration::from_secs(10), |it| it.0),
-    }
+fn directory(path: Option<&String>, ttl: Option<Period>) -> Directory {
+    Directory { path: path.map(Into::into), ttl: ttl.map_or(Duration::from_secs(10), |it| it.0) }
 }
 
 /// The settings that a URL stands for.

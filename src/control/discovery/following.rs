@@ -1,6 +1,6 @@
 //! One service that is followed.
 
-use std::rc::Rc;
+use std::cell::Ref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
@@ -9,19 +9,32 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, spawn_local};
 
 use super::Probed;
+use super::listed::Listed;
 use crate::clock::Instant;
 use crate::config::discovered::{Discovered, FirstAnswer};
 use crate::endpoint::Instance;
 use crate::registry::settings::Discovery;
-use crate::registry::{Known, News, Registry, Restored, State, Tell, probe};
+use crate::registry::{Known, News, Restored, State, Tell, probe};
 
 /// How long after its last call a name is followed that no registry knows.
 const NOBODY: Duration = Duration::from_secs(60);
 /// How often suspects are asked.
 const PROBE_EVERY: Duration = Duration::from_secs(5);
 
+/// Who is asked of a service.
+pub struct Asked<'a> {
+    pub registries: Ref<'a, Vec<Listed>>,
+    pub generation: u64,
+    pub news: &'a mpsc::UnboundedSender<News>,
+}
+
 pub struct Followed {
     service: Arc<str>,
+    /// By which list of registries it is followed.
+    generation: u64,
+    /// What was known before any of them spoke, when that began.
+    restored: Option<Restored>,
+    began: Instant,
     pub known: Known,
     pub first_answer: Arc<FirstAnswer>,
     /// See [`Discovered::on_demand`].
@@ -48,8 +61,7 @@ impl Drop for Aborting {
 impl Followed {
     pub fn begin(
         service: &Arc<str>,
-        registries: &[Rc<dyn Registry>],
-        news: &mpsc::UnboundedSender<News>,
+        asked: Asked<'_>,
         restored: Option<Restored>,
         first_answer: Arc<FirstAnswer>,
         settings: &Discovery,
@@ -57,12 +69,15 @@ impl Followed {
     ) -> Self {
         Self {
             service: service.clone(),
-            known: Known::new(registries.len(), restored, settings, now),
+            generation: asked.generation,
+            restored: restored.clone(),
+            began: now,
+            known: Known::new(asked.registries.len(), restored, settings, now),
             first_answer,
             on_demand: None,
             exists: false,
             called_at: now,
-            watches: watches(service, registries, news),
+            watches: watches(service, &asked),
             published: None,
             probing: None,
             probe_at: now,
@@ -70,18 +85,24 @@ impl Followed {
     }
 
     /// Follows it in other registries.
-    pub fn begin_anew(
-        &mut self,
-        registries: &[Rc<dyn Registry>],
-        news: &mpsc::UnboundedSender<News>,
-        settings: &Discovery,
-        now: Instant,
-    ) {
-        self.watches = watches(&self.service, registries, news);
-        let before = self.published.clone();
-        let before =
-            before.map(|instances| Restored { instances, is_old: false, age: Duration::ZERO });
-        self.known = Known::new(registries.len(), before, settings, now);
+    pub fn begin_anew(&mut self, asked: Asked<'_>, settings: &Discovery, now: Instant) {
+        // Where none has told yet, what was known before them is what is known still.
+        if self.known.source().is_some() {
+            let instances = self.known.instances().to_vec();
+            let age = match self.known.state(settings, now) {
+                State::Fresh => Duration::ZERO,
+                _ => now.saturating_duration_since(self.known.told_at()),
+            };
+            self.restored = Some(Restored { instances, is_old: false, age });
+        } else if let Some(restored) = &mut self.restored {
+            restored.age += now.saturating_duration_since(self.began);
+        }
+        self.began = now;
+        self.generation = asked.generation;
+        self.watches = watches(&self.service, &asked);
+        self.known = Known::new(asked.registries.len(), self.restored.clone(), settings, now);
+        self.probing = None;
+        self.probe_at = now;
     }
 
     /// Its cluster is this one. Another cluster than before has nothing yet.
@@ -138,12 +159,14 @@ impl Followed {
         if self.probing.is_some() || now < self.probe_at {
             return;
         }
-        let (service, to) = (service.clone(), to.clone());
+        let (generation, service, to) = (self.generation, service.clone(), to.clone());
         self.probing = Some(Aborting(spawn_local(async move {
             let tell = {
                 let (service, to) = (service.clone(), to.clone());
                 // Nobody listens any more when the proxy ends.
-                move |answered| drop(to.send(Probed { service: service.clone(), answered }))
+                move |answered| {
+                    drop(to.send(Probed { generation, service: service.clone(), answered }))
+                }
             };
             let each = tell.clone();
             probe::each(suspects, move |address, answers| each(Some((address, answers)))).await;
@@ -169,14 +192,10 @@ impl Followed {
     }
 }
 
-fn watches(
-    service: &Arc<str>,
-    registries: &[Rc<dyn Registry>],
-    news: &mpsc::UnboundedSender<News>,
-) -> Vec<Aborting> {
-    let watch = |(at, registry): (usize, &Rc<dyn Registry>)| {
-        let tell = Tell::new(at, service.clone(), news.clone());
-        Aborting(spawn_local(registry.clone().watch(service.clone(), tell)))
+fn watches(service: &Arc<str>, asked: &Asked<'_>) -> Vec<Aborting> {
+    let watch = |(at, listed): (usize, &Listed)| {
+        let tell = Tell::new(asked.generation, at, service.clone(), asked.news.clone());
+        Aborting(spawn_local(listed.registry.clone().watch(service.clone(), tell)))
     };
-    registries.iter().enumerate().map(watch).collect()
+    asked.registries.iter().enumerate().map(watch).collect()
 }

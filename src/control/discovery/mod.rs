@@ -5,6 +5,7 @@
 
 mod following;
 mod keeping;
+mod listed;
 pub mod metrics;
 mod standing;
 
@@ -24,9 +25,10 @@ use crate::config::snapshot::Snapshot;
 use crate::config::units::Name;
 use crate::endpoint::Address;
 use crate::registry::demand::Demand;
-use crate::registry::{self, Error, News, Registry, settings};
-use following::Followed;
+use crate::registry::{Error, News, settings};
+use following::{Asked, Followed};
 use keeping::Keeping;
+use listed::Listed;
 pub use standing::Standings;
 
 /// How often a failure that goes on is told.
@@ -35,8 +37,9 @@ const WARN_EVERY: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_secs(1);
 
 pub struct Discovery {
-    registries: RefCell<Vec<Rc<dyn Registry>>>,
-    settings: RefCell<Arc<[settings::Settings]>>,
+    registries: RefCell<Vec<Listed>>,
+    /// How often that list was another one. What was said under one before counts no more.
+    generation: Cell<u64>,
     services: RefCell<HashMap<Arc<str>, Followed>>,
     /// Called, and not named by the configuration.
     demanded: RefCell<BTreeSet<Name>>,
@@ -54,6 +57,8 @@ pub struct Discovery {
 
 /// A suspect of a service was asked.
 pub struct Probed {
+    /// By which list of registries it is a suspect.
+    generation: u64,
     service: Arc<str>,
     /// None: all have been.
     answered: Option<(Address, bool)>,
@@ -72,7 +77,7 @@ impl Discovery {
         let (probed, found) = mpsc::unbounded_channel();
         let discovery = Self {
             registries: RefCell::default(),
-            settings: RefCell::new([].into()),
+            generation: Cell::new(0),
             services: RefCell::default(),
             demanded: RefCell::default(),
             warned: RefCell::default(),
@@ -91,7 +96,7 @@ impl Discovery {
     }
 
     /// The registries, where our own app is announced.
-    pub fn registries(&self) -> Vec<Rc<dyn Registry>> {
+    pub fn registries(&self) -> Vec<Listed> {
         self.registries.borrow().clone()
     }
 
@@ -99,22 +104,8 @@ impl Discovery {
     pub fn follow(&self, snapshot: &Snapshot) {
         let now = clock::now();
         self.keeping.set(snapshot.discovery.state_dir.clone());
-        if *self.settings.borrow() != snapshot.registries {
-            *self.registries.borrow_mut() =
-                snapshot.registries.iter().map(registry::make).collect();
-            *self.settings.borrow_mut() = snapshot.registries.clone();
-            self.warned.borrow_mut().clear();
-            // What the old ones have told is what is known until the new ones tell.
-            for followed in self.services.borrow_mut().values_mut() {
-                followed.begin_anew(
-                    &self.registries.borrow(),
-                    &self.news,
-                    &snapshot.discovery,
-                    now,
-                );
-            }
-            let names = self.registries.borrow().iter().map(|it| it.name().to_owned()).collect();
-            self.standings.set_registries(names);
+        if !Listed::are(&self.registries.borrow(), &snapshot.registries) {
+            self.ask_others(snapshot, now);
         }
         let mut services = self.services.borrow_mut();
         let wanted = snapshot
@@ -135,10 +126,9 @@ impl Discovery {
         for (name, discovered) in wanted {
             let mut followed = before.remove(&name).unwrap_or_else(|| {
                 let restored = self.keeping.restored(&name, clock::wall());
-                let registries = self.registries.borrow();
                 let first = discovered.first_answer.clone();
                 let settings = &snapshot.discovery;
-                Followed::begin(&name, &registries, &self.news, restored, first, settings, now)
+                Followed::begin(&name, self.asked(), restored, first, settings, now)
             });
             followed.is_of(&discovered);
             services.insert(name, followed);
@@ -148,6 +138,33 @@ impl Discovery {
         self.demanded.borrow_mut().retain(is_called);
         self.standings.retain(|name| services.contains_key(name));
         self.look_at_all(&mut services, &snapshot.discovery, now);
+    }
+
+    /// Asks the registries that are listed now.
+    fn ask_others(&self, snapshot: &Snapshot, now: Instant) {
+        let listed = Listed::all(&snapshot.registries, &self.registries.borrow());
+        let standings = listed.iter().map(|it| it.standing.clone()).collect();
+        self.standings.set_registries(standings);
+        *self.registries.borrow_mut() = listed;
+        self.generation.set(self.generation.get() + 1);
+        self.warned.borrow_mut().clear();
+        // What the old ones have told is what is known until the new ones tell.
+        for followed in self.services.borrow_mut().values_mut() {
+            followed.begin_anew(self.asked(), &snapshot.discovery, now);
+        }
+    }
+
+    fn asked(&self) -> Asked<'_> {
+        Asked {
+            registries: self.registries.borrow(),
+            generation: self.generation.get(),
+            news: &self.news,
+        }
+    }
+
+    /// Whether what was said under this list of registries still counts.
+    fn is_current(&self, generation: u64) -> bool {
+        self.generation.get() == generation
     }
 
     fn hear(&self, news: News, settings: &settings::Discovery) {
@@ -224,12 +241,12 @@ impl Control {
                 discovery.due.get().map_or(look, |due| due.min(look)).min(discovery.settles(look));
             let wait = next.saturating_duration_since(clock::now());
             tokio::select! {
-                Some(news) = hears.news.recv() => {
+                Some(news) = hears.news.recv() => if discovery.is_current(news.generation) {
                     discovery.hear(news, &self.live.current().discovery);
-                }
-                Some(probed) = hears.probed.recv() => {
+                },
+                Some(probed) = hears.probed.recv() => if discovery.is_current(probed.generation) {
                     discovery.probed(probed, &self.live.current().discovery);
-                }
+                },
                 Some(demand) = hears.demands.recv() => {
                     let mut demands = vec![demand];
                     demands.extend(std::iter::from_fn(|| hears.demands.try_recv().ok()));
@@ -376,7 +393,7 @@ impl Discovery {
     fn probed(&self, probed: Probed, settings: &settings::Discovery) {
         let now = clock::now();
         let mut services = self.services.borrow_mut();
-        let Probed { service, answered } = probed;
+        let Probed { service, answered, .. } = probed;
         let Some(followed) = services.get_mut(&service) else { return };
         match answered {
             None => followed.were_probed(now),
@@ -391,3 +408,6 @@ impl Discovery {
         self.look_at(&service, followed, settings, now);
     }
 }
+
+#[cfg(test)]
+mod tests;

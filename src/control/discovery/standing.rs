@@ -19,8 +19,12 @@ struct All {
     services: BTreeMap<Arc<str>, ServiceStanding>,
 }
 
+/// How a registry stands, for all who have something to say of it: its place in the list may be another's meanwhile.
 #[derive(Debug, Clone, Default)]
-pub struct RegistryStanding {
+pub struct RegistryStanding(Arc<Mutex<RegistryIs>>);
+
+#[derive(Debug, Clone, Default)]
+pub struct RegistryIs {
     pub name: String,
     /// Whether its last word was an answer; none before it has said one.
     pub is_up: Option<bool>,
@@ -28,6 +32,33 @@ pub struct RegistryStanding {
     pub errors: BTreeMap<&'static str, u64>,
     /// Whether our app is announced there; none where it is not to be.
     pub is_registered: Option<bool>,
+}
+
+impl RegistryStanding {
+    fn is(&self) -> MutexGuard<'_, RegistryIs> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn get(&self) -> RegistryIs {
+        self.is().clone()
+    }
+
+    pub fn set_name(&self, name: &str) {
+        self.is().name = name.to_owned();
+    }
+
+    /// It told something, or failed.
+    pub fn heard(&self, error: Option<&Error>) {
+        let mut is = self.is();
+        is.is_up = Some(error.is_none());
+        if let Some(error) = error {
+            *is.errors.entry(error.reason.as_str()).or_default() += 1;
+        }
+    }
+
+    pub fn registered(&self, is_registered: Option<bool>) {
+        self.is().is_registered = is_registered;
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -57,24 +88,14 @@ impl Standings {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn set_registries(&self, names: Vec<String>) {
-        let named = |name| RegistryStanding { name, ..RegistryStanding::default() };
-        self.all().registries = names.into_iter().map(named).collect();
+    pub fn set_registries(&self, registries: Vec<RegistryStanding>) {
+        self.all().registries = registries;
     }
 
     /// A registry told something, or failed.
     pub fn heard(&self, registry: usize, error: Option<&Error>) {
-        if let Some(standing) = self.all().registries.get_mut(registry) {
-            standing.is_up = Some(error.is_none());
-            if let Some(error) = error {
-                *standing.errors.entry(error.reason.as_str()).or_default() += 1;
-            }
-        }
-    }
-
-    pub fn registered(&self, registry: usize, is_registered: Option<bool>) {
-        if let Some(standing) = self.all().registries.get_mut(registry) {
-            standing.is_registered = is_registered;
+        if let Some(standing) = self.all().registries.get(registry) {
+            standing.heard(error);
         }
     }
 
@@ -88,7 +109,7 @@ impl Standings {
     ) {
         let known = &followed.known;
         let mut all = self.all();
-        let source = source.and_then(|at| Some(all.registries.get(at)?.name.clone()));
+        let source = source.and_then(|at| Some(all.registries.get(at)?.get().name));
         let standing = ServiceStanding {
             source,
             state: known.state(settings, now),
@@ -116,7 +137,7 @@ impl Standings {
         there.map(|(name, standing)| (name.clone(), standing.clone())).collect()
     }
 
-    pub fn registries(&self) -> Vec<RegistryStanding> {
-        self.all().registries.clone()
+    pub fn registries(&self) -> Vec<RegistryIs> {
+        self.all().registries.iter().map(RegistryStanding::get).collect()
     }
 }

@@ -202,7 +202,7 @@ struct Follower {
 impl Follower {
     fn begin(directory: &Rc<Directory>, service: &str) -> Self {
         let (tell, news) = unbounded_channel();
-        let tell = Tell::new(0, service.into(), tell);
+        let tell = Tell::new(0, 0, service.into(), tell);
         let task = tokio::task::spawn_local(directory.clone().watch(service.into(), tell));
         Self { news, task }
     }

@@ -1,7 +1,6 @@
 //! Questions to etcd, with the token that it may want.
 
 use std::cell::RefCell;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,7 +14,8 @@ use tokio::time::timeout;
 
 use super::wire::{Line, Lines, Refusal, Token, Watched};
 use crate::registry::http::{Ask, json as json_of, refused};
-use crate::registry::servers::{Servers, secret};
+use crate::registry::secret::Secret;
+use crate::registry::servers::Servers;
 use crate::registry::settings;
 use crate::registry::{Error, Reason};
 
@@ -27,7 +27,7 @@ const WITHIN: Duration = Duration::from_secs(5);
 
 pub struct Asking {
     servers: Servers,
-    credentials: Option<(String, PathBuf)>,
+    credentials: Option<(String, Secret)>,
     token: RefCell<Option<HeaderValue>>,
 }
 
@@ -35,7 +35,8 @@ impl Asking {
     /// # Errors
     /// The certificates cannot be used.
     pub fn new(settings: &settings::Etcd) -> Result<Self, Error> {
-        let credentials = settings.username.clone().zip(settings.password_file.clone());
+        let password = settings.password_file.as_deref().map(|path| Secret::new("password", path));
+        let credentials = settings.username.clone().zip(password);
         let servers = Servers::new(&settings.addresses, settings.ca_file.as_deref())?;
         Ok(Self { servers, credentials, token: RefCell::default() })
     }
@@ -53,7 +54,7 @@ impl Asking {
         let Some((user, file)) = &self.credentials else { return Ok(answer) };
         // What was there is refused: it may have been of a server that has ended.
         self.token.take();
-        self.authenticate(user, &secret(file).await?).await?;
+        self.authenticate(user, &file.read().await?).await?;
         self.servers.ask(self.question(path, body)).await
     }
 

@@ -11,19 +11,15 @@ use crate::registry::http::escaped;
 use crate::registry::settings::Eureka;
 use crate::registry::{Announcement, Health};
 
-/// What is POSTed. `registry` is where the server is, if that is known.
+/// What is POSTed. `host` is where others reach us; `ip` the address of that, if it is known.
 pub fn body(
     ours: &Announcement,
     health: Health,
     settings: &Eureka,
-    registry: Option<IpAddr>,
+    host: &str,
+    ip: Option<IpAddr>,
 ) -> Value {
-    let host = ours.address_for(registry);
-    // A name cannot stand there for clients that go by it.
-    let ip = match host.parse::<IpAddr>() {
-        Ok(_) => host.clone(),
-        Err(_) => Announcement { address: None, ..ours.clone() }.address_for(registry),
-    };
+    let ip = ip.map_or(host.to_owned(), |ip| ip.to_string());
     let mut instance = json!({
         "instanceId": id(ours),
         "app": app(ours),
@@ -34,7 +30,7 @@ pub fn body(
         "status": status(health).name(),
         "port": { "$": ours.port, "@enabled": "true" },
         "securePort": { "$": 443, "@enabled": "false" },
-        "homePageUrl": url(&host, ours.port, "/"),
+        "homePageUrl": url(host, ours.port, "/"),
         "dataCenterInfo": {
             "@class": "com.netflix.appinfo.InstanceInfo$DefaultDataCenterInfo",
             "name": "MyOwn",
@@ -46,8 +42,8 @@ pub fn body(
         "metadata": metadata(ours),
     });
     if let Some(port) = ours.metrics_port {
-        instance["healthCheckUrl"] = url(&host, port, "/ready").into();
-        instance["statusPageUrl"] = url(&host, port, "/metrics").into();
+        instance["healthCheckUrl"] = url(host, port, "/ready").into();
+        instance["statusPageUrl"] = url(host, port, "/metrics").into();
     }
     // No `lastDirtyTimestamp`: the server takes its own time then. Of ours it would believe nothing any more
     // after our clock went back.

@@ -22,6 +22,12 @@ fn told(app: &str, value: Value) -> Vec<String> {
     shown(&mirror, app)
 }
 
+/// What is said of us, with the address that was given.
+fn body(ours: &Announcement, health: Health) -> Value {
+    let host = ours.address.as_deref().expect("it is given");
+    announce::body(ours, health, &settings(), host, host.parse().ok())
+}
+
 fn shown(mirror: &Mirror, app: &str) -> Vec<String> {
     let instances = mirror.instances(app).expect("it was read");
     let mut shown: Vec<_> = instances
@@ -372,7 +378,7 @@ fn settings() -> settings::Eureka {
 
 #[test]
 fn our_app_is_told_as_others_are() {
-    let body = announce::body(&ours(), Health::Passing, &settings(), None);
+    let body = body(&ours(), Health::Passing);
     insta::assert_snapshot!(serde_json::to_string_pretty(&body).expect("JSON"));
     assert_eq!(announce::our_path(&ours()), "/apps/ORDER-SERVICE/order-service:10.0.0.7:15006");
     let body = json!({ "applications": { "apps__hashcode": "UP_1_",
@@ -387,7 +393,7 @@ fn our_app_is_told_as_others_are() {
 
 #[test]
 fn what_the_server_has_of_us_is_compared_with_what_we_would_say() {
-    let body = announce::body(&ours(), Health::Passing, &settings(), None);
+    let body = body(&ours(), Health::Passing);
     let mut found = body["instance"].clone();
     // What a server adds.
     found["overriddenStatus"] = "UNKNOWN".into();
@@ -415,28 +421,28 @@ fn what_the_server_has_of_us_is_compared_with_what_we_would_say() {
 fn an_id_is_one_segment_of_a_path() {
     let odd = Announcement { id: "a/b;c%2F d:80".to_owned(), ..ours() };
     assert_eq!(announce::our_path(&odd), "/apps/ORDER-SERVICE/a_b_c_2F_d:80");
-    let body = announce::body(&odd, Health::Passing, &settings(), None);
+    let body = body(&odd, Health::Passing);
     assert_eq!(body["instance"]["instanceId"], "a_b_c_2F_d:80");
     assert_eq!(body["instance"]["metadata"]["id"], "a/b;c%2F d:80");
 }
 
 #[test]
 fn one_that_is_not_well_is_down() {
-    let body = announce::body(&ours(), Health::Critical, &settings(), None);
+    let body = body(&ours(), Health::Critical);
     assert_eq!(body["instance"]["status"], "DOWN");
 }
 
 #[test]
-fn a_name_as_address_leaves_the_ip_address_to_be_found() {
+fn a_name_as_address_has_the_ip_address_beside_it() {
     let named =
         Announcement { address: Some("orders.internal".into()), metrics_port: None, ..ours() };
-    let body = announce::body(&named, Health::Passing, &settings(), None);
-    assert_eq!(body["instance"]["hostName"], "orders.internal");
-    let ip = body["instance"]["ipAddr"].as_str().expect("a text");
-    assert!(ip.parse::<std::net::IpAddr>().is_ok(), "{ip}");
-    assert_eq!(body["instance"]["homePageUrl"], "http://orders.internal:15006/");
-    assert_eq!(body["instance"].get("healthCheckUrl"), None);
+    let ip = "10.0.0.7".parse().ok();
+    let told = announce::body(&named, Health::Passing, &settings(), "orders.internal", ip);
+    assert_eq!(told["instance"]["hostName"], "orders.internal");
+    assert_eq!(told["instance"]["ipAddr"], "10.0.0.7");
+    assert_eq!(told["instance"]["homePageUrl"], "http://orders.internal:15006/");
+    assert_eq!(told["instance"].get("healthCheckUrl"), None);
     let six = Announcement { address: Some("fd00::1".into()), ..ours() };
-    let body = announce::body(&six, Health::Passing, &settings(), None);
-    assert_eq!(body["instance"]["healthCheckUrl"], "http://[fd00::1]:15020/ready");
+    let told = body(&six, Health::Passing);
+    assert_eq!(told["instance"]["healthCheckUrl"], "http://[fd00::1]:15020/ready");
 }

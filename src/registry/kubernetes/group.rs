@@ -1,6 +1,6 @@
 //! Services of one namespace that are followed together: one list, then one watch, by a selector of their names.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::pin::pin;
@@ -51,7 +51,8 @@ pub struct Group {
     /// None: our own.
     namespace: Option<Box<str>>,
     followed: RefCell<BTreeMap<Box<str>, Followed>>,
-    /// There are others to be followed.
+    /// Counts services that have joined, and tells of it.
+    joined: Cell<u64>,
     changed: Notify,
     failing: RefCell<Option<Error>>,
     task: RefCell<Option<AbortHandle>>,
@@ -90,6 +91,7 @@ pub fn join(
     });
     let mut followed = group.followed.borrow_mut();
     let one = followed.entry(service.into()).or_insert_with(|| {
+        group.joined.set(group.joined.get() + 1);
         group.changed.notify_one();
         let failing = group.failing.borrow().clone();
         Followed { by: 0, told: watch::Sender::new(failing.map(Told::Failed)) }
@@ -118,6 +120,12 @@ impl Drop for Member {
             }
         }
     }
+}
+
+/// Whom a list and its watch are of.
+struct Asked {
+    joined: u64,
+    selector: String,
 }
 
 /// Why a watch is over.
@@ -167,12 +175,12 @@ impl Group {
     /// Lists, tells, and follows.
     async fn follow(&self, of: &Kubernetes) -> Result<Over, Error> {
         let api = of.asking.api(self.namespace.as_deref()).await?;
-        let selector = self.selector();
-        let mut read = list(&api, &selector).await?;
+        let asked = Asked { joined: self.joined.get(), selector: self.selector() };
+        let mut read = list(&api, &asked.selector).await?;
         self.failing.take();
         loop {
             self.tell_all(&read, of);
-            if let Some(over) = self.follow_once(&api, &selector, &mut read, of).await? {
+            if let Some(over) = self.follow_once(&api, &asked, &mut read, of).await? {
                 return Ok(over);
             }
         }
@@ -188,13 +196,13 @@ impl Group {
     async fn follow_once(
         &self,
         api: &Api<EndpointSlice>,
-        selector: &str,
+        asked: &Asked,
         read: &mut Read,
         of: &Kubernetes,
     ) -> Result<Option<Over>, Error> {
         // Not all sidecars at once.
         let keep = WATCH.mul_f64(0.8 + 0.2 * fastrand::f64()).as_secs();
-        let params = WatchParams::default().labels(selector).timeout(keep as u32);
+        let params = WatchParams::default().labels(&asked.selector).timeout(keep as u32);
         let opened = timeout(WITHIN, api.watch(&params, &read.version)).await;
         let stream = match opened.map_err(|_| asking::late("a watch"))? {
             Ok(stream) => stream,
@@ -207,7 +215,11 @@ impl Group {
             let event = poll_fn(|context| stream.as_mut().poll_next(context));
             let event = tokio::select! {
                 event = timeout(QUIET, event) => event,
-                () = self.changed.notified() => return Ok(Some(Over::Joined)),
+                // Of those that had joined before we asked too.
+                () = self.changed.notified() => match self.joined.get() == asked.joined {
+                    true => continue,
+                    false => return Ok(Some(Over::Joined)),
+                },
             };
             let Ok(event) = event else { return Ok(None) };
             let changed = match event {

@@ -1,4 +1,5 @@
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::task::LocalSet;
@@ -12,19 +13,47 @@ struct Script {
     asked: RefCell<Vec<String>>,
     forgets: Cell<bool>,
     fails: Cell<bool>,
+    /// How long it takes to hear and to answer. What was broken off it hears all the same.
+    takes: Cell<Duration>,
+    /// The ports of what stands in it, by id, or by service and id.
+    stands: Rc<RefCell<BTreeMap<String, u16>>>,
+    by_service: Cell<bool>,
 }
 
+type Entries = BTreeMap<String, u16>;
+
 impl Script {
-    fn ask(&self, what: String) -> Result<(), Error> {
+    async fn ask(
+        &self,
+        what: String,
+        does: impl FnOnce(&mut Entries) + 'static,
+    ) -> Result<(), Error> {
         self.asked.borrow_mut().push(what);
-        match self.fails.get() {
-            true => Err(Error::new(Reason::Failed, "told to")),
-            false => Ok(()),
+        if self.fails.get() {
+            return Err(Error::new(Reason::Failed, "told to"));
+        }
+        let (takes, stands) = (self.takes.get(), self.stands.clone());
+        let heard = tokio::task::spawn_local(async move {
+            sleep(takes).await;
+            does(&mut stands.borrow_mut());
+        });
+        heard.await.expect("it hears");
+        Ok(())
+    }
+
+    fn key(&self, ours: &Announcement) -> String {
+        match self.by_service.get() {
+            true => format!("{}/{}", ours.service, ours.id),
+            false => ours.id.clone(),
         }
     }
 
     fn take(&self) -> Vec<String> {
         self.asked.take()
+    }
+
+    fn stands(&self) -> Vec<(String, u16)> {
+        self.stands.borrow().clone().into_iter().collect()
     }
 }
 
@@ -41,8 +70,13 @@ impl Registry for Script {
         Some(Duration::from_secs(5))
     }
 
-    fn register<'a>(&'a self, _: &'a Announcement, health: Health) -> Task<'a, Result<(), Error>> {
-        Box::pin(async move { self.ask(format!("register {health:?}")) })
+    fn register<'a>(
+        &'a self,
+        ours: &'a Announcement,
+        health: Health,
+    ) -> Task<'a, Result<(), Error>> {
+        let (key, port) = (self.key(ours), ours.port);
+        Box::pin(self.ask(format!("register {health:?}"), move |all| all.extend([(key, port)])))
     }
 
     fn renew<'a>(
@@ -51,13 +85,18 @@ impl Registry for Script {
         health: Health,
     ) -> Task<'a, Result<Renewal, Error>> {
         Box::pin(async move {
-            self.ask(format!("renew {health:?}"))?;
+            self.ask(format!("renew {health:?}"), |_| {}).await?;
             Ok(if self.forgets.take() { Renewal::Forgotten } else { Renewal::Kept })
         })
     }
 
-    fn deregister<'a>(&'a self, _: &'a Announcement) -> Task<'a, Result<(), Error>> {
-        Box::pin(async move { self.ask("deregister".to_owned()) })
+    fn is_one(&self, one: &Announcement, other: &Announcement) -> bool {
+        self.key(one) == self.key(other)
+    }
+
+    fn deregister<'a>(&'a self, ours: &'a Announcement) -> Task<'a, Result<(), Error>> {
+        let key = self.key(ours);
+        Box::pin(self.ask("deregister".to_owned(), move |all| all.retain(|it, _| *it != key)))
     }
 }
 
@@ -76,8 +115,25 @@ fn ours() -> Announcement {
     }
 }
 
-/// What the registry hears while `steps` goes on, in virtual time.
-fn heard<F: Future<Output = ()>>(steps: impl FnOnce(Rc<Script>, watch::Sender<Wish>) -> F) {
+/// What is wanted, and what is told of it.
+#[derive(Clone)]
+struct Hand {
+    wanted: watch::Sender<Wanted>,
+    told: Rc<Cell<Option<bool>>>,
+}
+
+impl Hand {
+    fn wish(&self, wish: Wish) {
+        self.wanted.send_modify(|wanted| wanted.wish = wish);
+    }
+
+    fn want(&self, ours: Announcement) {
+        self.wanted.send_modify(|wanted| wanted.ours = ours);
+    }
+}
+
+/// Goes through `steps` with an announcement, in virtual time.
+fn heard<F: Future<Output = ()>>(steps: impl FnOnce(Rc<Script>, Hand) -> F) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
@@ -86,11 +142,21 @@ fn heard<F: Future<Output = ()>>(steps: impl FnOnce(Rc<Script>, watch::Sender<Wi
     let local = LocalSet::new();
     local.block_on(&runtime, async {
         let script = Rc::new(Script::default());
-        let (wish, wished) = watch::channel(Wish::NotYet);
-        let task = tokio::task::spawn_local(announce(script.clone(), ours(), wished, |_| {}));
-        steps(script, wish.clone()).await;
-        wish.send_replace(Wish::Gone);
+        let told = Rc::new(Cell::new(None));
+        let tells = told.clone();
+        let (wanted, follows) = watch::channel(Wanted {
+            registry: script.clone(),
+            ours: ours(),
+            wish: Wish::NotYet,
+            told: Rc::new(move |is_there| tells.set(is_there)),
+        });
+        let task = tokio::task::spawn_local(announce(follows));
+        let hand = Hand { wanted, told };
+        steps(script.clone(), hand.clone()).await;
+        script.fails.set(false);
+        hand.wish(Wish::Gone);
         task.await.expect("it ends");
+        assert_eq!((script.stands(), hand.told.get()), (vec![], None));
     });
 }
 
@@ -100,16 +166,16 @@ async fn seconds(count: u64) {
 
 #[test]
 fn an_app_is_announced_when_it_is_well_renewed_and_taken_back() {
-    heard(|script, wish| async move {
+    heard(|script, hand| async move {
         seconds(60).await;
         assert!(script.take().is_empty(), "it was never well");
-        wish.send_replace(Wish::Here(Health::Passing));
+        hand.wish(Wish::Here(Health::Passing));
         seconds(11).await;
         assert_eq!(script.take(), ["register Passing", "renew Passing", "renew Passing"]);
-        wish.send_replace(Wish::Here(Health::Critical));
+        hand.wish(Wish::Here(Health::Critical));
         seconds(1).await;
         assert_eq!(script.take(), ["renew Critical"], "at once");
-        wish.send_replace(Wish::Gone);
+        hand.wish(Wish::Gone);
         seconds(1).await;
         assert_eq!(script.take(), ["deregister"]);
     });
@@ -117,8 +183,8 @@ fn an_app_is_announced_when_it_is_well_renewed_and_taken_back() {
 
 #[test]
 fn an_app_that_was_never_announced_is_not_taken_back() {
-    heard(|script, wish| async move {
-        wish.send_replace(Wish::Gone);
+    heard(|script, hand| async move {
+        hand.wish(Wish::Gone);
         seconds(1).await;
         assert!(script.take().is_empty());
     });
@@ -126,8 +192,8 @@ fn an_app_that_was_never_announced_is_not_taken_back() {
 
 #[test]
 fn a_registry_that_forgets_is_told_at_once() {
-    heard(|script, wish| async move {
-        wish.send_replace(Wish::Here(Health::Passing));
+    heard(|script, hand| async move {
+        hand.wish(Wish::Here(Health::Passing));
         seconds(1).await;
         script.forgets.set(true);
         script.take();
@@ -138,9 +204,9 @@ fn a_registry_that_forgets_is_told_at_once() {
 
 #[test]
 fn what_fails_is_tried_again_and_again() {
-    heard(|script, wish| async move {
+    heard(|script, hand| async move {
         script.fails.set(true);
-        wish.send_replace(Wish::Here(Health::Passing));
+        hand.wish(Wish::Here(Health::Passing));
         seconds(60).await;
         let tries = script.take().len();
         assert!((6..=30).contains(&tries), "{tries}");
@@ -156,10 +222,164 @@ fn what_fails_is_tried_again_and_again() {
 
 #[test]
 fn it_is_announced_anew_from_time_to_time() {
-    heard(|script, wish| async move {
-        wish.send_replace(Wish::Here(Health::Passing));
+    heard(|script, hand| async move {
+        hand.wish(Wish::Here(Health::Passing));
         seconds(610).await;
         let anew = script.take().iter().filter(|asked| *asked == "register Passing").count();
         assert!((2..=3).contains(&anew), "{anew}");
+    });
+}
+
+#[test]
+fn what_hangs_is_not_waited_for_before_it_is_taken_back() {
+    heard(|script, hand| async move {
+        hand.wish(Wish::Here(Health::Passing));
+        seconds(1).await;
+        script.takes.set(Duration::from_secs(8));
+        hand.wish(Wish::Here(Health::Critical));
+        seconds(1).await;
+        assert_eq!(script.take(), ["register Passing", "renew Critical"]);
+        script.takes.set(Duration::ZERO);
+        hand.wish(Wish::Gone);
+        tokio::task::yield_now().await;
+        seconds(0).await;
+        assert_eq!((script.take(), script.stands()), (vec!["deregister".to_owned()], vec![]));
+    });
+}
+
+#[test]
+fn an_announcement_that_is_heard_late_does_not_outlive_its_end() {
+    heard(|script, hand| async move {
+        script.takes.set(Duration::from_secs(4));
+        hand.wish(Wish::Here(Health::Passing));
+        seconds(1).await;
+        script.takes.set(Duration::ZERO);
+        hand.wish(Wish::Gone);
+        seconds(2).await;
+        assert_eq!(script.take(), ["register Passing", "deregister"], "it was given a second");
+        seconds(2).await;
+        assert_eq!(script.stands().len(), 1, "it was heard after all");
+        seconds(5).await;
+        assert_eq!((script.take(), script.stands()), (vec!["deregister".to_owned()], vec![]));
+    });
+}
+
+#[test]
+fn what_cannot_be_taken_back_is_tried_again_until_it_is() {
+    heard(|script, hand| async move {
+        hand.wish(Wish::Here(Health::Passing));
+        seconds(1).await;
+        script.fails.set(true);
+        hand.wish(Wish::Gone);
+        seconds(600).await;
+        assert_eq!((script.stands().len(), hand.told.get()), (1, Some(true)));
+        script.take();
+        script.fails.set(false);
+        seconds(6).await;
+        assert_eq!((script.take(), script.stands()), (vec!["deregister".to_owned()], vec![]));
+    });
+}
+
+#[test]
+fn one_that_is_wanted_again_while_it_is_taken_back_stays() {
+    heard(|script, hand| async move {
+        hand.wish(Wish::Here(Health::Passing));
+        seconds(1).await;
+        script.takes.set(Duration::from_secs(3));
+        hand.wish(Wish::Gone);
+        seconds(1).await;
+        hand.wish(Wish::Here(Health::Passing));
+        seconds(6).await;
+        assert_eq!(script.take(), ["register Passing", "deregister", "register Passing"]);
+        assert_eq!((script.stands().len(), hand.told.get()), (1, Some(true)));
+    });
+}
+
+#[test]
+fn what_is_announced_anew_waits_for_what_is_under_way() {
+    heard(|script, hand| async move {
+        script.takes.set(Duration::from_secs(3));
+        hand.wish(Wish::Here(Health::Passing));
+        seconds(1).await;
+        hand.want(Announcement { port: 15007, ..ours() });
+        script.takes.set(Duration::ZERO);
+        seconds(3).await;
+        assert_eq!(script.take(), ["register Passing", "register Passing"]);
+        assert_eq!(script.stands(), [("users-1".to_owned(), 15007)]);
+    });
+}
+
+#[test]
+fn an_announcement_that_got_no_answer_is_not_the_last_word() {
+    heard(|script, hand| async move {
+        // It hears after 14 s what was given up after 10.
+        script.takes.set(Duration::from_secs(14));
+        hand.wish(Wish::Here(Health::Passing));
+        seconds(1).await;
+        script.takes.set(Duration::ZERO);
+        hand.want(Announcement { port: 15007, ..ours() });
+        seconds(20).await;
+        assert_eq!(script.stands(), [("users-1".to_owned(), 15007)]);
+    });
+}
+
+#[test]
+fn another_name_is_another_entry() {
+    for by_service in [true, false] {
+        heard(|script, hand| async move {
+            script.by_service.set(by_service);
+            hand.wish(Wish::Here(Health::Passing));
+            seconds(1).await;
+            script.take();
+            hand.want(Announcement { service: "people".into(), ..ours() });
+            seconds(1).await;
+            let (asked, key) = match by_service {
+                true => (vec!["register Passing", "deregister"], "people/users-1"),
+                // It was the same entry: to take it back would take back what it is now.
+                false => (vec!["register Passing"], "users-1"),
+            };
+            assert_eq!(script.take(), asked);
+            assert_eq!(script.stands(), [(key.to_owned(), 15006)]);
+        });
+    }
+    heard(|script, hand| async move {
+        hand.wish(Wish::Here(Health::Passing));
+        seconds(1).await;
+        script.fails.set(true);
+        hand.want(Announcement { id: "users-2".to_owned(), ..ours() });
+        seconds(30).await;
+        script.fails.set(false);
+        seconds(6).await;
+        assert_eq!(script.stands(), [("users-2".to_owned(), 15006)]);
+    });
+}
+
+#[test]
+fn another_registry_of_the_same_place_replaces_and_takes_nothing_back() {
+    heard(|script, hand| async move {
+        hand.wish(Wish::Here(Health::Passing));
+        seconds(1).await;
+        script.take();
+        let other = Rc::new(Script { stands: script.stands.clone(), ..Script::default() });
+        hand.wanted.send_modify(|wanted| wanted.registry = other.clone());
+        seconds(1).await;
+        assert!(script.take().is_empty());
+        assert_eq!(other.take(), ["register Passing"]);
+    });
+}
+
+#[test]
+fn no_wait_is_longer_than_a_renewal_and_a_lease_that_is_lost_is_told() {
+    heard(|script, hand| async move {
+        hand.wish(Wish::Here(Health::Passing));
+        seconds(1).await;
+        assert_eq!(hand.told.get(), Some(true));
+        script.fails.set(true);
+        seconds(600).await;
+        assert_eq!(hand.told.get(), Some(false), "nobody has heard us for so long");
+        script.take();
+        script.fails.set(false);
+        seconds(5).await;
+        assert_eq!(script.take().first().map(String::as_str), Some("register Passing"));
     });
 }
