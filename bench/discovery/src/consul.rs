@@ -12,6 +12,7 @@ use crate::{Result, free_port};
 
 pub struct Consul {
     child: Child,
+    config: String,
     pub address: SocketAddr,
 }
 
@@ -20,25 +21,44 @@ const NODES: usize = 200;
 
 impl Consul {
     pub async fn start() -> Result<Self> {
-        let binary = std::env::var_os("CONSUL_BIN").unwrap_or_else(|| "consul".into());
         let http = free_port();
         let config = json!({ "ports": {
             "http": http, "serf_lan": free_port(), "server": free_port(), "serf_wan": -1, "dns": -1, "grpc": -1,
         }});
-        let mut command = Command::new(binary);
-        command.args(["agent", "-dev", "-bind", "127.0.0.1", "-client", "127.0.0.1"]);
-        command.args(["-disable-host-node-id", "-log-level", "err", "-hcl", &config.to_string()]);
-        let child =
-            command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().map_err(|error| {
-                format!("consul does not start: {error}; name it by CONSUL_BIN")
-            })?;
-        let consul = Self { child, address: ([127, 0, 0, 1], http).into() };
+        let config = config.to_string();
+        let child = spawn(&config)?;
+        let consul = Self { child, config, address: ([127, 0, 0, 1], http).into() };
+        consul.is_ready().await?;
+        Ok(consul)
+    }
+
+    /// Ends it at once. It has nothing on disk.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Starts it again at its address, empty.
+    pub async fn start_again(&mut self) -> Result<()> {
+        self.child = spawn(&self.config)?;
+        self.is_ready().await
+    }
+
+    /// How many instances of a service may be called.
+    pub async fn passing(&self, service: &str) -> Result<usize> {
+        let mut api = Connection::to(self.address);
+        let answer = api.get("consul", &format!("/v1/health/service/{service}?passing")).await?;
+        let list: serde_json::Value = serde_json::from_slice(&answer.body)?;
+        Ok(list.as_array().map_or(0, Vec::len))
+    }
+
+    async fn is_ready(&self) -> Result<()> {
         for _ in 0..200 {
-            let mut api = Connection::to(consul.address);
+            let mut api = Connection::to(self.address);
             if let Ok(answer) = api.get("consul", "/v1/status/leader").await
                 && answer.body.len() > 4
             {
-                return Ok(consul);
+                return Ok(());
             }
             sleep(Duration::from_millis(50)).await;
         }
@@ -46,10 +66,18 @@ impl Consul {
     }
 }
 
+fn spawn(config: &str) -> Result<Child> {
+    let binary = std::env::var_os("CONSUL_BIN").unwrap_or_else(|| "consul".into());
+    let mut command = Command::new(binary);
+    command.args(["agent", "-dev", "-bind", "127.0.0.1", "-client", "127.0.0.1"]);
+    command.args(["-disable-host-node-id", "-log-level", "err", "-hcl", config]);
+    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
+    Ok(child.map_err(|error| format!("consul does not start: {error}; name it by CONSUL_BIN"))?)
+}
+
 impl Drop for Consul {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.kill();
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //!     cargo build --profile release-ci && cargo run --release -p discovery -- churn    a minute of instances that come and go
 //!     cargo build --profile release-ci && cargo run --release -p discovery -- scale    10,000 endpoints, 1,000 services
+//!     cargo build --profile release-ci && cargo run --release -p discovery -- outage   a minute without Consul
 //!
 //! `CONSUL_BIN` names the agent, `PILOTFISH_BIN` the proxy (`target/release-ci/pilotfish` by default).
 
@@ -9,13 +10,14 @@ mod churn;
 mod consul;
 mod http;
 mod instance;
+mod outage;
 mod proxy;
 mod relay;
 mod scale;
 
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: discovery churn | scale";
+const USAGE: &str = "usage: discovery churn | scale | outage";
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -23,6 +25,7 @@ async fn main() -> ExitCode {
     let done = match argument.as_str() {
         "churn" => churn::run().await,
         "scale" => scale::run().await,
+        "outage" => outage::run().await,
         _ => Err(USAGE.into()),
     };
     match done {

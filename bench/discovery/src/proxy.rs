@@ -20,14 +20,23 @@ pub struct Proxy {
 impl Proxy {
     /// A sidecar of an app that only calls others, by the Consul at `consul`.
     pub async fn start(consul: SocketAddr) -> Result<Self> {
+        Self::with(consul, "").await
+    }
+
+    /// One with more in its configuration.
+    pub async fn with(consul: SocketAddr, more: &str) -> Result<Self> {
         let binary = std::env::var("PILOTFISH_BIN").unwrap_or("target/release-ci/pilotfish".into());
         let dir = tempfile::tempdir()?;
         let [outbound, metrics, admin]: [SocketAddr; 3] =
             std::array::from_fn(|_| ([127, 0, 0, 1], free_port()).into());
         let config = format!(
             "registry: consul://{consul}\noutbound: {{ listen: {outbound} }}\nadmin: {{ listen: {admin}, metrics: {metrics} }}\n\
-             runtime: {{ workers: 1 }}\ntelemetry: {{ access_log: off }}\n"
+             telemetry: {{ access_log: off }}\n{more}"
         );
+        let config = match more.contains("runtime:") {
+            true => config,
+            false => config + "runtime: { workers: 1 }\n",
+        };
         let path = dir.path().join("pilotfish.yaml");
         std::fs::write(&path, config)?;
         let mut command = Command::new(&binary);
