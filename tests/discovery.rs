@@ -298,6 +298,8 @@ async fn a_reload_keeps_what_is_known() {
         empty.path().display()
     ));
     caller.reload().await.expect("good");
+    let held = "pilotfish_registry_held_endpoints{service=\"users\"}";
+    eventually(|| async { (caller.metric(held).await == 1.0).then_some(()) }).await;
     for _ in 0..20 {
         assert_eq!(client::get_from(caller.outbound(), "users", "/").await.text(), "users");
     }
@@ -323,6 +325,9 @@ async fn the_first_registry_that_has_an_instance_tells() {
         (answer.text() == "new").then_some(())
     })
     .await;
+    for _ in 0..20 {
+        assert_eq!(client::get_from(caller.outbound(), "users", "/").await.text(), "new");
+    }
     assert_eq!((registered(&new, "users"), registered(&old, "users")), (1, 1));
     moved.shutdown();
     moved.ended().await;

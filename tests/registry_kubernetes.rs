@@ -112,6 +112,68 @@ async fn more_services_than_one_question_bears_are_followed_too() {
 }
 
 #[tokio::test]
+async fn a_name_that_cannot_be_a_service_is_in_nobodys_way() {
+    let server = ApiServer::start().await;
+    server.put(slice("shop", "users", &[1]));
+    on_one_thread(async {
+        let registry = registry(&server);
+        let mut users = Watched::begin(&registry, "users");
+        users.until(&["127.0.0.1:8080"]).await;
+        let long = "a".repeat(64);
+        for odd in [&*long, "users-.shop", "users.-", "users.shop.more"] {
+            let mut nobody = Watched::begin(&registry, odd);
+            assert_eq!(nobody.next().await, Ok(vec![]), "{odd}");
+        }
+        let mut orders = Watched::begin(&registry, "orders");
+        assert_eq!(orders.next().await, Ok(vec![]));
+        server.put(slice("shop", "users", &[2]));
+        users.until(&["127.0.0.2:8080"]).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_slice_that_becomes_another_services_is_no_more_the_ones() {
+    let server = ApiServer::start().await;
+    server.put(slice("shop", "users", &[1]));
+    on_one_thread(async {
+        let registry = registry(&server);
+        let mut users = Watched::begin(&registry, "users");
+        let mut people = Watched::begin(&registry, "people");
+        users.until(&["127.0.0.1:8080"]).await;
+        people.until(&[]).await;
+        let mut moved = slice("shop", "users", &[1]);
+        moved["metadata"]["labels"]["kubernetes.io/service-name"] = "people".into();
+        server.put(moved);
+        people.until(&["127.0.0.1:8080"]).await;
+        users.until(&[]).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_program_that_hangs_when_it_is_asked_who_we_are_holds_nobody_up() {
+    let server = ApiServer::start().await;
+    // Longer than we wait, and no longer than a test may.
+    let path = server.kubeconfig_exec("sleep", "12");
+    on_one_thread(async {
+        let registry = Rc::new(Kubernetes::new(&settings(path)));
+        let mut users = Watched::begin(&registry, "users");
+        let mut ticks = 0;
+        let error = tokio::select! {
+            error = users.failure() => error,
+            () = async { loop {
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                ticks += 1;
+            } } => unreachable!("it has no end"),
+        };
+        assert_eq!(error.reason, Reason::Timeout, "{error}");
+        assert!(ticks > 20, "the thread was held up: {ticks}");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn what_has_expired_is_read_again_and_what_has_ended_goes_on() {
     let server = ApiServer::start().await;
     server.put(slice("shop", "users", &[1]));

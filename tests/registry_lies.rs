@@ -21,6 +21,8 @@ enum Mood {
     Says(&'static [u8]),
     /// Takes the question and never answers.
     Silent,
+    /// As [`Mood::Tells`], but of this service nothing.
+    SilentOf(&'static str, String, u64),
 }
 
 /// Something that looks like a Consul agent.
@@ -34,29 +36,26 @@ struct Agent {
 impl Agent {
     async fn start(mood: Mood) -> Self {
         let mood = Arc::new(Mutex::new(mood));
-        let (told, begun) = (mood.clone(), Arc::<AtomicUsize>::default());
+        let (shared, begun) = (mood.clone(), Arc::<AtomicUsize>::default());
         let counted = begun.clone();
         let upstream = Upstream::raw(move |mut stream| {
-            let (told, counted) = (told.clone(), counted.clone());
+            let (shared, counted) = (shared.clone(), counted.clone());
             async move {
                 let head = String::from_utf8_lossy(&read_head(&mut stream).await).into_owned();
-                let index = head.split("index=").nth(1).and_then(|rest| {
-                    rest.split(['&', ' ']).next()?.parse::<u64>().ok()
-                });
+                let index = head
+                    .split("index=")
+                    .nth(1)
+                    .and_then(|rest| rest.split(['&', ' ']).next()?.parse::<u64>().ok());
                 if index.is_none_or(|index| index == 0) {
                     counted.fetch_add(1, Relaxed);
                 }
                 loop {
-                    let mood = told.lock().unwrap().clone();
+                    let mood = shared.lock().unwrap().clone();
                     match mood {
                         // As a blocking query: what is known already is not told again.
                         Mood::Tells(_, at) if index == Some(at) => {}
                         Mood::Tells(list, at) => {
-                            let answer = format!(
-                                "HTTP/1.1 200 OK\r\nx-consul-index: {at}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{list}",
-                                list.len()
-                            );
-                            let _ = stream.write_all(answer.as_bytes()).await;
+                            let _ = stream.write_all(told(&list, at).as_bytes()).await;
                             return;
                         }
                         Mood::Says(bytes) => {
@@ -64,6 +63,12 @@ impl Agent {
                             return;
                         }
                         Mood::Silent => {}
+                        Mood::SilentOf(service, ..) if head.contains(service) => {}
+                        Mood::SilentOf(_, _, at) if index == Some(at) => {}
+                        Mood::SilentOf(_, list, at) => {
+                            let _ = stream.write_all(told(&list, at).as_bytes()).await;
+                            return;
+                        }
                     }
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
@@ -76,6 +81,13 @@ impl Agent {
     fn becomes(&self, mood: Mood) {
         *self.mood.lock().unwrap() = mood;
     }
+}
+
+fn told(list: &str, index: u64) -> String {
+    format!(
+        "HTTP/1.1 200 OK\r\nx-consul-index: {index}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{list}",
+        list.len()
+    )
 }
 
 fn list(instances: &[&Upstream]) -> String {
@@ -357,4 +369,33 @@ async fn a_token_that_is_a_pipe_holds_nobody_up() {
         (answer.text() == "one").then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_new_registry_that_hangs_for_one_service_takes_nothing_from_it() {
+    let one = Upstream::named("one").await;
+    let before = Agent::start(Mood::Tells(list(&[&one]), 1)).await;
+    let new = Agent::start(Mood::SilentOf("users", list(&[&one]), 1)).await;
+    let yaml = |agent: &Agent| {
+        format!(
+            "registry: consul://{}\ndiscovery: {{ first_answer: 300ms, debounce: 1ms }}\nservices: {{ users: {{}}, orders: {{}} }}",
+            agent.upstream.address
+        )
+    };
+    let caller = Proxy::start(&yaml(&before)).await;
+    assert_eq!(answer(&caller).await, "one");
+    caller.write(&yaml(&new));
+    caller.reload().await.expect("good");
+    // What is told of the other is put in force all the while.
+    let two = Upstream::named("two").await;
+    let began = pilotfish::clock::now();
+    let mut index = 1;
+    while pilotfish::clock::now() - began < Duration::from_millis(1500) {
+        index += 1;
+        let now = if index % 2 == 0 { list(&[&one, &two]) } else { list(&[&one]) };
+        new.becomes(Mood::SilentOf("users", now, index));
+        assert_eq!(answer(&caller).await, "one");
+    }
+    let stale = "pilotfish_registry_service_state{service=\"users\",state=\"stale\"}";
+    eventually(|| async { (caller.metric(stale).await == 1.0).then_some(()) }).await;
 }

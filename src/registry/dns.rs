@@ -14,22 +14,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_resolver::proto::rr::Name;
+use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
 use super::settings::{self, DnsRecords};
 use super::{Error, Reason, Registry, Task, Tell};
+use crate::clock::{self, Instant};
 use crate::endpoint::{Address, Instance};
 use answer::Target;
 use asking::{Asking, Hosts};
 
+/// Who does not answer is looked for anew no sooner than after this.
+const RENEW: Duration = Duration::from_secs(5);
 /// How long all questions about one service may take together.
 const WITHIN: Duration = Duration::from_secs(15);
 
 pub struct Dns {
     name: String,
     settings: settings::Dns,
-    /// Made anew after a failure: `/etc/resolv.conf` may have changed.
-    asking: RefCell<Option<Rc<Asking>>>,
+    /// With when it was made. It is made anew where servers do not answer: `/etc/resolv.conf` may have changed.
+    asking: RefCell<Option<(Rc<Asking>, Instant)>>,
+    turns: Rc<Semaphore>,
 }
 
 /// What an answer says, and for how long.
@@ -41,17 +46,27 @@ struct Told {
 impl Dns {
     pub fn new(settings: &settings::Dns) -> Self {
         let name = format!("dns {}", settings.name);
-        Self { name, settings: settings.clone(), asking: RefCell::default() }
+        let turns = Rc::new(Semaphore::new(asking::AT_ONCE));
+        Self { name, settings: settings.clone(), asking: RefCell::default(), turns }
     }
 
     fn asking(&self) -> Result<Rc<Asking>, Error> {
         let mut asking = self.asking.borrow_mut();
-        if let Some(asking) = &*asking {
+        if let Some((asking, _)) = &*asking {
             return Ok(asking.clone());
         }
-        let made = Rc::new(Asking::of(self.settings.server)?);
-        *asking = Some(made.clone());
+        let made = Rc::new(Asking::of(self.settings.server, self.turns.clone())?);
+        *asking = Some((made.clone(), clock::now()));
         Ok(made)
+    }
+
+    fn failed(&self, error: &Error) {
+        let is_of_servers = matches!(error.reason, Reason::Timeout | Reason::Unreachable);
+        let mut asking = self.asking.borrow_mut();
+        let is_old = |(_, made): &(Rc<Asking>, Instant)| clock::now() >= *made + RENEW;
+        if is_of_servers && asking.as_ref().is_some_and(is_old) {
+            *asking = None;
+        }
     }
 
     async fn look(&self, name: &Name, hosts: &mut Hosts) -> Result<Told, Error> {
@@ -126,7 +141,7 @@ impl Registry for Dns {
                         sleep(self.rest(ttl, &mut random)).await;
                     }
                     Err(error) => {
-                        self.asking.take();
+                        self.failed(&error);
                         tell.failed(error).await;
                     }
                 }

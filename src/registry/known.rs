@@ -186,8 +186,7 @@ impl Known {
         let has_told = told.is_some();
         let restored = || self.restored.as_ref().map(|it| it.instances.clone()).unwrap_or_default();
         let wanted = told.unwrap_or_else(restored);
-        let out = chosen.map(|at| self.sources[at].out.clone()).unwrap_or_default();
-        self.hold(&wanted, &out, discovery, now);
+        self.hold(&wanted, chosen, discovery, now);
         if has_told {
             self.restored = None;
         }
@@ -208,11 +207,11 @@ impl Known {
         called
     }
 
-    /// Holds those that are no more wanted, where they are many at once. `out` are told, and not to be called.
+    /// Holds those that are no more wanted by what the registry at `chosen` tells, where they are many at once.
     fn hold(
         &mut self,
         wanted: &[Instance],
-        out: &HashSet<Address>,
+        chosen: Option<usize>,
         discovery: &Discovery,
         now: Instant,
     ) {
@@ -225,19 +224,27 @@ impl Known {
         if is_old && !wanted.is_empty() {
             return;
         }
-        let gone: Vec<_> = self.wanted.iter().filter(|it| !is_back(it)).collect();
-        let lost = gone.iter().filter(|it| !out.contains(&it.address)).count();
+        let gone = self.wanted.iter().filter(|it| !is_back(it));
+        // Another registry tells of them still, which comes after this one: they are its own, and not lost.
+        let others = self.sources.iter().enumerate().filter(|(at, _)| Some(*at) != chosen);
+        let theirs = others.flat_map(|(_, it)| it.told.iter().flatten()).map(|it| &it.address);
+        let theirs: HashSet<&Address> = match gone.clone().next() {
+            Some(_) => theirs.collect(),
+            None => HashSet::new(),
+        };
+        let gone: Vec<_> = gone.filter(|it| !theirs.contains(&it.address)).collect();
+        let is_out = |address: &Address| self.sources.iter().any(|it| it.out.contains(address));
+        let lost = gone.iter().filter(|it| !is_out(&it.address)).count();
         let is_many = lost as f64 > removal.above * self.wanted.len() as f64;
         let until = now + removal.hold;
         for instance in gone {
-            let held = if out.contains(&instance.address) { wanted.is_empty() } else { is_many };
+            let held = if is_out(&instance.address) { wanted.is_empty() } else { is_many };
             if held {
                 self.held.insert(instance.address.clone(), (instance.clone(), until));
             }
         }
         if !wanted.is_empty() {
-            for (_, (_, until)) in self.held.iter_mut().filter(|(address, _)| out.contains(address))
-            {
+            for (_, (_, until)) in self.held.iter_mut().filter(|(address, _)| is_out(address)) {
                 *until = (*until).min(now + GRACE);
             }
         }

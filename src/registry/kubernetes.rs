@@ -43,6 +43,15 @@ fn split(service: &str) -> (&str, Option<&str>) {
     service.split_once('.').map_or((service, None), |(name, namespace)| (name, Some(namespace)))
 }
 
+/// Whether services and namespaces may be called so (RFC 1123).
+fn is_label(text: &str) -> bool {
+    let is_good = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=63).contains(&text.len())
+        && text.bytes().all(is_good)
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+}
+
 impl Registry for Kubernetes {
     fn name(&self) -> &str {
         &self.name
@@ -51,6 +60,11 @@ impl Registry for Kubernetes {
     fn watch(self: Rc<Self>, service: Arc<str>, tell: Tell) -> Task<'static, ()> {
         Box::pin(async move {
             let (name, namespace) = split(&service);
+            if !is_label(name) || !namespace.is_none_or(is_label) {
+                // Kubernetes has no such service, and would refuse the question for all that are asked for beside.
+                tell.instances(Vec::new());
+                return std::future::pending().await;
+            }
             let (mut told, _member) = group::join(&self, name, namespace);
             loop {
                 let last = told.borrow_and_update().clone();

@@ -249,13 +249,24 @@ impl ApiServer {
     }
 
     pub fn kubeconfig_with(&self, token: &str, authority: &str) -> PathBuf {
+        self.kubeconfig_of(json!({ "token": token }), authority)
+    }
+
+    /// One that names a program to be asked who we are.
+    pub fn kubeconfig_exec(&self, command: &str, argument: &str) -> PathBuf {
+        let exec = json!({ "apiVersion": "client.authentication.k8s.io/v1", "command": command,
+            "args": [argument], "interactiveMode": "Never" });
+        self.kubeconfig_of(json!({ "exec": exec }), &self.certificate)
+    }
+
+    fn kubeconfig_of(&self, user: Value, authority: &str) -> PathBuf {
         let config = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "test",
             "clusters": [{ "name": "test", "cluster": {
                 "server": format!("https://{}", self.address),
                 "certificate-authority-data": BASE64.encode(authority),
             }}],
-            "users": [{ "name": "test", "user": { "token": token } }],
+            "users": [{ "name": "test", "user": user }],
             "contexts": [{ "name": "test", "context": { "cluster": "test", "user": "test", "namespace": "shop" } }],
         });
         let path = self.dir.path().join("kubeconfig");
@@ -337,6 +348,14 @@ impl Shared {
         let Some(namespace) = namespace.map(ToOwned::to_owned) else {
             return refused(404, "NotFound", "the server could not find the requested resource");
         };
+        // As the API server takes them for labels.
+        let is_good = |name: &String| {
+            let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+            name.len() <= 63 && ends(name.chars().next()) && ends(name.chars().last())
+        };
+        if !query.services.iter().all(is_good) {
+            return refused(400, "BadRequest", "unable to parse requirement: values");
+        }
         let mood = {
             let mut store = self.store.lock().expect("no panic");
             let asked = if query.is_watch { &mut store.watches } else { &mut store.lists };

@@ -105,6 +105,15 @@ impl Followed {
         self.probe_at = now;
     }
 
+    /// What the disk had comes late.
+    pub fn restore(&mut self, restored: Restored, now: Instant) {
+        if self.restored.is_none() {
+            self.restored = Some(restored.clone());
+            self.began = now;
+        }
+        self.known.restore(restored, now);
+    }
+
     /// Its cluster is this one. Another cluster than before has nothing yet.
     pub fn is_of(&mut self, discovered: &Discovered) {
         self.on_demand = discovered.on_demand.clone();
@@ -144,8 +153,9 @@ impl Followed {
     }
 
     /// When its first requests have waited long enough; none where they wait no more.
-    pub fn settles(&self) -> Option<Instant> {
-        (!self.first_answer.has_come()).then(|| self.known.settles())
+    pub fn settles(&self, now: Instant) -> Option<Instant> {
+        let waits = !self.first_answer.has_come() || !self.known.is_settled(now);
+        waits.then(|| self.known.settles())
     }
 
     /// Asks the suspects whether they answer, where it is time.

@@ -14,8 +14,10 @@ use crate::registry::Restored;
 use crate::registry::settings::Discovery;
 use crate::registry::store::{Opening, Store};
 
-/// How long a start, or a reload that gives a directory, waits for the disk.
+/// How long a start waits for the disk.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// What changes all the time is not written down all the time.
+const REST: Duration = Duration::from_secs(1);
 /// How often it is told that there is no store.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 /// What is there is written again after this part of the time in which it grows old.
@@ -27,11 +29,14 @@ pub struct Keeping {
     store: RefCell<Option<Store>>,
     opening: RefCell<Option<Opening>>,
     warn_at: Cell<Instant>,
+    /// Before this nothing is kept.
+    keep_at: Cell<Instant>,
 }
 
 impl Keeping {
-    /// Keeps what is known in `state_dir`, or else where systemd has a place for it.
-    pub fn set(&self, state_dir: Option<PathBuf>) {
+    /// Keeps what is known in `state_dir`, or else where systemd has a place for it. A start waits a little for the
+    /// disk; for a reload what it has comes when it comes.
+    pub fn set(&self, state_dir: Option<PathBuf>, is_start: bool) {
         let systemd = || of_systemd(&std::env::var_os("STATE_DIRECTORY")?);
         let given = state_dir.or_else(systemd);
         if *self.state_dir.borrow() == given {
@@ -40,7 +45,9 @@ impl Keeping {
         self.state_dir.replace(given);
         self.store.take();
         self.opening.take();
-        self.open(PATIENCE);
+        if is_start {
+            self.open(PATIENCE);
+        }
     }
 
     /// Opens the store where it is not open yet. True: it has just been opened.
@@ -98,6 +105,9 @@ impl Keeping {
     ) {
         let store = self.store.borrow();
         let Some(store) = &*store else { return };
+        if now < self.keep_at.get() {
+            return;
+        }
         let refresh = settings.expire_after / REFRESH;
         for (service, followed) in services {
             if let Some(instances) = followed.published()
@@ -105,6 +115,7 @@ impl Keeping {
                 && followed.is_worth_keeping(settings, now)
             {
                 store.keep(service, instances, wall, now);
+                self.keep_at.set(now + REST);
             }
         }
     }

@@ -103,7 +103,8 @@ impl Discovery {
     /// Follows the services of a snapshot that is in force, and no others.
     pub fn follow(&self, snapshot: &Snapshot) {
         let now = clock::now();
-        self.keeping.set(snapshot.discovery.state_dir.clone());
+        let is_start = self.registries.borrow().is_empty();
+        self.keeping.set(snapshot.discovery.state_dir.clone(), is_start);
         if !Listed::are(&self.registries.borrow(), &snapshot.registries) {
             self.ask_others(snapshot, now);
         }
@@ -237,8 +238,11 @@ impl Control {
         let discovery = &self.discovery;
         let mut look = clock::now() + LOOK;
         loop {
-            let next =
-                discovery.due.get().map_or(look, |due| due.min(look)).min(discovery.settles(look));
+            let next = discovery
+                .due
+                .get()
+                .map_or(look, |due| due.min(look))
+                .min(discovery.settles(look, clock::now()));
             let wait = next.saturating_duration_since(clock::now());
             tokio::select! {
                 Some(news) = hears.news.recv() => if discovery.is_current(news.generation) {
@@ -255,7 +259,7 @@ impl Control {
                 () = sleep(wait) => {}
             }
             let now = clock::now();
-            if now >= look || now >= discovery.settles(look) {
+            if now >= look || now >= discovery.settles(look, now) {
                 let settings = self.live.current().discovery.clone();
                 discovery.look_at_all(&mut discovery.services.borrow_mut(), &settings, now);
             }
@@ -281,6 +285,8 @@ impl Control {
         let mut changes = Vec::new();
         let mut first = Vec::new();
         let mut own = None;
+        // What time has brought about is looked at first: what is put in force must follow of what is known now.
+        services.values_mut().for_each(|it| it.known.look(&current.discovery, now));
         for (service, followed) in services.iter_mut().filter(|(_, it)| it.is_changed(now)) {
             let instances = followed.take_changes();
             tracing::debug!(service = &**service, instances = instances.len(), "put in force");
@@ -353,7 +359,9 @@ impl Discovery {
         let mut demanded = self.demanded();
         if demanded.len() + wanted.len() > most {
             let services = self.services.borrow();
-            demanded.retain(|name| services.get(name.as_str()).is_some_and(|it| it.exists));
+            // Who was asked for just now waits for the first answer.
+            let stays = |it: &Followed| it.exists || !it.first_answer.has_come();
+            demanded.retain(|name| services.get(name.as_str()).is_some_and(stays));
         }
         let room = most.saturating_sub(demanded.len());
         let now = clock::now();
@@ -372,9 +380,9 @@ impl Discovery {
     }
 
     /// When the next service that waits for its first answer has waited long enough; at most `latest`.
-    fn settles(&self, latest: Instant) -> Instant {
+    fn settles(&self, latest: Instant, now: Instant) -> Instant {
         let services = self.services.borrow();
-        services.values().filter_map(Followed::settles).fold(latest, Instant::min)
+        services.values().filter_map(|it| it.settles(now)).fold(latest, Instant::min)
     }
 
     /// Keeps on disk what is not there yet. A disk that was late may have what nobody has told yet.
@@ -383,7 +391,7 @@ impl Discovery {
         if self.keeping.open(Duration::ZERO) {
             for (service, followed) in &mut *services {
                 if let Some(restored) = self.keeping.restored(service, clock::wall()) {
-                    followed.known.restore(restored, now);
+                    followed.restore(restored, now);
                 }
             }
         }

@@ -73,11 +73,13 @@ pub fn instances(entries: &[Entry]) -> Result<Vec<Instance>, Error> {
         };
         match instance(entry, weight) {
             Some(instance) => instances.push(instance),
+            // Without a port it says itself that it cannot be called.
+            None if entry.service.port == 0 => {}
             None => senseless = Some(entry),
         }
     }
     match senseless {
-        Some(entry) if instances.is_empty() && entry.service.port > 0 => {
+        Some(entry) if instances.is_empty() => {
             let (address, port) = (&entry.service.address, entry.service.port);
             let detail = format!("nobody can be called at `{address}`, port {port}");
             Err(Error::new(Reason::Garbage, detail))
@@ -160,6 +162,9 @@ mod tests {
             let alone = told(&format!("[{strange}]")).unwrap_err();
             assert_eq!(alone.reason, Reason::Garbage);
             assert!(alone.detail.contains(nowhere), "{alone}");
+            let unported = entry("10.0.0.1", "passing", "").replace("\"Port\":80", "\"Port\":0");
+            let beside = told(&format!("[{strange},{unported}]"));
+            assert_eq!(beside.unwrap_err().reason, Reason::Garbage, "{nowhere}");
             let good = entry("10.0.0.1", "passing", "");
             assert_eq!(told(&format!("[{strange},{good}]")).unwrap().len(), 1, "{nowhere}");
         }

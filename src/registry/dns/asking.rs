@@ -25,7 +25,7 @@ use super::answer::Target;
 /// How long one server has for one question, which is asked as often as `resolv.conf` says (twice by default).
 const LONGEST: Duration = Duration::from_secs(2);
 /// Questions at a time.
-const AT_ONCE: usize = 32;
+pub const AT_ONCE: usize = 32;
 /// What is not there is asked for again after this, where the answer does not say.
 const NEGATIVE_TTL: Duration = Duration::from_secs(5);
 
@@ -33,7 +33,7 @@ pub struct Asking {
     resolver: TokioResolver,
     search: Vec<Name>,
     ndots: usize,
-    turns: Semaphore,
+    turns: Rc<Semaphore>,
 }
 
 /// The records of one kind that a name has. None is an answer too.
@@ -57,7 +57,7 @@ impl Asking {
     ///
     /// # Errors
     /// There is no good `/etc/resolv.conf`.
-    pub fn of(server: Option<SocketAddr>) -> Result<Self, Error> {
+    pub fn of(server: Option<SocketAddr>, turns: Rc<Semaphore>) -> Result<Self, Error> {
         let (mut config, options) = match server {
             Some(server) => (only(server), ResolverOpts::default()),
             None => read_system_conf().map_err(|error| {
@@ -83,7 +83,7 @@ impl Asking {
         asks.num_concurrent_reqs = 1;
         asks.max_active_requests = 4 * AT_ONCE;
         let resolver = builder.build().map_err(|error| why("the resolver", &error))?;
-        Ok(Self { resolver, search, ndots, turns: Semaphore::new(AT_ONCE) })
+        Ok(Self { resolver, search, ndots, turns })
     }
 
     /// The whole names that `name` may stand for, in the order in which they are tried (resolv.conf(5)).
@@ -110,6 +110,7 @@ impl Asking {
                     let ttl = reply.ttl.unwrap_or(NEGATIVE_TTL);
                     return Ok(Services { records, additional: reply.additional, ttl });
                 }
+                Err(error) if ends_search(&error) => return Err(error),
                 Err(error) => failed = Some(error),
             }
         }
@@ -189,6 +190,12 @@ fn candidates(name: &Name, search: &[Name], ndots: usize) -> Vec<Name> {
     names
 }
 
+/// Whether other names are not to be tried: of a server that cannot be asked it is not known whether the name is
+/// there, and the next one may be another's. One that fails for a name is passed over, as glibc does it.
+fn ends_search(error: &Error) -> bool {
+    matches!(error.reason, Reason::Timeout | Reason::Unreachable)
+}
+
 fn seconds(ttl: u32) -> Duration {
     Duration::from_secs(ttl.into())
 }
@@ -234,6 +241,7 @@ impl Hosts {
             match self.conclude(&name, asked) {
                 Ok((addresses, of_one)) if addresses.is_empty() => ttl = shorter(ttl, of_one),
                 Ok((addresses, ttl)) => return Ok((addresses, ttl.unwrap_or(NEGATIVE_TTL))),
+                Err(error) if ends_search(&error) => return Err(error),
                 Err(error) => failed = Some(error),
             }
         }
@@ -247,7 +255,7 @@ impl Hosts {
     /// asked for.
     ///
     /// # Errors
-    /// One of them cannot be told, and was not told before.
+    /// One of them cannot be told: all of it is as it was then.
     pub async fn of_targets(
         &mut self,
         asking: &Rc<Asking>,

@@ -98,8 +98,7 @@ fn the_first_registry_that_has_an_instance_tells() {
     assert_eq!(ports(&known), [5, 6]);
     known.told(0, instances(1..3), &discovery(), at(1));
     assert_eq!(known.source(), Some(0));
-    known.look(&discovery(), at(1000));
-    assert_eq!(ports(&known), [1, 2]);
+    assert_eq!(ports(&known), [1, 2], "those of the second are its own, and not lost");
     known.failed(0, error(), &discovery(), at(1001));
     assert_eq!(ports(&known), [1, 2], "it fails, and is the first still");
 }
@@ -143,6 +142,17 @@ fn who_is_told_to_be_ill_is_not_taken_for_lost() {
     assert!(known.suspects().is_empty());
     known.told(0, some_out([1, 2, 3], []), &discovery(), at(2));
     assert_eq!(ports(&known), [1, 2, 3]);
+}
+
+#[test]
+fn who_is_told_to_be_ill_by_one_registry_is_not_lost_for_another() {
+    let mut known = known(2);
+    known.told(0, instances(1..3), &discovery(), at(0));
+    known.told(1, instances(5..6), &discovery(), at(0));
+    known.told(0, some_out([], [1, 2]), &discovery(), at(1));
+    assert_eq!((known.source(), ports(&known)), (Some(1), vec![5]));
+    known.told(0, some_out([1, 2], []), &discovery(), at(2));
+    assert_eq!(ports(&known), [1, 2]);
 }
 
 #[test]

@@ -3,16 +3,19 @@
 use std::cell::RefCell;
 use std::time::Duration;
 
+use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client as Pool;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::client::ConfigExt;
+use kube::client::middleware::{AuthLayer, BaseUriLayer};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
 use tokio::time::timeout;
 use tower::{BoxError, ServiceBuilder};
 
+use crate::clock::{self, Instant};
 use crate::registry::http::causes;
 use crate::registry::settings::Kubernetes;
 use crate::registry::{Error, Reason};
@@ -27,10 +30,21 @@ const TRIES: u32 = 3;
 /// An idle one is kept for this long.
 const IDLE: Duration = Duration::from_secs(30);
 
+/// No sooner than after this it is looked again who the API server is and who we are.
+const RENEW: Duration = Duration::from_secs(1);
+
 pub struct Asking {
     settings: Kubernetes,
-    /// Made anew after a failure: kubeconfig, token and certificates may have been replaced.
-    client: RefCell<Option<Client>>,
+    /// With when it was made.
+    client: RefCell<Option<(Client, Instant)>>,
+}
+
+/// What a client is made of.
+struct Parts {
+    base: BaseUriLayer,
+    auth: Option<AuthLayer>,
+    connector: HttpsConnector<HttpConnector>,
+    namespace: String,
 }
 
 impl Asking {
@@ -38,8 +52,12 @@ impl Asking {
         Self { settings, client: RefCell::default() }
     }
 
-    pub fn forget(&self) {
-        self.client.take();
+    /// Something failed: kubeconfig, token and certificates may have been replaced.
+    pub fn renew(&self) {
+        let mut client = self.client.borrow_mut();
+        if client.as_ref().is_some_and(|(_, made)| clock::now() >= *made + RENEW) {
+            *client = None;
+        }
     }
 
     /// The EndpointSlices of a namespace; none: of that of the settings, of the kubeconfig or of the pod.
@@ -47,14 +65,13 @@ impl Asking {
     /// # Errors
     /// It is not known where the API server is or who we are.
     pub async fn api(&self, namespace: Option<&str>) -> Result<Api<EndpointSlice>, Error> {
-        let made = self.client.borrow().clone();
+        let made = self.client.borrow().as_ref().map(|(client, _)| client.clone());
         let client = match made {
             Some(client) => client,
             None => {
-                let made = timeout(WITHIN, self.connect()).await;
-                let made = made.map_err(|_| late("reading the kubeconfig"))??;
-                self.client.replace(Some(made.clone()));
-                made
+                let client = self.connect().await?;
+                self.client.replace(Some((client.clone(), clock::now())));
+                client
             }
         };
         let namespace = namespace.or(self.settings.namespace.as_deref());
@@ -63,57 +80,68 @@ impl Asking {
     }
 
     async fn connect(&self) -> Result<Client, Error> {
-        let config = self.config().await?;
-        let unusable = |error: &kube::Error| {
-            let detail = format!("what the kubeconfig has cannot be used: {}", causes(error));
-            Error::new(Reason::Refused, detail)
-        };
-        let mut connector = HttpConnector::new();
-        connector.enforce_http(false);
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(CONNECT));
-        connector.set_keepalive(Some(KEEP_ALIVE));
-        connector.set_keepalive_interval(Some(KEEP_ALIVE / 3));
-        connector.set_keepalive_retries(Some(TRIES));
-        let connector = config.rustls_https_connector_with_connector(connector);
-        let connector = connector.map_err(|error| unusable(&error))?;
+        let settings = self.settings.clone();
+        // Files may be slow, and a kubeconfig may name a program to be asked who we are.
+        let parts = tokio::task::spawn_blocking(move || parts(&settings));
+        let parts = timeout(WITHIN, parts).await.map_err(|_| late("who we are"))?;
+        let parts = parts.map_err(|error| Error::new(Reason::Failed, error.to_string()))??;
         let pool = Pool::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
-            .build(connector);
+            .build(parts.connector);
         let service = ServiceBuilder::new()
-            .layer(config.base_uri_layer())
-            .option_layer(config.auth_layer().map_err(|error| unusable(&error))?)
+            .layer(parts.base)
+            .option_layer(parts.auth)
             .map_err(BoxError::from)
             .service(pool);
-        Ok(Client::new(service, config.default_namespace))
+        Ok(Client::new(service, parts.namespace))
     }
+}
 
-    async fn config(&self) -> Result<Config, Error> {
-        let path = self.settings.kubeconfig.clone();
-        let is_named = path.is_some() || std::env::var_os("KUBECONFIG").is_some();
-        if !is_named {
-            return Config::incluster().map_err(|error| {
-                let help = "outside of a pod give `kubeconfig`, or $KUBECONFIG";
-                let detail = format!("which API server is not known: {}; {help}", causes(&error));
-                Error::new(Reason::Refused, detail)
-            });
-        }
-        let what = path.as_ref().map_or("$KUBECONFIG".to_owned(), |it| it.display().to_string());
-        let why = |error: &dyn std::error::Error| {
-            Error::new(Reason::Refused, format!("{what} cannot be used: {}", causes(error)))
-        };
-        let read = move || match path {
-            Some(path) => Kubeconfig::read_from(path).map(Some),
-            None => Kubeconfig::from_env(),
-        };
-        // Files may be slow.
-        let read = tokio::task::spawn_blocking(read).await.map_err(|error| why(&error))?;
-        let kubeconfig = read.map_err(|error| why(&error))?.unwrap_or_default();
-        let context = self.settings.context.clone();
-        let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };
-        Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(|error| why(&error))
+/// Reads all that a client needs, on a thread that may wait.
+fn parts(settings: &Kubernetes) -> Result<Parts, Error> {
+    let config = config(settings)?;
+    let unusable = |error: kube::Error| {
+        let detail = format!("what the kubeconfig has cannot be used: {}", causes(&error));
+        Error::new(Reason::Refused, detail)
+    };
+    let mut connector = HttpConnector::new();
+    connector.enforce_http(false);
+    connector.set_nodelay(true);
+    connector.set_connect_timeout(Some(CONNECT));
+    connector.set_keepalive(Some(KEEP_ALIVE));
+    connector.set_keepalive_interval(Some(KEEP_ALIVE / 3));
+    connector.set_keepalive_retries(Some(TRIES));
+    Ok(Parts {
+        base: config.base_uri_layer(),
+        auth: config.auth_layer().map_err(unusable)?,
+        connector: config.rustls_https_connector_with_connector(connector).map_err(unusable)?,
+        namespace: config.default_namespace,
+    })
+}
+
+fn config(settings: &Kubernetes) -> Result<Config, Error> {
+    let path = settings.kubeconfig.as_ref();
+    if path.is_none() && std::env::var_os("KUBECONFIG").is_none() {
+        return Config::incluster().map_err(|error| {
+            let help = "outside of a pod give `kubeconfig`, or $KUBECONFIG";
+            let detail = format!("which API server is not known: {}; {help}", causes(&error));
+            Error::new(Reason::Refused, detail)
+        });
     }
+    let what = path.map_or("$KUBECONFIG".to_owned(), |it| it.display().to_string());
+    let why = |error: &dyn std::error::Error| {
+        Error::new(Reason::Refused, format!("{what} cannot be used: {}", causes(error)))
+    };
+    let read = path.map_or_else(Kubeconfig::from_env, |it| Kubeconfig::read_from(it).map(Some));
+    let kubeconfig = read.map_err(|error| why(&error))?.unwrap_or_default();
+    let options =
+        KubeConfigOptions { context: settings.context.clone(), ..KubeConfigOptions::default() };
+    // It waits for nothing but files; there is no other way to it.
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let runtime = runtime.map_err(|error| why(&error))?;
+    let config = runtime.block_on(Config::from_custom_kubeconfig(kubeconfig, &options));
+    config.map_err(|error| why(&error))
 }
 
 pub fn late(what: &str) -> Error {

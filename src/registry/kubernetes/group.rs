@@ -157,7 +157,7 @@ impl Group {
                 Ok(Over::Joined) => continue,
                 Ok(Over::Expired) => {}
                 Err(error) => {
-                    of.asking.forget();
+                    of.asking.renew();
                     self.failed(error);
                 }
             }
@@ -178,10 +178,15 @@ impl Group {
         let asked = Asked { joined: self.joined.get(), selector: self.selector() };
         let mut read = list(&api, &asked.selector).await?;
         self.failing.take();
+        self.tell_all(&read, of);
         loop {
-            self.tell_all(&read, of);
+            let began = clock::now();
             if let Some(over) = self.follow_once(&api, &asked, &mut read, of).await? {
                 return Ok(over);
+            }
+            // One that ends as soon as it has begun is not asked for all the time.
+            if clock::now() - began < SHORT {
+                sleep(FIRST_WAIT).await;
             }
         }
     }
@@ -209,6 +214,8 @@ impl Group {
             Err(kube::Error::Api(status)) if status.code == GONE => return Ok(Some(Over::Expired)),
             Err(error) => return Err(asking::why(&error, self.namespace.as_deref())),
         };
+        // It lives, and goes on from where we are.
+        self.tell_all(read, of);
         let mut stream = pin!(stream);
         let (began, mut says_nothing) = (clock::now(), true);
         loop {
@@ -237,10 +244,10 @@ impl Group {
                 Some(Ok(event)) => read.apply(event),
             };
             says_nothing = false;
-            match changed {
-                Some(service) => self.tell(&service, read, of),
-                None => self.tell_all(read, of),
+            if changed.is_empty() {
+                self.tell_all(read, of);
             }
+            changed.iter().for_each(|service| self.tell(service, read, of));
         }
     }
 
@@ -267,32 +274,31 @@ fn told(service: &str, read: &Read, of: &Kubernetes) -> Told {
 }
 
 impl Read {
-    /// The service whose slices have changed; none where the API server only says how far it is.
-    fn apply(&mut self, event: WatchEvent<EndpointSlice>) -> Option<Box<str>> {
+    /// The services whose slices have changed; none where the API server only says how far it is.
+    fn apply(&mut self, event: WatchEvent<EndpointSlice>) -> Vec<Box<str>> {
         let (slice, is_there) = match event {
             WatchEvent::Added(slice) | WatchEvent::Modified(slice) => (slice, true),
             WatchEvent::Deleted(slice) => (slice, false),
             WatchEvent::Bookmark(bookmark) => {
                 self.version = bookmark.metadata.resource_version;
-                return None;
+                return Vec::new();
             }
-            WatchEvent::Error(_) => return None,
+            WatchEvent::Error(_) => return Vec::new(),
         };
         self.version = slice.resource_version().unwrap_or_default();
         let name = slice.name_any();
-        let slice = Slice::of(slice)?;
-        let service = slice.service.clone();
-        match is_there {
-            true => drop(self.slices.insert(name, slice)),
-            false => drop(self.slices.remove(&name)),
-        }
-        Some(service)
+        // It may have been of another service.
+        let before = self.slices.remove(&name);
+        let now = if is_there { Slice::of(slice) } else { None };
+        let changed = before.iter().chain(&now).map(|slice| slice.service.clone()).collect();
+        self.slices.extend(now.map(|slice| (name, slice)));
+        changed
     }
 }
 
 /// All slices that `selector` takes, page by page.
 async fn list(api: &Api<EndpointSlice>, selector: &str) -> Result<Read, Error> {
-    let mut read = Read::default();
+    let (mut read, mut began_anew) = (Read::default(), false);
     let mut params = ListParams::default().labels(selector).limit(PAGE);
     loop {
         let page = timeout(WITHIN, api.list(&params)).await.map_err(|_| asking::late("a list"))?;
@@ -300,10 +306,11 @@ async fn list(api: &Api<EndpointSlice>, selector: &str) -> Result<Read, Error> {
             Ok(page) => page,
             // The pages before are too old by now.
             Err(kube::Error::Api(status))
-                if status.code == GONE && params.continue_token.is_some() =>
+                if status.code == GONE && params.continue_token.is_some() && !began_anew =>
             {
                 read = Read::default();
                 params.continue_token = None;
+                began_anew = true;
                 continue;
             }
             Err(error) => return Err(asking::why(&error, None)),
