@@ -206,15 +206,8 @@ impl Registry for Directory {
                 let now = now.map(|read| (read.turn, read.of(&service)));
                 if now != last {
                     last = now.clone();
-                    match now {
-                        Some((_, Ok(instances))) => tell.instances(instances),
-                        Some((_, Err(error))) => tokio::select! {
-                            biased;
-                            // Who looks waits by himself.
-                            () = tell.failed(error) => {}
-                            _ = read.changed() => read.mark_changed(),
-                        },
-                        None => {}
+                    if let Some((_, told)) = now {
+                        tell.heard(told, &mut read).await;
                     }
                 }
                 // The sender is ours: it stays.

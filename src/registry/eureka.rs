@@ -317,21 +317,13 @@ impl Registry for Eureka {
             let mut polled = self.polled.subscribe();
             loop {
                 let last = polled.borrow_and_update().clone();
-                match last {
-                    Some(Ok(())) => {
-                        let instances = self.mirror.borrow().instances(&app);
-                        if let Some(instances) = instances {
-                            tell.instances(instances);
-                        }
-                    }
-                    Some(Err(error)) => tokio::select! {
-                        // The poll waits by itself.
-                        () = tell.failed(error) => {}
-                        _ = polled.changed() => {
-                            polled.mark_changed();
-                        }
-                    },
-                    None => {}
+                let told = match last {
+                    Some(Ok(())) => self.mirror.borrow().instances(&app).map(Ok),
+                    Some(Err(error)) => Some(Err(error)),
+                    None => None,
+                };
+                if let Some(told) = told {
+                    tell.heard(told, &mut polled).await;
                 }
                 // The sender is ours: it stays.
                 if polled.changed().await.is_err() {

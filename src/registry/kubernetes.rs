@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use super::{Registry, Task, Tell, settings};
 use asking::Asking;
-use group::{Group, Told};
+use group::Group;
 use slices::{Family, Wish};
 
 pub struct Kubernetes {
@@ -68,16 +68,8 @@ impl Registry for Kubernetes {
             let (mut told, _member) = group::join(&self, name, namespace);
             loop {
                 let last = told.borrow_and_update().clone();
-                match last {
-                    Some(Told::Instances(instances)) => tell.instances(instances.to_vec()),
-                    Some(Told::Failed(error)) => tokio::select! {
-                        // The group waits by itself.
-                        () = tell.failed(error) => {}
-                        _ = told.changed() => {
-                            told.mark_changed();
-                        }
-                    },
-                    None => {}
+                if let Some(last) = last {
+                    tell.heard(last.map(|instances| instances.to_vec()), &mut told).await;
                 }
                 // It is a member of the group, which has the sender.
                 if told.changed().await.is_err() {

@@ -34,7 +34,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
 use crate::backoff::Backoff;
@@ -278,6 +278,23 @@ impl Tell {
         let wait = self.backoff.borrow_mut().next(&mut fastrand::Rng::new());
         self.send(Err(error));
         sleep(wait).await;
+    }
+
+    /// Tells what a task has heard that asks for several, and waits by itself where that fails: what it hears `next` is
+    /// not waited out.
+    pub async fn heard<T>(
+        &self,
+        told: Result<Vec<Instance>, Error>,
+        next: &mut watch::Receiver<T>,
+    ) {
+        match told {
+            Ok(instances) => self.instances(instances),
+            Err(error) => tokio::select! {
+                biased;
+                () = self.failed(error) => {}
+                _ = next.changed() => next.mark_changed(),
+            },
+        }
     }
 
     fn send(&self, told: Result<Vec<Instance>, Error>) {

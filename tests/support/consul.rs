@@ -6,11 +6,10 @@ use std::process::{Child, Command, Stdio};
 
 use http::Request;
 use http_body_util::Full;
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::counterpart::{Tool, consul, have};
+use super::counterpart::{Tool, consul, free_address, freeze, have, thaw};
 use super::{client, eventually};
 
 pub struct Consul {
@@ -46,7 +45,7 @@ impl Consul {
             return None;
         }
         let dir = tempfile::tempdir().expect("a directory");
-        let [http, serf, server] = std::array::from_fn(|_| free_port());
+        let [http, serf, server] = std::array::from_fn(|_| free_address().port());
         let mut config = json!({
             "node_name": format!("node-{http}"),
             "bind_addr": "127.0.0.1",
@@ -111,16 +110,11 @@ impl Consul {
 
     /// It keeps its connections and takes new ones, and does nothing.
     pub fn hang(&self) {
-        self.signal(Signal::STOP);
+        freeze(&self.child);
     }
 
     pub fn go_on(&self) {
-        self.signal(Signal::CONT);
-    }
-
-    fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(self.child.id() as i32).expect("a process");
-        kill_process(pid, signal).expect("it runs");
+        thaw(&self.child);
     }
 
     pub async fn get(&self, path: &str) -> Value {
@@ -172,18 +166,6 @@ fn address(entry: &Value) -> String {
     let of = |part: &str| entry[part]["Address"].as_str().unwrap_or_default().to_owned();
     let host = Some(of("Service")).filter(|it| !it.is_empty()).unwrap_or_else(|| of("Node"));
     format!("{host}:{}", entry["Service"]["Port"])
-}
-
-/// Below those that the kernel gives for port 0, so that it is still free when the agent starts again.
-fn free_port() -> u16 {
-    loop {
-        let port = fastrand::u16(20_000..30_000);
-        let tcp = std::net::TcpListener::bind(("127.0.0.1", port));
-        let udp = std::net::UdpSocket::bind(("127.0.0.1", port));
-        if tcp.is_ok() && udp.is_ok() {
-            return port;
-        }
-    }
 }
 
 fn spawn(dir: &Path) -> Child {

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
@@ -73,6 +74,32 @@ impl Tool {
         output.is_ok_and(|output| {
             output.status.success() && String::from_utf8_lossy(&output.stdout).contains(sign)
         })
+    }
+}
+
+/// A server that is frozen keeps its connections and its port, and does nothing.
+pub fn freeze(server: &std::process::Child) {
+    signal(server, Signal::STOP);
+}
+
+pub fn thaw(server: &std::process::Child) {
+    signal(server, Signal::CONT);
+}
+
+fn signal(server: &std::process::Child, signal: Signal) {
+    let pid = Pid::from_raw(server.id() as i32).expect("a process");
+    kill_process(pid, signal).expect("it runs");
+}
+
+/// Free for TCP and UDP, and below those that the kernel gives for port 0, so that it is still free when its server is
+/// started again.
+pub fn free_address() -> SocketAddr {
+    loop {
+        let address: SocketAddr = ([127, 0, 0, 1], fastrand::u16(20_000..30_000)).into();
+        let tcp = std::net::TcpListener::bind(address);
+        if tcp.is_ok() && std::net::UdpSocket::bind(address).is_ok() {
+            return address;
+        }
     }
 }
 

@@ -12,13 +12,12 @@ use hickory_resolver::config::{
 };
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::op::{Message, Query};
-use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::task::JoinHandle;
 
-use super::counterpart::{Tool, have};
+use super::counterpart::{Tool, free_address, freeze, have, thaw};
 use super::eventually;
 
 /// Serves `.test`.
@@ -58,16 +57,11 @@ impl Dnsmasq {
 
     /// It keeps its port, and does nothing.
     pub fn hang(&self) {
-        self.signal(Signal::STOP);
+        freeze(&self.child);
     }
 
     pub fn go_on(&self) {
-        self.signal(Signal::CONT);
-    }
-
-    fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(self.child.id() as i32).expect("a process");
-        kill_process(pid, signal).expect("it runs");
+        thaw(&self.child);
     }
 
     async fn is_ready(&self) {
@@ -108,17 +102,6 @@ fn spawn(dir: &TempDir) -> Child {
     command.arg(format!("--conf-file={}", dir.path().join("dnsmasq.conf").display()));
     let log = std::fs::File::create(dir.path().join("log")).expect("a file");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("it starts")
-}
-
-/// Of UDP and TCP, below those that the kernel gives for port 0, so that it is still free when it is started again.
-fn free_address() -> SocketAddr {
-    loop {
-        let address: SocketAddr = ([127, 0, 0, 1], fastrand::u16(20_000..30_000)).into();
-        let tcp = std::net::TcpListener::bind(address);
-        if tcp.is_ok() && std::net::UdpSocket::bind(address).is_ok() {
-            return address;
-        }
-    }
 }
 
 /// What a scripted server does with a question.

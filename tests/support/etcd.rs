@@ -9,13 +9,12 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 
 use super::client;
-use super::counterpart::{Tool, have};
+use super::counterpart::{Tool, free_address, freeze, have, thaw};
 use super::within;
 
 pub struct Etcd {
@@ -67,16 +66,11 @@ impl Etcd {
 
     /// It keeps its connections and takes new ones, and does nothing.
     pub fn hang(&self) {
-        self.signal(Signal::STOP);
+        freeze(&self.child);
     }
 
     pub fn go_on(&self) {
-        self.signal(Signal::CONT);
-    }
-
-    fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(self.child.id() as i32).expect("a process");
-        kill_process(pid, signal).expect("it runs");
+        thaw(&self.child);
     }
 
     /// What it answers to `body`, by whomever's `token`.
@@ -145,16 +139,6 @@ impl Etcd {
             }
         })
         .await
-    }
-}
-
-/// Below those that the kernel gives for port 0, so that it is still free when etcd starts again.
-fn free_address() -> SocketAddr {
-    loop {
-        let address: SocketAddr = ([127, 0, 0, 1], fastrand::u16(20_000..30_000)).into();
-        if std::net::TcpListener::bind(address).is_ok() {
-            return address;
-        }
     }
 }
 

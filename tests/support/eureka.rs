@@ -8,12 +8,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Method, Request};
 use http_body_util::Full;
-use rustix::process::{Pid, Signal, kill_process};
 use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
 
 use super::client::{self, Answer};
-use super::counterpart::{Tool, have};
+use super::counterpart::{Tool, freeze, have, thaw};
 
 /// A JVM takes its time.
 const START: Duration = Duration::from_secs(90);
@@ -66,16 +65,11 @@ impl Eureka {
 
     /// It keeps its connections and takes new ones, and does nothing.
     pub fn hang(&self) {
-        self.signal(Signal::STOP);
+        freeze(&self.child);
     }
 
     pub fn go_on(&self) {
-        self.signal(Signal::CONT);
-    }
-
-    fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(self.child.id() as i32).expect("a process");
-        kill_process(pid, signal).expect("it runs");
+        thaw(&self.child);
     }
 
     /// What it says to others: `path` is below `/eureka`.

@@ -24,6 +24,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
+use super::counterpart::free_address;
+
 const TOKEN: &str = "canary-token";
 const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/";
 
@@ -290,16 +292,6 @@ impl Drop for ApiServer {
     fn drop(&mut self) {
         if let Some(task) = &self.task {
             task.abort();
-        }
-    }
-}
-
-/// Below those that the kernel gives for port 0, so that it is still free when the server starts again.
-fn free_address() -> SocketAddr {
-    loop {
-        let address: SocketAddr = ([127, 0, 0, 1], fastrand::u16(20_000..30_000)).into();
-        if std::net::TcpListener::bind(address).is_ok() {
-            return address;
         }
     }
 }

@@ -4,12 +4,11 @@ use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::counterpart::{Tool, have};
+use super::counterpart::{Tool, freeze, have, thaw};
 use super::within;
 
 pub struct Redis {
@@ -56,16 +55,11 @@ impl Redis {
 
     /// It keeps its connections and takes new ones, and does nothing.
     pub fn hang(&self) {
-        self.signal(Signal::STOP);
+        freeze(&self.child);
     }
 
     pub fn go_on(&self) {
-        self.signal(Signal::CONT);
-    }
-
-    fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(self.child.id() as i32).expect("a process");
-        kill_process(pid, signal).expect("it runs");
+        thaw(&self.child);
     }
 
     /// The answer to a command that is a line.

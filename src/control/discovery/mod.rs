@@ -199,7 +199,7 @@ impl Discovery {
         tracing::warn!(registry, service, reason, kept, "registry: {error}");
     }
 
-    /// Whether the registry of a service is heard, and what follows of it.
+    /// What follows of what is known of a service: whether it is to be put in force, who is to be tried, what is shown.
     fn look_at(
         &self,
         service: &Arc<str>,

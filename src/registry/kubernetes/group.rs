@@ -40,11 +40,7 @@ const PAGE: u32 = 500;
 const GONE: u16 = 410;
 
 /// What is told of one service.
-#[derive(Debug, Clone)]
-pub enum Told {
-    Instances(Rc<[Instance]>),
-    Failed(Error),
-}
+pub type Told = Result<Rc<[Instance]>, Error>;
 
 #[derive(Default)]
 pub struct Group {
@@ -94,7 +90,7 @@ pub fn join(
         group.joined.set(group.joined.get() + 1);
         group.changed.notify_one();
         let failing = group.failing.borrow().clone();
-        Followed { by: 0, told: watch::Sender::new(failing.map(Told::Failed)) }
+        Followed { by: 0, told: watch::Sender::new(failing.map(Err)) }
     });
     one.by += 1;
     let mut told = one.told.subscribe();
@@ -167,7 +163,7 @@ impl Group {
 
     fn failed(&self, error: Error) {
         for followed in self.followed.borrow().values() {
-            followed.told.send_replace(Some(Told::Failed(error.clone())));
+            followed.told.send_replace(Some(Err(error.clone())));
         }
         self.failing.replace(Some(error));
     }
@@ -267,10 +263,7 @@ impl Group {
 
 fn told(service: &str, read: &Read, of: &Kubernetes) -> Told {
     let its: Vec<_> = read.slices.values().filter(|slice| &*slice.service == service).collect();
-    match slices::instances(&its, &of.wish) {
-        Ok(instances) => Told::Instances(instances.into()),
-        Err(error) => Told::Failed(error),
-    }
+    slices::instances(&its, &of.wish).map(Into::into)
 }
 
 impl Read {
