@@ -310,6 +310,7 @@ async fn the_first_registry_that_has_an_instance_tells() {
     let (new, old) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (one, two) = (Upstream::named("old").await, Upstream::named("new").await);
     let _in_old = sidecar(old.path(), "users", &one, "").await;
+    is_registered(&old, "users", 1).await;
     let both = format!(
         "registry: [ \"directory://{}\", {{ directory: {{ path: {} }}, advertise: off }} ]",
         new.path().display(),
