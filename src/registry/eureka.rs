@@ -227,7 +227,10 @@ impl Eureka {
         let ip = match host.parse::<IpAddr>() {
             Ok(ip) => Some(ip),
             // A name cannot stand there for clients that go by it.
-            Err(_) => local::towards(self.servers.address()).await.ok(),
+            Err(_) => {
+                let found = local::find(self.servers.address()).await;
+                found.and_then(|found| found.ours()).ok()
+            }
         };
         let body = announce::body(ours, health, &self.settings, &host, ip);
         if self.told.take() == Some(self.told(ours, health)) {
