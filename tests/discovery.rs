@@ -398,6 +398,29 @@ async fn an_app_with_another_name_leaves_nothing_under_the_one_before() {
 }
 
 #[tokio::test]
+async fn another_app_is_announced_when_it_is_there_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let app = Upstream::named("users").await;
+    let users = sidecar(dir.path(), "users", &app, "").await;
+    is_registered(&dir, "users", 1).await;
+    // A port that nobody listens on yet.
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    drop(socket);
+    users.write(&format!(
+        "service: {{ name: people, port: {} }}\nregistry: directory://{}",
+        address.port(),
+        dir.path().display()
+    ));
+    users.reload().await.expect("good");
+    is_registered(&dir, "users", 0).await;
+    assert_eq!(registered(&dir, "people"), 0, "nobody has seen it yet");
+    const THERE: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+    let _people = Upstream::canned_at(address, THERE).await;
+    is_registered(&dir, "people", 1).await;
+}
+
+#[tokio::test]
 async fn endpoints_of_a_running_proxy_are_printed() {
     let dir = tempfile::tempdir().unwrap();
     let app = Upstream::named("users").await;

@@ -198,6 +198,44 @@ async fn ready(proxy: &Proxy) -> (u16, String) {
 }
 
 #[tokio::test]
+async fn where_others_find_our_app_by_us_we_are_ready_when_it_takes_connections() {
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    drop(socket);
+    let proxy = async |service: &str, registry: &str| {
+        let port = address.port();
+        let service = format!("service: {{ name: app, port: {port}{service} }}");
+        Proxy::start(&format!("{service}\nregistry: {registry}")).await
+    };
+    let dns = "{ dns: { name: \"{service}.internal\", server: 127.0.0.1:9 } }";
+    let waiting = [proxy("", dns).await, proxy("", "kubernetes://").await];
+    let dir = tempfile::tempdir().unwrap();
+    // Who has a registry to tell, or is not to look, does not keep others waiting.
+    for (service, registry) in [
+        ("", format!("directory://{}", dir.path().display())),
+        ("", "off".to_owned()),
+        (", health_check: off", dns.to_owned()),
+    ] {
+        let proxy = proxy(service, &registry).await;
+        assert_eq!(ready(&proxy).await.0, 200, "{registry}");
+    }
+    let is = async |status: u16, text: &str| {
+        for proxy in &waiting {
+            eventually(|| async {
+                let told = ready(proxy).await;
+                (told.0 == status && told.1.contains(text)).then_some(())
+            })
+            .await;
+        }
+    };
+    is(503, "takes no connections yet").await;
+    let app = Upstream::canned_at(address, b"").await;
+    is(200, "ready").await;
+    drop(app);
+    is(503, "takes no connections any more").await;
+}
+
+#[tokio::test]
 async fn we_are_ready_when_our_app_is() {
     let app = Switch::on(503).await;
     let yaml = |check: &str| {

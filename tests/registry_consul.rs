@@ -209,6 +209,40 @@ async fn what_is_asked_otherwise_of_the_same_agent_takes_nobody_out() {
 }
 
 #[tokio::test]
+async fn another_datacenter_in_front_or_another_spelling_takes_nobody_out() {
+    let Some(consul) = Consul::start().await else { return };
+    let app = Upstream::named("users").await;
+    let (at, port) = (consul.address, consul.address.port());
+    let users = sidecar(&consul, "users", &app, "").await;
+    passing(&consul, "users", 1).await;
+    let entry = async || consul.get("/v1/health/service/users").await[0]["Service"].take();
+    let before = entry().await["CreateIndex"].clone();
+    for (step, registry) in [
+        format!(
+            "[ {{ consul: {{ address: \"http://{at}\", datacenter: mars }} TAGS }}, consul://{at} ]"
+        ),
+        format!("{{ consul: {{ address: \"http://localhost:{port}\" }} TAGS }}"),
+    ]
+    .iter()
+    .enumerate()
+    {
+        let tag = format!("step-{step}");
+        // First alone, then with a change that is seen: it comes after all that.
+        for tags in [String::new(), format!(", advertise: {{ tags: [{tag}] }}")] {
+            users.write(&format!(
+                "service: {{ name: users, port: {} }}\nregistry: {}",
+                app.address.port(),
+                registry.replace(" TAGS", &tags)
+            ));
+            users.reload().await.expect("good");
+        }
+        eventually(|| async { (entry().await["Tags"][0] == tag).then_some(()) }).await;
+        assert_eq!(entry().await["CreateIndex"], before, "it was never away: {registry}");
+    }
+    assert_eq!(consul.passing("users").await.len(), 1);
+}
+
+#[tokio::test]
 async fn an_agent_that_forgets_us_is_told_again() {
     let Some(consul) = Consul::start().await else { return };
     let app = Upstream::named("users").await;

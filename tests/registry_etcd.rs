@@ -169,6 +169,29 @@ async fn one_that_tells_no_more_goes_and_one_that_was_forgotten_comes_back() {
 }
 
 #[tokio::test]
+async fn what_is_taken_back_under_another_name_leaves_ours_alone() {
+    let server = Upstream::http(|seen| async move {
+        Response::new(body(match seen.uri.path() {
+            "/v3/lease/grant" => r#"{"ID":"7","TTL":"60"}"#,
+            "/v3/lease/keepalive" => r#"{"result":{"ID":"7","TTL":"60"}}"#,
+            "/v3/kv/range" => r#"{"header":{"revision":"2"},"kvs":[{"key":"YQ=="}]}"#,
+            _ => "{}",
+        }))
+    })
+    .await;
+    let registry = registry(&[format!("http://{}", server.address)]);
+    let (before, ours) = (app("people", 3001), app("users", 3001));
+    for app in [&before, &ours] {
+        registry.register(app, Health::Passing).await.expect("it is registered");
+    }
+    registry.deregister(&before).await.expect("it goes");
+    assert_eq!(registry.renew(&ours, Health::Passing).await, Ok(Renewal::Kept));
+    assert_eq!(registry.renew(&before, Health::Passing).await, Ok(Renewal::Forgotten));
+    registry.deregister(&ours).await.expect("it goes");
+    assert_eq!(registry.renew(&ours, Health::Passing).await, Ok(Renewal::Forgotten));
+}
+
+#[tokio::test]
 async fn a_server_that_is_away_hangs_or_comes_back_empty() {
     let Some(mut etcd) = Etcd::start().await else { return };
     on_one_thread(async {

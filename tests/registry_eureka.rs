@@ -200,6 +200,25 @@ async fn one_that_tells_no_more_goes_and_one_that_was_forgotten_comes_back() {
 }
 
 #[tokio::test]
+async fn what_is_taken_back_under_another_name_leaves_ours_alone() {
+    let server = Upstream::http(|seen| async move {
+        let status = if seen.method == Method::POST { 204 } else { 200 };
+        Response::builder().status(status).body(body("")).expect("an answer")
+    })
+    .await;
+    let registry = registry(&[format!("http://{}/eureka", server.address)]);
+    let (before, ours) = (app("people", 3001), app("users", 3001));
+    for app in [&before, &ours] {
+        registry.register(app, Health::Passing).await.expect("it is registered");
+    }
+    registry.deregister(&before).await.expect("it goes");
+    assert_eq!(registry.renew(&ours, Health::Passing).await, Ok(Renewal::Kept));
+    assert_eq!(registry.renew(&before, Health::Passing).await, Ok(Renewal::Forgotten));
+    registry.deregister(&ours).await.expect("it goes");
+    assert_eq!(registry.renew(&ours, Health::Passing).await, Ok(Renewal::Forgotten));
+}
+
+#[tokio::test]
 async fn instances_of_other_clients_are_found() {
     let Some(eureka) = Eureka::shared().await else { return };
     on_one_thread(async {

@@ -35,7 +35,6 @@ use crate::config::watch::Watch;
 use crate::drain::Phase;
 use crate::policy::shed::Pressure;
 use crate::registry::demand::Demands;
-use crate::registry::register::Wish;
 use crate::telemetry::Direction;
 use crate::telemetry::log_writer::{LogSink, LogStats, LogWriter};
 use crate::telemetry::metrics::{Metrics, Recorder};
@@ -76,8 +75,6 @@ pub struct Control {
     config: RefCell<Config>,
     discovery: Discovery,
     announcing: Announcing,
-    /// What registries are to say of our app.
-    wish: RefCell<Wish>,
     /// Where metrics are in truth.
     metrics_address: Cell<Option<SocketAddr>>,
 }
@@ -130,7 +127,6 @@ impl Control {
             config: RefCell::new(loaded.config),
             discovery,
             announcing: Announcing::default(),
-            wish: RefCell::new(Wish::NotYet),
             metrics_address: Cell::new(None),
         });
         control.watch_metrics();
@@ -337,7 +333,7 @@ impl Control {
 
     /// The way down: each step waits for the one before.
     async fn drain(&self) {
-        if *self.wish.borrow() == Wish::Gone {
+        if self.announcing.leaves() {
             return;
         }
         let drain = self.live.current().drain;

@@ -40,10 +40,7 @@ impl Control {
         if *self.phase.borrow() != Phase::Running {
             return Err("draining".to_owned());
         }
-        self.checks.app.ready()?;
-        if self.app_is_lost() {
-            return Err("the app takes no connections any more".to_owned());
-        }
+        self.app_is_ready()?;
         Ok(match &*self.refused.borrow() {
             None => "ready\n".to_owned(),
             Some(why) => {

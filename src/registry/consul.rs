@@ -17,11 +17,11 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use super::http::{self, Ask, Client};
+use super::place::authority;
 use super::secret::Secret;
 use super::settings::{self, ConsulCheck};
 use super::{Announcement, Error, Health, Reason, Registry, Renewal, Task, Tell, local};
 use crate::clock;
-use crate::config::units::Address;
 use crate::endpoint::Instance;
 use index::Index;
 use turns::Turns;
@@ -127,6 +127,7 @@ impl Consul {
         meta.extend(ours.zone.clone().map(|zone| ("zone".to_owned(), zone)));
         meta.extend(ours.version.clone().map(|version| ("version".to_owned(), version)));
         let after = format!("{}s", self.settings.deregister_after.as_secs());
+        let (address, host) = self.addresses(ours).await?;
         let mut check = json!({
             "CheckID": check_id(ours),
             "Name": "pilotfish",
@@ -135,10 +136,7 @@ impl Consul {
         });
         match (self.settings.check, ours.metrics_port) {
             (ConsulCheck::Http, Some(port)) => {
-                let address = ours.address_for(self.agent()).await?;
-                let host =
-                    if address.contains(':') { format!("[{address}]") } else { address.into() };
-                check["HTTP"] = format!("http://{host}:{port}/ready").into();
+                check["HTTP"] = format!("http://{}/ready", authority(&host, port)).into();
                 check["Interval"] = CHECK_EVERY.into();
                 check["Timeout"] = CHECK_EVERY.into();
             }
@@ -148,7 +146,7 @@ impl Consul {
             "Name": &*ours.service,
             "ID": ours.id,
             "Tags": ours.tags,
-            "Address": self.address(ours).await?,
+            "Address": address,
             "Port": ours.port,
             "Meta": meta,
             // Somebody who is not quite well takes less.
@@ -158,16 +156,15 @@ impl Consul {
         }))
     }
 
-    /// Where others reach us. Of an agent on our own host, the agent's address is ours: that is said by none.
-    async fn address(&self, ours: &Announcement) -> Result<Box<str>, Error> {
-        if ours.address.is_none() && local::is_on_this_host(self.agent()).await? {
-            return Ok("".into());
+    /// Where others reach us, and where the agent does. Of an agent on our own host, the agent's address is ours: that
+    /// is said by none.
+    async fn addresses(&self, ours: &Announcement) -> Result<(Box<str>, Box<str>), Error> {
+        if let Some(given) = &ours.address {
+            return Ok((given.clone(), given.clone()));
         }
-        ours.address_for(self.agent()).await
-    }
-
-    fn agent(&self) -> &Address {
-        &self.settings.address.address
+        let agent = local::find(&self.settings.address.address).await?;
+        let host: Box<str> = agent.ours()?.to_string().into();
+        Ok((if agent.is_on_this_host() { "".into() } else { host.clone() }, host))
     }
 
     async fn put(&self, what: &str, path: &str, body: Option<&Value>) -> Result<(), Error> {

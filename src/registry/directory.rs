@@ -15,6 +15,7 @@ mod tests;
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -259,6 +260,11 @@ impl Registry for Directory {
         let ours = ours.clone();
         Box::pin(self.on_disk("cannot be removed from", move |files| files.remove(&ours)))
     }
+}
+
+/// Where the files are if nobody says so.
+pub fn shared_path() -> PathBuf {
+    shared(Duration::ZERO).path().to_owned()
 }
 
 /// A place that all sidecars of one user share.

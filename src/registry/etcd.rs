@@ -42,9 +42,10 @@ pub struct Etcd {
 }
 
 /// What our key lives by.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Lease {
     id: i64,
+    key: String,
     health: Health,
 }
 
@@ -128,16 +129,17 @@ impl Etcd {
         format!("{}{}/{}", self.settings.prefix, ours.service, ours.id)
     }
 
+    /// What our key says, encoded.
     async fn said(&self, ours: &Announcement, health: Health) -> Result<String, Error> {
         let address = ours.address_for(self.asking.servers().address()).await?;
-        Ok(json!(Said::of(ours, address, health)).to_string())
+        Ok(encoded(&json!(Said::of(ours, address, health)).to_string()))
     }
 
     /// False: there is no such lease.
-    async fn put(&self, ours: &Announcement, lease: Lease) -> Result<bool, Error> {
+    async fn put(&self, lease: &Lease, said: &str) -> Result<bool, Error> {
         let body = json!({
-            "key": encoded(&self.key(ours)),
-            "value": encoded(&self.said(ours, lease.health).await?),
+            "key": encoded(&lease.key),
+            "value": said,
             "lease": lease.id.to_string(),
         });
         let answer = self.asking.ask("/v3/kv/put", &body).await?;
@@ -149,7 +151,7 @@ impl Etcd {
     }
 
     /// False: there is no such lease.
-    async fn keep(&self, lease: Lease) -> Result<bool, Error> {
+    async fn keep(&self, lease: &Lease) -> Result<bool, Error> {
         let body = json!({ "ID": lease.id.to_string() });
         let answer = self.asking.ask("/v3/lease/keepalive", &body).await?;
         if is_of_lease(&answer) {
@@ -170,13 +172,14 @@ impl Etcd {
     }
 
     async fn announce(&self, ours: &Announcement, health: Health) -> Result<(), Error> {
+        let said = self.said(ours, health).await?;
         let last = self.ours.take();
         let id = match last {
-            Some(last) if self.keep(last).await? => last.id,
+            Some(last) if self.keep(&last).await? => last.id,
             _ => self.grant().await?,
         };
-        let lease = Lease { id, health };
-        if !self.stands(ours, lease).await? && !self.put(ours, lease).await? {
+        let lease = Lease { id, key: self.key(ours), health };
+        if !self.stands(&lease, &said).await? && !self.put(&lease, &said).await? {
             let detail = format!("{}: it forgot our lease at once", self.asking.base());
             return Err(Error::new(Reason::Failed, detail));
         }
@@ -192,29 +195,31 @@ impl Etcd {
     }
 
     /// Whether our key says what we would write: to write it again would be a change for all who watch.
-    async fn stands(&self, ours: &Announcement, lease: Lease) -> Result<bool, Error> {
-        let body = json!({ "key": encoded(&self.key(ours)) });
+    async fn stands(&self, lease: &Lease, said: &str) -> Result<bool, Error> {
+        let body = json!({ "key": encoded(&lease.key) });
         let range: Range = self.asking.value("/v3/kv/range", &body).await?;
-        let said = encoded(&self.said(ours, lease.health).await?);
-        Ok(range.kvs.iter().any(|kv| kv.lease == Int(lease.id) && kv.value == said))
+        Ok(range.kvs.iter().any(|kv| kv.lease == Int(lease.id) && kv.value == *said))
     }
 
     /// False: there is no lease or no key of ours.
     async fn refresh(&self, ours: &Announcement, health: Health) -> Result<bool, Error> {
-        let Some(lease) = *self.ours.borrow() else { return Ok(false) };
-        if !self.keep(lease).await? {
+        let key = self.key(ours);
+        let lease = self.ours.borrow().clone().filter(|lease| lease.key == key);
+        let Some(lease) = lease else { return Ok(false) };
+        if !self.keep(&lease).await? {
             return Ok(false);
         }
         if lease.health != health {
+            let said = self.said(ours, health).await?;
             let lease = Lease { health, ..lease };
             // What our key says is not known where no answer comes.
             self.ours.take();
-            let is_put = self.put(ours, lease).await?;
+            let is_put = self.put(&lease, &said).await?;
             self.ours.replace(is_put.then_some(lease));
             return Ok(is_put);
         }
         // A lease outlives a key that somebody removed.
-        let body = json!({ "key": encoded(&self.key(ours)), "keys_only": true });
+        let body = json!({ "key": encoded(&key), "keys_only": true });
         let range: Range = self.asking.value("/v3/kv/range", &body).await?;
         Ok(!range.kvs.is_empty())
     }
@@ -287,8 +292,10 @@ impl Registry for Etcd {
 
     fn deregister<'a>(&'a self, ours: &'a Announcement) -> Task<'a, Result<(), Error>> {
         Box::pin(async move {
-            self.ours.take();
-            let body = json!({ "key": encoded(&self.key(ours)) });
+            let key = self.key(ours);
+            // Another key of ours may live by it meanwhile.
+            self.ours.borrow_mut().take_if(|lease| lease.key == key);
+            let body = json!({ "key": encoded(&key) });
             let answer = self.asking.ask("/v3/kv/deleterange", &body).await?;
             match answer.status().is_success() {
                 true => Ok(()),

@@ -8,7 +8,7 @@ mod mirror;
 #[cfg(test)]
 mod tests;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -59,8 +59,16 @@ pub struct Eureka {
     wanted: Notify,
     /// Runs while something is followed.
     poll: RefCell<Option<AbortHandle>>,
-    /// What the server was told of us, and which of the servers.
-    told: Cell<Option<(Health, usize)>>,
+    told: RefCell<Option<Told>>,
+}
+
+/// What a server was told of us last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Told {
+    /// Under which name.
+    path: String,
+    health: Health,
+    server: usize,
 }
 
 impl Eureka {
@@ -77,7 +85,7 @@ impl Eureka {
             polled: watch::Sender::new(None),
             wanted: Notify::new(),
             poll: RefCell::default(),
-            told: Cell::default(),
+            told: RefCell::default(),
         })
     }
 
@@ -219,23 +227,26 @@ impl Eureka {
         let ip = match host.parse::<IpAddr>() {
             Ok(ip) => Some(ip),
             // A name cannot stand there for clients that go by it.
-            Err(_) => local::towards(self.servers.address()).await.ok(),
+            Err(_) => {
+                let found = local::find(self.servers.address()).await;
+                found.and_then(|found| found.ours()).ok()
+            }
         };
         let body = announce::body(ours, health, &self.settings, &host, ip);
-        if self.told.take() == Some((health, self.servers.current())) {
+        if self.told.take() == Some(self.told(ours, health)) {
             // Only to be sure. All that is told again is a change, which everybody reads for three minutes.
             let path = announce::our_path(ours);
             let answer = self.ask(Ask::get(&path).within(WITHIN)).await?;
             let found = json::<serde_json::Value>(&answer).unwrap_or_default();
             if announce::stands(&found["instance"], &body) {
-                self.told.set(Some((health, self.servers.current())));
+                self.told.replace(Some(self.told(ours, health)));
                 return Ok(());
             }
         }
         let path = announce::path(ours);
         let answer = self.ask(Ask::new(Method::POST, &path).json(&body).within(WITHIN)).await?;
         if answer.status() == StatusCode::NO_CONTENT {
-            self.told.set(Some((health, self.servers.current())));
+            self.told.replace(Some(self.told(ours, health)));
             return Ok(());
         }
         let what = format!(
@@ -244,6 +255,19 @@ impl Eureka {
             announce::hint(self.servers.client().base())
         );
         Err(refused(&what, &answer))
+    }
+}
+
+impl Eureka {
+    /// What the server that is asked now would have been told.
+    fn told(&self, ours: &Announcement, health: Health) -> Told {
+        Told { path: announce::our_path(ours), health, server: self.servers.current() }
+    }
+
+    /// What is known of `ours` does not count any more; of another entry it does.
+    fn forget(&self, ours: &Announcement) {
+        let path = announce::our_path(ours);
+        self.told.borrow_mut().take_if(|told| told.path == path);
     }
 }
 
@@ -352,20 +376,18 @@ impl Registry for Eureka {
         health: Health,
     ) -> Task<'a, Result<Renewal, Error>> {
         Box::pin(async move {
-            let told = self.told.get();
-            if told.is_none() {
-                return Ok(Renewal::Forgotten);
-            }
+            let path = announce::our_path(ours);
+            let told = self.told.borrow().clone().filter(|told| told.path == path);
+            let Some(told) = told else { return Ok(Renewal::Forgotten) };
             // Another server may have heard of us from the one before, or not yet.
-            if told != Some((health, self.servers.current())) {
+            if told != self.told(ours, health) {
                 self.announce(ours, health).await?;
                 return Ok(Renewal::Kept);
             }
-            let path = announce::our_path(ours);
             let answer = self.ask(Ask::new(Method::PUT, &path).within(WITHIN)).await?;
             match answer.status() {
                 StatusCode::NOT_FOUND => {
-                    self.told.set(None);
+                    self.forget(ours);
                     Ok(Renewal::Forgotten)
                 }
                 status if status.is_success() => Ok(Renewal::Kept),
@@ -380,7 +402,7 @@ impl Registry for Eureka {
 
     fn deregister<'a>(&'a self, ours: &'a Announcement) -> Task<'a, Result<(), Error>> {
         Box::pin(async move {
-            self.told.set(None);
+            self.forget(ours);
             let path = announce::our_path(ours);
             let answer = self.ask(Ask::new(Method::DELETE, &path).within(WITHIN)).await?;
             match answer.status() {

@@ -17,31 +17,46 @@ const ELSEWHERE: [IpAddr; 2] = [
     IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
 ];
 
-/// The address of ours from which `registry` is reached; of a registry on this host, the one that other hosts are
-/// reached from.
+/// Where a registry is.
+pub struct Found<'a> {
+    registry: &'a Address,
+    /// At least one.
+    places: Vec<IpAddr>,
+}
+
+impl Found<'_> {
+    pub fn is_on_this_host(&self) -> bool {
+        self.places.iter().all(IpAddr::is_loopback)
+    }
+
+    /// The address of ours from which it is reached; of a registry on this host, the one that other hosts are
+    /// reached from.
+    ///
+    /// # Errors
+    /// There is no way to it.
+    pub fn ours(&self) -> Result<IpAddr, Error> {
+        best(&self.places, way_to).ok_or_else(|| {
+            let detail = format!(
+                "none of our addresses leads to {}, so it is not known where others reach us; set `advertise.address`",
+                self.registry
+            );
+            Error::new(Reason::Refused, detail)
+        })
+    }
+}
+
+/// Looks where `registry` is.
 ///
 /// # Errors
-/// It is not known where the registry is, or there is no way to it.
-pub async fn towards(registry: &Address) -> Result<IpAddr, Error> {
-    best(&places(registry).await?, way_to).ok_or_else(|| {
-        let detail = format!(
-            "none of our addresses leads to {registry}, so it is not known where others reach us; set `advertise.address`"
-        );
-        Error::new(Reason::Refused, detail)
-    })
-}
-
-/// # Errors
-/// It is not known where the registry is.
-pub async fn is_on_this_host(registry: &Address) -> Result<bool, Error> {
-    Ok(places(registry).await?.iter().all(IpAddr::is_loopback))
-}
-
-/// Where a registry is: at least one place.
-async fn places(registry: &Address) -> Result<Vec<IpAddr>, Error> {
+/// It is not known.
+pub async fn find(registry: &Address) -> Result<Found<'_>, Error> {
     let (host, port) = match registry {
-        Address::Socket(address) => return Ok(vec![address.ip().to_canonical()]),
-        Address::Unix(_) => return Ok(vec![Ipv4Addr::LOCALHOST.into()]),
+        Address::Socket(address) => {
+            return Ok(Found { registry, places: vec![address.ip().to_canonical()] });
+        }
+        Address::Unix(_) => {
+            return Ok(Found { registry, places: vec![Ipv4Addr::LOCALHOST.into()] });
+        }
         Address::Name { host, port } => (&**host, *port),
     };
     let why = |reason, what: &dyn std::fmt::Display| {
@@ -51,10 +66,10 @@ async fn places(registry: &Address) -> Result<Vec<IpAddr>, Error> {
     let found =
         found.map_err(|_| why(Reason::Timeout, &format!("no answer within {RESOLVE:?}")))?;
     let found = found.map_err(|error| why(Reason::Unreachable, &error))?;
-    let found: Vec<_> = found.map(|address| address.ip().to_canonical()).collect();
-    match found.is_empty() {
+    let places: Vec<_> = found.map(|address| address.ip().to_canonical()).collect();
+    match places.is_empty() {
         true => Err(why(Reason::Unreachable, &"it has no address")),
-        false => Ok(found),
+        false => Ok(Found { registry, places }),
     }
 }
 
@@ -132,7 +147,8 @@ mod tests {
         let runtime = builder.enable_time().build().expect("a runtime");
         let is_here = |text: &str| {
             let address = text.parse().expect("an address");
-            runtime.block_on(is_on_this_host(&address)).map_err(|error| error.reason)
+            let found = runtime.block_on(find(&address));
+            found.map(|it| it.is_on_this_host()).map_err(|error| error.reason)
         };
         assert_eq!(is_here("localhost:8500"), Ok(true));
         assert_eq!(is_here("[::1]:8500"), Ok(true));

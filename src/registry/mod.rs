@@ -160,7 +160,7 @@ impl Announcement {
     pub async fn address_for(&self, registry: &Address) -> Result<Box<str>, Error> {
         match &self.address {
             Some(given) => Ok(given.clone()),
-            None => Ok(local::towards(registry).await?.to_string().into()),
+            None => Ok(local::find(registry).await?.ours()?.to_string().into()),
         }
     }
 }

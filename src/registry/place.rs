@@ -1,6 +1,6 @@
 //! Where an instance is, as registries write it: a host and a port.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use crate::config::units;
 use crate::endpoint::Address;
@@ -23,6 +23,14 @@ pub fn address(host: &str, port: u16) -> Option<Address> {
     }
 }
 
+/// A host with its port, as it stands in a URL: an IPv6 address in brackets (RFC 3986).
+pub fn authority(host: &str, port: u16) -> String {
+    match host.parse::<Ipv6Addr>() {
+        Ok(ip) => format!("[{ip}]:{port}"),
+        Err(_) => format!("{host}:{port}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -38,5 +46,25 @@ mod tests {
             assert_eq!(shown(nowhere, 80), None, "{nowhere}");
         }
         assert_eq!(shown("10.0.0.1", 0), None);
+    }
+
+    #[test]
+    fn a_host_with_its_port_is_read_as_what_it_was() {
+        for (host, written) in [
+            ("10.0.0.1", "10.0.0.1:80"),
+            ("users.internal", "users.internal:80"),
+            ("::1", "[::1]:80"),
+            ("::ffff:10.0.0.1", "[::ffff:10.0.0.1]:80"),
+        ] {
+            assert_eq!(authority(host, 80), written);
+            assert_eq!(written.parse().ok(), Some(units(host)), "{host}");
+        }
+    }
+
+    fn units(host: &str) -> units::Address {
+        match host.parse::<IpAddr>() {
+            Ok(ip) => units::Address::Socket((ip, 80).into()),
+            Err(_) => units::Address::Name { host: host.to_owned(), port: 80 },
+        }
     }
 }

@@ -16,7 +16,7 @@ use crate::clock::{self, Instant};
 /// What is wished of an announcement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wish {
-    /// The app has not been well yet.
+    /// The app has not been well yet: what may stand there is of another one, and is taken back.
     NotYet,
     Here(Health),
     /// It is taken back, and then the task ends.
@@ -68,20 +68,23 @@ pub async fn announce(mut wanted: watch::Receiver<Wanted>) {
     (standing.told)(Some(false));
     loop {
         standing.follow(&wanted.borrow_and_update());
-        let Some(every) = standing.registry.renewal() else { return };
+        let Some(every) = standing.renewal() else { return };
         // Without anybody who wants it, it is to go.
         let is_alone = wanted.has_changed().is_err();
         let wish = if is_alone { Wish::Gone } else { wanted.borrow().wish };
         let done = match wish {
-            Wish::NotYet => Ok(None),
             Wish::Here(health) => match standing.keep(health, &wanted).await {
                 Some(done) => done.map(|()| Some(every.mul_f64(0.9 + 0.1 * random.f64()))),
                 None => continue,
             },
-            Wish::Gone => match standing.leave().await {
+            Wish::NotYet | Wish::Gone => match standing.leave().await {
                 // It may be wanted again meanwhile.
                 Ok(true) if wanted.has_changed().unwrap_or(false) => continue,
-                Ok(true) => return (standing.told)(None),
+                Ok(true) if wish == Wish::Gone => return (standing.told)(None),
+                Ok(true) => {
+                    (standing.told)(Some(false));
+                    Ok(None)
+                }
                 again => again.map(|_| Some(LATE)),
             },
         };
@@ -94,7 +97,7 @@ pub async fn announce(mut wanted: watch::Receiver<Wanted>) {
                 // A lease does not bear longer than a renewal.
                 let longest = LONGEST_WAIT.min(every);
                 let new = || Backoff::new(FIRST_WAIT.min(longest), longest);
-                Some(backoff.get_or_insert_with(new).next(&mut random))
+                Some(backoff.get_or_insert_with(new).next(&mut random).min(longest))
             }
         };
         tokio::select! {
@@ -107,16 +110,33 @@ pub async fn announce(mut wanted: watch::Receiver<Wanted>) {
 /// What stands in a registry, or may stand there.
 #[derive(Clone)]
 struct Entry {
-    registry: Rc<dyn Registry>,
+    /// By which it can be reached, the best one first. Another way to a registry may lead nowhere.
+    by: Vec<Rc<dyn Registry>>,
     ours: Announcement,
+}
+
+impl Entry {
+    async fn take_back(&self) -> Result<(), Error> {
+        let mut done = Ok(());
+        for registry in &self.by {
+            done = within(registry.deregister(&self.ours)).await;
+            if done.is_ok() {
+                tracing::info!(registry = registry.name(), id = self.ours.id, "deregistered");
+                break;
+            }
+        }
+        done
+    }
 }
 
 struct Standing {
     registry: Rc<dyn Registry>,
     ours: Announcement,
     told: Rc<dyn Fn(Option<bool>)>,
-    /// It may be there, also if nobody said so.
-    tried: bool,
+    /// By whom it may have been announced, also if nobody said so; none where it cannot be there.
+    tried: Vec<Rc<dyn Registry>>,
+    /// What was announced last, and by whom.
+    stands: Option<(Rc<dyn Registry>, Announcement)>,
     /// Until when what was said last is good; none where it is not announced.
     good_until: Option<Instant>,
     /// When it is announced again, whatever the registry says.
@@ -135,7 +155,8 @@ impl Standing {
             registry: wanted.registry.clone(),
             ours: wanted.ours.clone(),
             told: wanted.told.clone(),
-            tried: false,
+            tried: Vec::new(),
+            stands: None,
             good_until: None,
             anew_at: now,
             is_late: false,
@@ -157,16 +178,28 @@ impl Standing {
             self.ours = wanted.ours.clone();
         }
         if wanted.wish != Wish::Gone {
-            let before = self.old.len();
-            self.old.retain(|entry| !wanted.registry.is_one(&entry.ours, &wanted.ours));
-            self.tried |= self.old.len() < before;
+            let is_ours = |entry: &mut Entry| wanted.registry.is_one(&entry.ours, &wanted.ours);
+            for entry in self.old.extract_if(.., is_ours) {
+                self.tried.extend(entry.by);
+            }
         }
     }
 
+    /// How often it is to be renewed, by what it was announced too.
+    fn renewal(&self) -> Option<Duration> {
+        let every = self.registry.renewal()?;
+        let stands = self.stands.as_ref().and_then(|(registry, _)| registry.renewal());
+        Some(stands.map_or(every, |it| it.min(every)))
+    }
+
     fn abandon(&mut self) {
-        self.good_until = None;
-        if std::mem::take(&mut self.tried) {
-            self.old.push(Entry { registry: self.registry.clone(), ours: self.ours.clone() });
+        (self.good_until, self.stands) = (None, None);
+        let mut by = std::mem::take(&mut self.tried);
+        if !by.is_empty() {
+            add(&mut by, &self.registry);
+            // The newest has the last of what is needed to reach it.
+            by.reverse();
+            self.old.push(Entry { by, ours: self.ours.clone() });
         }
     }
 
@@ -180,13 +213,14 @@ impl Standing {
         if matches!(done, Ok(Renewal::Forgotten)) {
             done = self.register(health, wanted).await?;
         }
-        let now = clock::now();
         if let Err(error) = &done {
             self.warn("cannot register", error);
             self.is_late |= error.reason == Reason::Timeout;
-        } else if let Some(every) = self.registry.renewal() {
-            self.good_until = Some(now + every * LEASE);
+            self.renew_as_it_stands(health, wanted).await?;
+        } else {
+            self.is_good(&self.registry.clone());
         }
+        let now = clock::now();
         self.good_until = self.good_until.filter(|until| now < *until);
         (self.told)(Some(self.good_until.is_some()));
         let swept = unless_gone(wanted, Duration::ZERO, self.take_back()).await?;
@@ -221,17 +255,51 @@ impl Standing {
         Some(renewed)
     }
 
+    /// Renews what was announced by another way to the registry than the one that leads nowhere now.
+    async fn renew_as_it_stands(
+        &mut self,
+        health: Health,
+        wanted: &watch::Receiver<Wanted>,
+    ) -> Option<()> {
+        let Some((registry, ours)) = self.stands.clone() else { return Some(()) };
+        if self.good_until.is_none() || Rc::ptr_eq(&registry, &self.registry) {
+            return Some(());
+        }
+        let renewed = within(registry.renew(&ours, health));
+        match unless_gone(wanted, Duration::ZERO, renewed).await? {
+            Ok(Renewal::Kept) => self.is_good(&registry),
+            Ok(Renewal::Forgotten) => self.good_until = None,
+            Err(error) => tracing::debug!(registry = registry.name(), %error, "not renewed"),
+        }
+        Some(())
+    }
+
+    fn is_good(&mut self, by: &Rc<dyn Registry>) {
+        if let Some(every) = by.renewal() {
+            self.good_until = Some(clock::now() + every * LEASE);
+        }
+    }
+
     async fn register(
         &mut self,
         health: Health,
         wanted: &watch::Receiver<Wanted>,
     ) -> Option<Result<Renewal, Error>> {
-        self.tried = true;
         let registered = within(self.registry.register(&self.ours, health));
         let Some(registered) = unless_gone(wanted, FINISH, registered).await else {
             self.is_late = true;
+            add(&mut self.tried, &self.registry);
             return None;
         };
+        match &registered {
+            Ok(()) => {
+                self.tried = vec![self.registry.clone()];
+                self.stands = Some((self.registry.clone(), self.ours.clone()));
+            }
+            // Nothing of it stands there.
+            Err(error) if error.reason == Reason::Refused => {}
+            Err(_) => add(&mut self.tried, &self.registry),
+        }
         if registered.is_ok() {
             // What is late may have been heard after this, and says what is not so any more.
             let is_late = std::mem::take(&mut self.is_late);
@@ -261,12 +329,8 @@ impl Standing {
         let mut done = Ok(());
         let mut at = 0;
         while let Some(entry) = self.old.get(at) {
-            let (registry, id) = (entry.registry.name(), &entry.ours.id);
-            match within(entry.registry.deregister(&entry.ours)).await {
-                Ok(()) => {
-                    tracing::info!(registry, id, "deregistered");
-                    self.old.remove(at);
-                }
+            match entry.take_back().await {
+                Ok(()) => drop(self.old.remove(at)),
                 Err(error) => {
                     self.is_late |= error.reason == Reason::Timeout;
                     done = Err(error);
@@ -288,6 +352,11 @@ impl Standing {
             tracing::warn!(registry, reason = error.reason.as_str(), "{what}: {error}");
         }
     }
+}
+
+fn add(all: &mut Vec<Rc<dyn Registry>>, registry: &Rc<dyn Registry>) {
+    all.retain(|it| !Rc::ptr_eq(it, registry));
+    all.push(registry.clone());
 }
 
 /// What `step` does; none where the announcement is to go and `step` takes more than `longer` then.

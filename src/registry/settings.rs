@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::directory;
 use crate::config::units::HttpUrl;
 
 /// One registry, and how our own app is announced there.
@@ -37,14 +38,21 @@ impl Kind {
         }
     }
 
-    /// Whether what is announced in the one stands in the other too.
+    /// Whether our app can be announced there. Elsewhere who runs it tells of it.
+    pub fn announces(&self) -> bool {
+        !matches!(self, Self::Dns(_) | Self::Kubernetes(_))
+    }
+
+    /// Whether what is announced in the one stands in the other too, as far as that can be seen without asking.
     pub fn is_same_place(&self, other: &Self) -> bool {
-        let shares = |one: &[HttpUrl], other: &[HttpUrl]| one.iter().any(|it| other.contains(it));
+        let shares = |one: &[HttpUrl], other: &[HttpUrl]| {
+            one.iter().any(|it| other.iter().any(|other| it.is_same_place(other)))
+        };
         match (self, other) {
-            (Self::Directory(one), Self::Directory(other)) => one.path == other.path,
+            (Self::Directory(one), Self::Directory(other)) => one.place() == other.place(),
             // An agent registers in its own datacenter.
             (Self::Consul(one), Self::Consul(other)) => {
-                (&one.address, &one.namespace) == (&other.address, &other.namespace)
+                one.address.is_same_place(&other.address) && one.namespace == other.namespace
             }
             (Self::Eureka(one), Self::Eureka(other)) => shares(&one.addresses, &other.addresses),
             (Self::Etcd(one), Self::Etcd(other)) => {
@@ -60,6 +68,12 @@ pub struct Directory {
     /// None: a place that all sidecars of one user share.
     pub path: Option<PathBuf>,
     pub ttl: Duration,
+}
+
+impl Directory {
+    fn place(&self) -> PathBuf {
+        self.path.clone().unwrap_or_else(directory::shared_path)
+    }
 }
 
 /// What stands for the service in [`Dns::name`].
@@ -182,4 +196,67 @@ pub struct Removal {
     pub above: f64,
     /// How long those that answer stay.
     pub hold: Duration,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn directory(path: Option<&str>) -> Kind {
+        let path = path.map(Into::into);
+        Kind::Directory(Directory { path, ttl: Duration::from_secs(10) })
+    }
+
+    fn consul(url: &str, namespace: Option<&str>) -> Kind {
+        Kind::Consul(Consul {
+            address: url.parse().expect("a URL"),
+            token_file: None,
+            ca_file: None,
+            datacenter: None,
+            namespace: namespace.map(Into::into),
+            tag: None,
+            check: ConsulCheck::Ttl,
+            ttl: Duration::from_secs(15),
+            deregister_after: Duration::from_secs(60),
+        })
+    }
+
+    fn etcd(urls: &[&str], prefix: &str) -> Kind {
+        Kind::Etcd(Etcd {
+            addresses: urls.iter().map(|url| url.parse().expect("a URL")).collect(),
+            prefix: prefix.to_owned(),
+            username: None,
+            password_file: None,
+            ca_file: None,
+            ttl: Duration::from_secs(15),
+        })
+    }
+
+    #[test]
+    fn one_place_has_several_spellings() {
+        let shared = directory::shared_path();
+        let here = consul("http://127.0.0.1:8500", None);
+        let of = |url| etcd(&["http://10.0.0.1:2379", url], "/a/");
+        for (one, other, is_same) in [
+            (directory(None), directory(None), true),
+            (directory(None), directory(shared.to_str()), true),
+            (directory(Some("/run/a/")), directory(Some("/run//a")), true),
+            (directory(None), directory(Some("/run/a")), false),
+            (here.clone(), consul("http://localhost:8500", None), true),
+            (here.clone(), consul("http://[::1]:8500/", None), true),
+            (here.clone(), consul("https://127.0.0.1:8500", None), true),
+            (here.clone(), consul("http://localhost:8501", None), false),
+            (here.clone(), consul("http://127.0.0.1:8500", Some("shop")), false),
+            // Another one may listen there.
+            (here.clone(), consul("http://127.0.0.2:8500", None), false),
+            (here.clone(), consul("http://consul:8500", None), false),
+            (of("http://10.0.0.2:2379"), of("http://10.0.0.3:2379"), true),
+            (of("http://10.0.0.2:2379"), etcd(&["http://10.0.0.2:2379"], "/b/"), false),
+            (etcd(&["http://localhost:2379"], "/a/"), of("http://127.0.0.1:2379"), true),
+            (here, directory(None), false),
+        ] {
+            assert_eq!(one.is_same_place(&other), is_same, "{one:?} {other:?}");
+            assert_eq!(other.is_same_place(&one), is_same, "{other:?} {one:?}");
+        }
+    }
 }

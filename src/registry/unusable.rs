@@ -123,13 +123,7 @@ impl Registry for Unusable {
     }
 
     fn deregister<'a>(&'a self, ours: &'a Announcement) -> Task<'a, Result<(), Error>> {
-        Box::pin(async move {
-            match self.made.get() {
-                Some(made) => made.deregister(ours).await,
-                // Nothing was ever announced there.
-                None => Ok(()),
-            }
-        })
+        Box::pin(async move { self.made()?.deregister(ours).await })
     }
 }
 
@@ -180,6 +174,35 @@ mod tests {
             tokio::time::advance(LONGEST_WAIT).await;
             assert!(registry.made().is_ok());
             assert_eq!(registry.renewal(), Some(Duration::from_secs(10) / 3));
+        });
+    }
+
+    #[test]
+    fn what_cannot_be_asked_has_taken_nothing_back() {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        let runtime = builder.enable_time().start_paused(true).build().expect("a runtime");
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("users@users-1.json");
+        std::fs::write(&path, "").expect("a file");
+        let (can, tries) = (Rc::new(Cell::new(false)), Rc::new(Cell::new(0)));
+        let registry = unusable(&can, &tries, directory(dir.path()));
+        let ours = Announcement {
+            service: "users".into(),
+            id: "users-1".to_owned(),
+            address: None,
+            port: 15006,
+            metrics_port: None,
+            version: None,
+            zone: None,
+            weight: 1,
+            tags: vec![],
+            metadata: Default::default(),
+        };
+        runtime.block_on(async {
+            assert!(registry.deregister(&ours).await.is_err(), "nobody was asked");
+            can.set(true);
+            tokio::time::advance(LONGEST_WAIT).await;
+            assert_eq!((registry.deregister(&ours).await, path.exists()), (Ok(()), false));
         });
     }
 

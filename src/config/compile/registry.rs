@@ -94,7 +94,7 @@ impl Compiler<'_> {
                 context: typed.context,
             })
         };
-        let announces = !matches!(kind, Kind::Dns(_) | Kind::Kubernetes(_));
+        let announces = kind.announces();
         let advertise = match &typed.advertise {
             Some(OrOff::Off) => None,
             Some(OrOff::On(_)) if !announces => {

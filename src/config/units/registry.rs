@@ -1,6 +1,7 @@
 //! Where registries are: `http://127.0.0.1:8500`, `consul://127.0.0.1:8500`.
 
 use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -50,6 +51,31 @@ impl FromStr for HttpUrl {
             ));
         }
         Ok(Self { is_tls, address, path: path.trim_end_matches('/').to_owned() })
+    }
+}
+
+impl HttpUrl {
+    /// Whether both lead to one server, as far as can be seen without asking. No port speaks with TLS and
+    /// without it.
+    pub fn is_same_place(&self, other: &Self) -> bool {
+        let places = (canonical(&self.address), canonical(&other.address));
+        places.0 == places.1 && self.path == other.path
+    }
+}
+
+/// This host has a name and an address of each family.
+fn canonical(address: &Address) -> Address {
+    match address {
+        Address::Name { host, port } if host.trim_end_matches('.') == "localhost" => {
+            Address::Socket((Ipv4Addr::LOCALHOST, *port).into())
+        }
+        Address::Socket(socket) if socket.ip() == Ipv6Addr::LOCALHOST => {
+            Address::Socket((Ipv4Addr::LOCALHOST, socket.port()).into())
+        }
+        Address::Socket(socket) => {
+            Address::Socket((socket.ip().to_canonical(), socket.port()).into())
+        }
+        other => other.clone(),
     }
 }
 

@@ -10,6 +10,7 @@ use serde_json::json;
 use crate::config::compile::address;
 use crate::config::units;
 use crate::endpoint::Instance;
+use crate::registry::place::authority;
 use crate::registry::{Announcement, Health};
 
 pub struct File {
@@ -60,10 +61,7 @@ impl File {
 
     /// What is written for `ours`, which is at `address`.
     pub fn text(ours: &Announcement, address: &str, health: Health, ttl: Duration) -> String {
-        let with = |port: u16| match address.contains(':') {
-            true => format!("[{address}]:{port}"),
-            false => format!("{address}:{port}"),
-        };
+        let with = |port| authority(address, port);
         let mut labels = BTreeMap::from([
             ("job".to_owned(), ours.service.to_string()),
             ("service_id".to_owned(), ours.id.clone()),

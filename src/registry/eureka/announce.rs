@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use super::answer::Status;
 use crate::config::units::HttpUrl;
 use crate::registry::http::escaped;
+use crate::registry::place::authority;
 use crate::registry::settings::Eureka;
 use crate::registry::{Announcement, Health};
 
@@ -112,10 +113,7 @@ fn metadata(ours: &Announcement) -> Map<String, Value> {
 }
 
 fn url(host: &str, port: u16, path: &str) -> String {
-    match host.parse::<IpAddr>() {
-        Ok(IpAddr::V6(ip)) => format!("http://[{ip}]:{port}{path}"),
-        _ => format!("http://{host}:{port}{path}"),
-    }
+    format!("http://{}{path}", authority(host, port))
 }
 
 /// Whole ones, at least one.

@@ -13,6 +13,8 @@ struct Script {
     asked: RefCell<Vec<String>>,
     forgets: Cell<bool>,
     fails: Cell<bool>,
+    /// It says that we may not; otherwise what fails may be heard.
+    refuses: Cell<bool>,
     /// How long it takes to hear and to answer. What was broken off it hears all the same.
     takes: Cell<Duration>,
     /// The ports of what stands in it, by id, or by service and id.
@@ -30,7 +32,8 @@ impl Script {
     ) -> Result<(), Error> {
         self.asked.borrow_mut().push(what);
         if self.fails.get() {
-            return Err(Error::new(Reason::Failed, "told to"));
+            let reason = if self.refuses.get() { Reason::Refused } else { Reason::Failed };
+            return Err(Error::new(reason, "told to"));
         }
         let (takes, stands) = (self.takes.get(), self.stands.clone());
         let heard = tokio::task::spawn_local(async move {
@@ -381,5 +384,93 @@ fn no_wait_is_longer_than_a_renewal_and_a_lease_that_is_lost_is_told() {
         script.fails.set(false);
         seconds(5).await;
         assert_eq!(script.take().first().map(String::as_str), Some("register Passing"));
+    });
+}
+
+/// Another way to the registry of `script`.
+fn another(script: &Rc<Script>) -> Rc<Script> {
+    Rc::new(Script { stands: script.stands.clone(), ..Script::default() })
+}
+
+#[test]
+fn what_stands_is_renewed_and_taken_back_by_who_announced_it() {
+    heard(|script, hand| async move {
+        hand.wish(Wish::Here(Health::Passing));
+        seconds(1).await;
+        script.take();
+        let other = another(&script);
+        other.fails.set(true);
+        other.refuses.set(true);
+        hand.wanted.send_modify(|wanted| wanted.registry = other.clone());
+        seconds(60).await;
+        assert!(other.take().iter().all(|asked| asked == "register Passing"));
+        let renewed = script.take();
+        assert!(renewed.len() >= 12 && renewed.iter().all(|asked| asked == "renew Passing"));
+        assert_eq!(hand.told.get(), Some(true), "it stands there");
+        hand.wish(Wish::Here(Health::Critical));
+        seconds(1).await;
+        assert_eq!(script.take().first().map(String::as_str), Some("renew Critical"));
+        other.take();
+        hand.wish(Wish::Gone);
+        seconds(1).await;
+        assert_eq!(other.take(), ["deregister"], "it may lead there again");
+        assert_eq!((script.take(), script.stands()), (vec!["deregister".to_owned()], vec![]));
+    });
+}
+
+#[test]
+fn who_announces_it_at_last_is_asked_alone() {
+    heard(|script, hand| async move {
+        hand.wish(Wish::Here(Health::Passing));
+        seconds(1).await;
+        let other = another(&script);
+        other.fails.set(true);
+        hand.wanted.send_modify(|wanted| wanted.registry = other.clone());
+        seconds(30).await;
+        other.fails.set(false);
+        seconds(11).await;
+        script.take();
+        other.take();
+        seconds(11).await;
+        assert!(script.take().is_empty() && !other.take().is_empty());
+        // What was there before leads nowhere by now.
+        script.fails.set(true);
+        hand.wish(Wish::Gone);
+        seconds(1).await;
+        assert_eq!((script.take(), script.stands()), (vec![], vec![]));
+    });
+}
+
+#[test]
+fn what_was_refused_is_not_taken_back() {
+    heard(|script, hand| async move {
+        script.fails.set(true);
+        script.refuses.set(true);
+        hand.wish(Wish::Here(Health::Passing));
+        seconds(1).await;
+        script.take();
+        hand.wish(Wish::Gone);
+        seconds(1).await;
+        assert_eq!((script.take(), hand.told.get()), (vec![], None));
+    });
+}
+
+#[test]
+fn what_stands_there_of_an_app_that_is_not_there_any_more_is_taken_back() {
+    heard(|script, hand| async move {
+        script.by_service.set(true);
+        hand.wish(Wish::Here(Health::Passing));
+        seconds(1).await;
+        script.take();
+        hand.wanted.send_modify(|wanted| {
+            wanted.ours.service = "people".into();
+            wanted.wish = Wish::NotYet;
+        });
+        seconds(60).await;
+        assert_eq!((script.take(), script.stands()), (vec!["deregister".to_owned()], vec![]));
+        assert_eq!(hand.told.get(), Some(false));
+        hand.wish(Wish::Here(Health::Passing));
+        seconds(1).await;
+        assert_eq!(script.stands(), [("people/users-1".to_owned(), 15006)]);
     });
 }
