@@ -193,7 +193,7 @@ async fn an_answer_that_ends_its_stream_early_is_whole() {
 #[tokio::test]
 async fn a_head_request_is_answered_by_a_head_alone() {
     let proxy = Proxy::start(
-        "service: { name: app, port: 9 }\ninbound: { routes: [ { match: { path: / }, respond: { status: 200, body: here } } ] }\n",
+        "service: { name: app, port: 9 }\ninbound: { listen: \"127.0.0.1:0\", routes: [ { match: { path: / }, respond: { status: 200, body: here } } ] }\n",
     )
     .await;
     let mut sender = connect(&proxy, 65_535).await;
