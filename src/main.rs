@@ -149,8 +149,10 @@ fn log_to_stderr(directives: &str) -> Result<(LogLevel, WorkerGuard), String> {
         .with_writer(writer)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false);
-    // What its client warns of we tell ourselves, once, and with what to do.
-    let ours = filter_fn(|line| !line.target().starts_with("kube_client"));
+    // What these warn of we tell ourselves, once, and with what to do; some of it anybody can provoke.
+    let ours = filter_fn(|line| {
+        !["kube_client", "hickory_"].iter().any(|theirs| line.target().starts_with(theirs))
+    });
     tracing_subscriber::registry().with(filter).with(ours).with(to_stderr).init();
     let of = handle.clone();
     let level = LogLevel {
