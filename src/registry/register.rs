@@ -368,12 +368,17 @@ async fn unless_gone<T>(
     let mut step = std::pin::pin!(step);
     // Of its own: what changes besides is not to be missed.
     let mut wanted = wanted.clone();
+    let is_gone = async {
+        // An error: whoever wants it is gone. What is read holds a lock, which is let go of here: who wants something
+        // else meanwhile is on this thread.
+        let _ = wanted.wait_for(|wanted| wanted.wish == Wish::Gone).await;
+    };
     tokio::select! {
         biased;
-        done = &mut step => Some(done),
-        // An error: whoever wants it is gone.
-        _ = wanted.wait_for(|wanted| wanted.wish == Wish::Gone) => timeout(longer, step).await.ok(),
+        done = &mut step => return Some(done),
+        () = is_gone => {}
     }
+    timeout(longer, step).await.ok()
 }
 
 async fn until(wait: Option<Duration>) {

@@ -193,6 +193,23 @@ fn an_app_that_was_never_announced_is_not_taken_back() {
     });
 }
 
+/// What is wanted is behind a lock, and who wants it is on our own thread.
+#[test]
+fn who_wants_something_else_is_not_held_up_by_what_is_under_way() {
+    heard(|script, hand| async move {
+        script.takes.set(Duration::from_secs(3));
+        hand.wish(Wish::Here(Health::Passing));
+        seconds(1).await;
+        assert_eq!(script.take(), ["register Passing"]);
+        hand.wish(Wish::Gone);
+        sleep(FINISH / 2).await;
+        // It waits for what is under way still: with a lock that it held this would have no end.
+        hand.wish(Wish::Gone);
+        script.takes.set(Duration::ZERO);
+        seconds(10).await;
+    });
+}
+
 #[test]
 fn a_registry_that_forgets_is_told_at_once() {
     heard(|script, hand| async move {
@@ -238,7 +255,7 @@ fn what_hangs_is_not_waited_for_before_it_is_taken_back() {
     heard(|script, hand| async move {
         hand.wish(Wish::Here(Health::Passing));
         seconds(1).await;
-        script.takes.set(Duration::from_secs(8));
+        script.takes.set(Duration::from_secs(3));
         hand.wish(Wish::Here(Health::Critical));
         seconds(1).await;
         assert_eq!(script.take(), ["register Passing", "renew Critical"]);
