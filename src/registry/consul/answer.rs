@@ -28,7 +28,8 @@ struct Node {
 struct Service {
     #[serde(default)]
     address: String,
-    port: u32,
+    /// Consul takes whatever number it is given.
+    port: i64,
     #[serde(default)]
     tags: Option<Vec<String>>,
     #[serde(default)]
@@ -40,8 +41,14 @@ struct Service {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Weights {
+    #[serde(default = "one")]
     passing: u32,
+    #[serde(default = "one")]
     warning: u32,
+}
+
+fn one() -> u32 {
+    1
 }
 
 #[derive(Debug, Deserialize)]
@@ -162,6 +169,9 @@ mod tests {
             let alone = told(&format!("[{strange}]")).unwrap_err();
             assert_eq!(alone.reason, Reason::Garbage);
             assert!(alone.detail.contains(nowhere), "{alone}");
+            let negative = entry("10.0.0.1", "passing", "").replace("\"Port\":80", "\"Port\":-1");
+            let good = entry("10.0.0.1", "passing", "");
+            assert_eq!(told(&format!("[{negative},{good}]")).unwrap().len(), 1);
             let unported = entry("10.0.0.1", "passing", "").replace("\"Port\":80", "\"Port\":0");
             let beside = told(&format!("[{strange},{unported}]"));
             assert_eq!(beside.unwrap_err().reason, Reason::Garbage, "{nowhere}");
