@@ -1,0 +1,206 @@
+//! What happened to orders, told to who wants to know: within a process, or by RabbitMQ.
+//!
+//! An event is told at least once. Whoever takes events remembers their ids.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lapin::options::{
+    BasicAckOptions, BasicConsumeOptions, BasicNackOptions, BasicPublishOptions, BasicQosOptions,
+    BasicRejectOptions, ConfirmSelectOptions, ExchangeDeclareOptions, QueueBindOptions,
+    QueueDeclareOptions,
+};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{
+    BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, ExchangeKind,
+};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
+use tokio_stream::StreamExt;
+
+use crate::Error;
+use crate::web::Problem;
+
+pub const CREATED: &str = "order.created";
+pub const CANCELLED: &str = "order.cancelled";
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    pub id: String,
+    pub kind: String,
+    pub order_id: String,
+    pub user_id: String,
+    pub sku: String,
+    pub quantity: i64,
+}
+
+pub type Handling = Pin<Box<dyn Future<Output = Result<(), Problem>> + Send>>;
+/// What is done with an event.
+pub type Handler = Arc<dyn Fn(Event) -> Handling + Send + Sync>;
+
+/// Where events are published.
+pub enum Bus {
+    /// Handed to a function of this process.
+    InProcess(Handler),
+    RabbitMq(Publisher),
+}
+
+impl Bus {
+    /// Tells the events in their order. They have arrived when this returns.
+    ///
+    /// # Errors
+    /// Some or all may not have arrived: tell them again.
+    pub async fn publish(&self, events: &[Event]) -> Result<(), Error> {
+        match self {
+            Self::InProcess(handler) => {
+                for event in events {
+                    handler(event.clone()).await.map_err(|problem| problem.text)?;
+                }
+                Ok(())
+            }
+            Self::RabbitMq(publisher) => publisher.publish(events).await,
+        }
+    }
+}
+
+const EXCHANGE: &str = "order-events";
+const QUEUE: &str = "inventory-orders";
+const DEAD: &str = "inventory-orders.dead";
+/// How often a message is tried before it is put aside, to where somebody looks at it.
+const TRIES: i64 = 10;
+
+/// A connection to RabbitMQ that is made when it is needed, and again when it broke.
+pub struct Publisher {
+    url: String,
+    channel: Mutex<Option<Channel>>,
+}
+
+impl Publisher {
+    pub fn new(url: String) -> Self {
+        Self { url, channel: Mutex::new(None) }
+    }
+
+    async fn publish(&self, events: &[Event]) -> Result<(), Error> {
+        let mut slot = self.channel.lock().await;
+        // Taken out, so that one that fails is not used again.
+        let channel = match slot.take().filter(|channel| channel.status().connected()) {
+            Some(channel) => channel,
+            None => open(&self.url).await?,
+        };
+        let mut confirms = Vec::new();
+        for event in events {
+            let properties = BasicProperties::default()
+                .with_content_type("application/json".into())
+                .with_message_id(event.id.as_str().into())
+                .with_delivery_mode(2);
+            let body = serde_json::to_vec(event)?;
+            let options = BasicPublishOptions::default();
+            let kind = event.kind.as_str().into();
+            confirms.push(
+                channel.basic_publish(EXCHANGE.into(), kind, options, &body, properties).await?,
+            );
+        }
+        for confirm in confirms {
+            if !matches!(confirm.await?, Confirmation::Ack(None)) {
+                return Err("RabbitMQ did not take an event".into());
+            }
+        }
+        *slot = Some(channel);
+        Ok(())
+    }
+}
+
+/// Hands the inventory's events to `handler`, one after the other, for ever. An event whose handling fails is tried again,
+/// ever later; after [`TRIES`] it is put aside.
+pub async fn consume(url: String, handler: Handler) {
+    loop {
+        if let Err(error) = consume_once(&url, &handler).await {
+            eprintln!("RabbitMQ: {error}; the next try is in a second");
+        }
+        tokio::time::sleep(Duration::from_millis(fastrand::u64(500..1500))).await;
+    }
+}
+
+async fn consume_once(url: &str, handler: &Handler) -> Result<(), Error> {
+    let channel = open(url).await?;
+    channel.basic_qos(20, BasicQosOptions::default()).await?;
+    let options = BasicConsumeOptions::default();
+    let table = FieldTable::default();
+    let mut deliveries = channel.basic_consume(QUEUE.into(), "".into(), options, table).await?;
+    eprintln!("RabbitMQ: events are taken from {QUEUE}");
+    while let Some(delivery) = deliveries.next().await {
+        let delivery = delivery?;
+        let Ok(event) = serde_json::from_slice::<Event>(&delivery.data) else {
+            // Nothing would make it better.
+            delivery.reject(BasicRejectOptions { requeue: false }).await?;
+            continue;
+        };
+        match handled(handler, event).await {
+            Ok(()) => delivery.ack(BasicAckOptions::default()).await?,
+            Err(problem) => {
+                let tried = tries(&delivery.properties);
+                eprintln!("event: {} (try {})", problem.text, tried + 1);
+                tokio::time::sleep(pause(tried)).await;
+                delivery.nack(BasicNackOptions { requeue: true, multiple: false }).await?
+            }
+        };
+    }
+    Err("the connection has ended".into())
+}
+
+/// While the database is away no event is at fault: the same one waits for it.
+async fn handled(handler: &Handler, event: Event) -> Result<(), Problem> {
+    loop {
+        match handler(event.clone()).await {
+            Err(problem) if problem.status == 503 => {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+            end => return end,
+        }
+    }
+}
+
+/// How often a message was given back, as its queue counts.
+fn tries(properties: &BasicProperties) -> i64 {
+    let headers = properties.headers().as_ref();
+    match headers.and_then(|headers| headers.inner().get("x-delivery-count")) {
+        Some(AMQPValue::LongLongInt(count)) => *count,
+        _ => 0,
+    }
+}
+
+fn pause(tried: i64) -> Duration {
+    Duration::from_millis(50 << tried.clamp(0, 5))
+}
+
+/// A channel with confirms on, and all that events pass through. Whoever comes first makes it: an event that is told before
+/// the inventory ever ran waits for it.
+async fn open(url: &str) -> Result<Channel, Error> {
+    let connection = Connection::connect(url, ConnectionProperties::default()).await?;
+    let channel = connection.create_channel().await?;
+    channel.confirm_select(ConfirmSelectOptions::default()).await?;
+    let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };
+    let table = FieldTable::default();
+    channel.exchange_declare(EXCHANGE.into(), ExchangeKind::Topic, durable, table).await?;
+    let durable = QueueDeclareOptions { durable: true, ..Default::default() };
+    channel.queue_declare(DEAD.into(), durable, quorum()).await?;
+    let mut table = quorum();
+    table.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(TRIES - 1));
+    table.insert("x-dead-letter-exchange".into(), AMQPValue::LongString("".into()));
+    table.insert("x-dead-letter-routing-key".into(), AMQPValue::LongString(DEAD.into()));
+    channel.queue_declare(QUEUE.into(), durable, table).await?;
+    for kind in [CREATED, CANCELLED] {
+        let options = QueueBindOptions::default();
+        let table = FieldTable::default();
+        channel.queue_bind(QUEUE.into(), EXCHANGE.into(), kind.into(), options, table).await?;
+    }
+    Ok(channel)
+}
+
+/// A queue that is on disk before a message counts as taken, and that counts tries.
+fn quorum() -> FieldTable {
+    let mut table = FieldTable::default();
+    table.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+    table
+}

@@ -1,0 +1,150 @@
+//! How a service answers: JSON, problems as `{"error": "…"}`, and an end in which no request is lost.
+
+use std::future::Future;
+use std::process::ExitCode;
+
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{FromRequest, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Router, serve};
+use serde::Serialize;
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::database::Database;
+use crate::{Error, setting};
+
+/// A request's or an answer's body. Unlike axum's own it tells what is wrong as JSON too.
+#[derive(FromRequest)]
+#[from_request(via(axum::Json), rejection(Problem))]
+pub struct Json<T>(pub T);
+
+impl<T: Serialize> IntoResponse for Json<T> {
+    fn into_response(self) -> Response {
+        axum::Json(self.0).into_response()
+    }
+}
+
+/// Why a request was not done.
+#[derive(Debug)]
+pub struct Problem {
+    pub status: StatusCode,
+    pub text: String,
+}
+
+impl Problem {
+    pub fn new(status: StatusCode, text: impl Into<String>) -> Self {
+        Self { status, text: text.into() }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        (self.status, axum::Json(json!({ "error": self.text }))).into_response()
+    }
+}
+
+impl From<JsonRejection> for Problem {
+    fn from(rejection: JsonRejection) -> Self {
+        Self::new(rejection.status(), rejection.body_text())
+    }
+}
+
+/// 503 where the database is away, 500 where it refuses. Nothing was done then.
+impl From<sqlx::Error> for Problem {
+    fn from(error: sqlx::Error) -> Self {
+        eprintln!("database: {error}");
+        match error {
+            sqlx::Error::Database(_) => {
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "the database refused this")
+            }
+            _ => Self::new(StatusCode::SERVICE_UNAVAILABLE, "the database is away"),
+        }
+    }
+}
+
+/// The key under which a request is done once, however often it comes.
+///
+/// # Errors
+/// There is none, or it is longer than 128 bytes, or no text: 400.
+pub fn idempotency_key(headers: &HeaderMap) -> Result<String, Problem> {
+    let key = headers.get("idempotency-key").and_then(|value| value.to_str().ok());
+    match key {
+        Some(key) if (1..=128).contains(&key.len()) => Ok(key.to_owned()),
+        _ => Err(Problem::new(
+            StatusCode::BAD_REQUEST,
+            "this needs an Idempotency-Key of 1 to 128 characters",
+        )),
+    }
+}
+
+/// `GET /health`: whether the service can work.
+pub fn health(database: Database) -> Router {
+    async fn answer(State(database): State<Database>) -> Result<Json<serde_json::Value>, Problem> {
+        database.query("SELECT 1").execute(&database.pool).await?;
+        Ok(Json(json!({ "status": "ok" })))
+    }
+    Router::new().route("/health", get(answer)).with_state(database)
+}
+
+/// Runs a service: what the environment does not say is by its `name` and its `port`.
+pub async fn run<F>(
+    name: &str,
+    port: u16,
+    migrations: &[&'static str],
+    make: impl FnOnce(Database) -> F,
+) -> ExitCode
+where
+    F: Future<Output = Result<Router, Error>>,
+{
+    match try_run(name, port, migrations, make).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{name}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn try_run<F>(
+    name: &str,
+    port: u16,
+    migrations: &[&'static str],
+    make: impl FnOnce(Database) -> F,
+) -> Result<(), Error>
+where
+    F: Future<Output = Result<Router, Error>>,
+{
+    let listen = setting("LISTEN").unwrap_or_else(|| format!("127.0.0.1:{port}"));
+    let url = setting("DATABASE_URL").unwrap_or_else(|| format!("sqlite://{name}.db?mode=rwc"));
+    // First of all, so that an end that is asked for while the database is awaited is an orderly one.
+    let mut stopped = Box::pin(stopped()?);
+    let listener = TcpListener::bind(&listen)
+        .await
+        .map_err(|error| format!("cannot listen on {listen} (LISTEN): {error}"))?;
+    let start = async {
+        let database = Database::open(&url, migrations).await?;
+        Ok::<_, Error>(make(database.clone()).await?.merge(health(database)))
+    };
+    let app = tokio::select! {
+        app = start => app?,
+        () = &mut stopped => return Ok(()),
+    };
+    println!("{name} listens on {}", listener.local_addr()?);
+    Ok(serve(listener, app).with_graceful_shutdown(stopped).await?)
+}
+
+/// Ends with SIGTERM or SIGINT.
+fn stopped() -> Result<impl Future<Output = ()> + Send + 'static, Error> {
+    let mut term = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
