@@ -399,3 +399,26 @@ async fn a_new_registry_that_hangs_for_one_service_takes_nothing_from_it() {
     let stale = "pilotfish_registry_service_state{service=\"users\",state=\"stale\"}";
     eventually(|| async { (caller.metric(stale).await == 1.0).then_some(()) }).await;
 }
+
+/// Whether a name that nobody could look up is a service is not known: it is not told to be none.
+#[tokio::test]
+async fn a_name_that_no_registry_could_look_up_is_told_apart_from_one_that_nobody_has() {
+    let agent = Agent::start(Mood::Says(b"HTTP/1.1 500 No\r\ncontent-length: 4\r\n\r\nsick")).await;
+    let proxy = Proxy::start(&format!(
+        "registry: {{ consul: {{ address: \"http://{}\" }}, advertise: off }}\ninbound: off\n\
+         outbound: {{ listen: \"127.0.0.1:0\", unknown: reject }}\ndiscovery: {{ first_answer: 100ms }}\n",
+        agent.upstream.address
+    ))
+    .await;
+    let answer = client::get_from(proxy.outbound(), "user-service", "/").await;
+    assert_eq!((answer.status.as_u16(), answer.reason()), (503, "registry_unavailable"));
+    let text = String::from_utf8_lossy(&answer.body).into_owned();
+    assert!(text.contains("user-service") && text.contains("500"), "{text}");
+
+    *agent.mood.lock().unwrap() = Mood::Tells("[]".to_owned(), 7);
+    eventually(async || {
+        let answer = client::get_from(proxy.outbound(), "user-service", "/").await;
+        (answer.reason() == "unknown_host").then_some(())
+    })
+    .await;
+}

@@ -6,6 +6,7 @@ use std::sync::atomic::{
     Ordering::{Acquire, Relaxed, Release},
 };
 
+use arc_swap::ArcSwapOption;
 use tokio::sync::Notify;
 
 /// Kept by service for as long as it is followed.
@@ -37,6 +38,7 @@ impl Discovered {
 pub struct FirstAnswer {
     came: AtomicBool,
     waiting: Notify,
+    failure: ArcSwapOption<String>,
 }
 
 impl FirstAnswer {
@@ -48,6 +50,17 @@ impl FirstAnswer {
     pub fn came(&self) {
         self.came.store(true, Release);
         self.waiting.notify_waiters();
+    }
+
+    /// Why no registry has told, as long as that is so.
+    pub fn failure(&self) -> Option<Arc<String>> {
+        self.failure.load_full()
+    }
+
+    pub fn note_failure(&self, failure: Option<String>) {
+        if self.failure.load().as_deref() != failure.as_ref() {
+            self.failure.store(failure.map(Arc::new));
+        }
     }
 
     /// Waits until it has come.

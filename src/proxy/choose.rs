@@ -74,11 +74,11 @@ pub fn route(
                 let route = route.unwrap_or(&service.fallback).clone();
                 (path, Some(route))
             }
-            Called::Host => {
+            Called::Host(silent) => {
                 if parts.headers.get_all(VIA).iter().any(|via| *via == worker.via) {
                     return Err(Failure::Loop { host: target.host.clone() });
                 }
-                host = Some(passthrough(worker, snapshot, connection, target, 80)?);
+                host = Some(passthrough(worker, snapshot, connection, target, 80, silent)?);
                 (path, Some(snapshot.outbound.unknown_route.clone()))
             }
         },
@@ -125,7 +125,7 @@ pub fn tunnel(
 ) -> Result<Result<Way, Unsettled>, Failure> {
     let snapshot = &view.snapshot;
     match called(snapshot, &target.host, may_wait) {
-        Called::Unsettled(unsettled) => return Ok(Err(unsettled)),
+        Called::Unsettled(unsettled) => Ok(Err(unsettled)),
         Called::Service(service, _) => {
             let to = match &service.fallback.action {
                 Action::Forward(forward) => forward.to.first(),
@@ -134,13 +134,14 @@ pub fn tunnel(
             if may_wait && let Some(first) = snapshot.cluster(to).pending() {
                 return Ok(Err(Unsettled::Pending(first.clone())));
             }
-            return Ok(Ok((service.fallback.clone(), Choice::Group(to), to.cluster)));
+            Ok(Ok((service.fallback.clone(), Choice::Group(to), to.cluster)))
         }
-        Called::Host => {}
+        Called::Host(silent) => {
+            let host = passthrough(worker, snapshot, connection, target, 443, silent)?;
+            let route = snapshot.outbound.unknown_route.clone();
+            Ok(Ok((route, Choice::Host(host), snapshot.passthrough_cluster())))
+        }
     }
-    let host = passthrough(worker, snapshot, connection, target, 443)?;
-    let route = snapshot.outbound.unknown_route.clone();
-    Ok(Ok((route, Choice::Host(host), snapshot.passthrough_cluster())))
 }
 
 fn find<'a>(
@@ -178,8 +179,8 @@ enum Called<'a> {
     /// A service; with the name that it knows itself by, where the client used the form
     /// `user-service.localhost`, which resolves to us without a line in `/etc/hosts`.
     Service(&'a Arc<OutboundService>, Option<HeaderValue>),
-    /// A host that is no service.
-    Host,
+    /// A host that is no service; or perhaps one, where no registry could be asked, for this reason.
+    Host(Option<Arc<String>>),
     Unsettled(Unsettled),
 }
 
@@ -195,7 +196,7 @@ fn called<'a>(snapshot: &'a Snapshot, host: &str, may_wait: bool) -> Called<'a> 
     let Some((service, name)) = known else {
         let unknown = outbound.names.discoverable(local.unwrap_or(host)).filter(|_| may_wait);
         return unknown
-            .map_or(Called::Host, |name| Called::Unsettled(Unsettled::Unknown(name.into())));
+            .map_or(Called::Host(None), |name| Called::Unsettled(Unsettled::Unknown(name.into())));
     };
     let cluster = &snapshot.clusters[service.cluster as usize];
     match &cluster.discovered {
@@ -206,7 +207,8 @@ fn called<'a>(snapshot: &'a Snapshot, host: &str, may_wait: bool) -> Called<'a> 
                 let pending = cluster.pending().filter(|_| may_wait);
                 let wait =
                     |first: &Arc<FirstAnswer>| Called::Unsettled(Unsettled::Pending(first.clone()));
-                return pending.map_or(Called::Host, wait);
+                let host = || Called::Host(discovered.first_answer.failure());
+                return pending.map_or_else(host, wait);
             }
         }
     }
@@ -219,6 +221,7 @@ fn passthrough(
     connection: &Connection,
     target: &Target,
     default_port: u16,
+    silent: Option<Arc<String>>,
 ) -> Result<Arc<Endpoint>, Failure> {
     let port = target.port.unwrap_or(default_port);
     let ip = target.host.parse::<IpAddr>();
@@ -234,7 +237,11 @@ fn passthrough(
         return Err(Failure::Loop { host: format!("{}:{port}", target.host) });
     }
     if snapshot.outbound.unknown == Unknown::Reject {
-        return Err(Failure::UnknownHost { host: target.host.clone() });
+        let host = target.host.clone();
+        return Err(match silent {
+            Some(error) => Failure::Undiscovered { host, error },
+            None => Failure::UnknownHost { host },
+        });
     }
     Ok(worker.passthrough(match ip {
         Ok(ip) => Address::Socket((ip, port).into()),

@@ -57,6 +57,11 @@ pub enum Failure {
     UnknownHost {
         host: String,
     },
+    /// Perhaps a service has the host: no registry could be asked.
+    Undiscovered {
+        host: String,
+        error: Arc<String>,
+    },
     /// The request would come back to us.
     Loop {
         host: String,
@@ -144,6 +149,7 @@ impl Failure {
             | Self::Timeout { of: TimeLimit::Client, .. }
             | Self::NotHttp { .. } => Fault::Client,
             Self::NoEndpoint { .. }
+            | Self::Undiscovered { .. }
             | Self::BreakerOpen { .. }
             | Self::Timeout { .. }
             | Self::Reset { .. }
@@ -180,6 +186,7 @@ impl Failure {
             | Self::Shed { .. }
             | Self::Fault(Aborted::Grpc(_))
             | Self::NoEndpoint { .. }
+            | Self::Undiscovered { .. }
             | Self::BreakerOpen { .. }
             | Self::Connect { .. }
             | Self::Reset { .. }
@@ -207,7 +214,9 @@ impl Failure {
             Self::NoRoute { .. } | Self::UnknownHost { .. } | Self::Loop { .. } => {
                 Some(Flag::NoRoute)
             }
-            Self::NoEndpoint { .. } | Self::NotHttp { .. } => Some(Flag::NoHealthyUpstream),
+            Self::NoEndpoint { .. } | Self::Undiscovered { .. } | Self::NotHttp { .. } => {
+                Some(Flag::NoHealthyUpstream)
+            }
             Self::Connect { error, .. } => Some(match error.kind {
                 ConnectErrorKind::Overflow => Flag::UpstreamOverflow,
                 _ => Flag::UpstreamConnectionFailure,
@@ -236,6 +245,7 @@ impl Failure {
             Self::RateLimited { .. } => "rate_limited",
             Self::NoRoute { .. } => "no_route",
             Self::UnknownHost { .. } => "unknown_host",
+            Self::Undiscovered { .. } => "registry_unavailable",
             Self::Loop { .. } => "loop",
             Self::NoEndpoint { .. } => "no_endpoint",
             Self::BreakerOpen { .. } => "circuit_breaker_open",
@@ -318,6 +328,10 @@ impl Failure {
             }
             Self::UnknownHost { host } => format!(
                 "no service has the name {host}; add it under services or set outbound.unknown: passthrough"
+            ),
+            Self::Undiscovered { host, error } => format!(
+                "no registry could tell where {host} runs ({error}); try again later, or see what the proxy knows: \
+                 pilotfish endpoints {host}"
             ),
             Self::Loop { host } => format!(
                 "{host} is this proxy itself; name a service in Host, as in Host: user-service"

@@ -24,7 +24,7 @@ pub static FALLBACK: HeaderName = HeaderName::from_static("x-pilotfish-fallback"
 fn cause(failure: &Failure) -> Option<Cause> {
     Some(match failure {
         Failure::BreakerOpen { .. } => Cause::BreakerOpen,
-        Failure::NoEndpoint { .. } => Cause::NoEndpoint,
+        Failure::NoEndpoint { .. } | Failure::Undiscovered { .. } => Cause::NoEndpoint,
         Failure::Connect { error, .. } => match error.kind {
             ConnectErrorKind::Overflow => Cause::Overflow,
             _ => Cause::ConnectFailure,

@@ -158,6 +158,15 @@ impl Followed {
         waits.then(|| self.known.settles())
     }
 
+    /// Tells requests why nobody knows it, where that is so.
+    pub fn note_failure(&self) {
+        let why = || match self.known.failure() {
+            Some(failure) => failure.to_string(),
+            None => "no answer yet".to_owned(),
+        };
+        self.first_answer.note_failure(self.known.source().is_none().then(why));
+    }
+
     /// Asks the suspects whether they answer, where it is time.
     pub fn probe(&mut self, service: &Arc<str>, to: &mpsc::UnboundedSender<Probed>, now: Instant) {
         let suspects = self.known.suspects();

@@ -214,6 +214,7 @@ impl Discovery {
             let due = self.due.get().map_or(now + wait, |due| due.min(now + wait));
             self.due.set(Some(due));
         }
+        followed.note_failure();
         followed.probe(service, &self.probed, now);
         let source = followed.known.source();
         self.standings.note(service, source, followed, settings, now);
