@@ -55,7 +55,8 @@ impl Database {
     async fn migrate(&self, migrations: &[&'static str]) -> Result<(), Error> {
         let numbered = (1..).zip(migrations).map(|(number, sql)| {
             let simple = MigrationType::Simple;
-            Migration::new(number, "".into(), simple, sql.into_sql_str(), false)
+            let sql = AssertSqlSafe(self.kind.spell_tables(sql)).into_sql_str();
+            Migration::new(number, "".into(), simple, sql, false)
         });
         let migrator = Migrator::with_migrations(numbered.collect());
         for _ in 0..60 {
@@ -112,6 +113,14 @@ impl Kind {
             Self::Postgres => "SELECT 1",
             // Two that write the same rows in turn do not block each other by gaps between rows.
             Self::MySql => "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
+        }
+    }
+
+    /// MySQL takes keys that differ in case alone for the same, unless a table says otherwise.
+    fn spell_tables(self, sql: &'static str) -> Cow<'static, str> {
+        match self {
+            Self::Sqlite | Self::Postgres => sql.into(),
+            Self::MySql => sql.replace("\n);", "\n) COLLATE utf8mb4_bin;").into(),
         }
     }
 

@@ -69,16 +69,20 @@ impl From<sqlx::Error> for Problem {
 /// The key under which a request is done once, however often it comes.
 ///
 /// # Errors
-/// There is none, or it is longer than 128 bytes, or no text: 400.
-pub fn idempotency_key(headers: &HeaderMap) -> Result<String, Problem> {
-    let key = headers.get("idempotency-key").and_then(|value| value.to_str().ok());
-    match key {
-        Some(key) if (1..=128).contains(&key.len()) => Ok(key.to_owned()),
-        _ => Err(Problem::new(
-            StatusCode::BAD_REQUEST,
-            "this needs an Idempotency-Key of 1 to 128 characters",
-        )),
-    }
+/// There is none, or it is no [`key`]: 400.
+pub fn idempotency_key(headers: &HeaderMap) -> Result<&str, Problem> {
+    let value = headers.get("idempotency-key").and_then(|value| value.to_str().ok());
+    key(value.unwrap_or(""))
+}
+
+/// `text`, if it can be a key: databases do not agree about spaces and letters beyond ASCII.
+///
+/// # Errors
+/// It cannot: 400.
+pub fn key(text: &str) -> Result<&str, Problem> {
+    let is_key = (1..=128).contains(&text.len()) && text.bytes().all(|it| it.is_ascii_graphic());
+    let problem = "this needs an Idempotency-Key of 1 to 128 visible ASCII characters";
+    is_key.then_some(text).ok_or_else(|| Problem::new(StatusCode::BAD_REQUEST, problem))
 }
 
 /// `GET /health`: whether the service can work.

@@ -68,7 +68,7 @@ async fn reserve(
     headers: HeaderMap,
     Json(Reserve { sku, quantity }): Json<Reserve>,
 ) -> Result<Json<Reserved>, Problem> {
-    let amount = inventory.reserve(&idempotency_key(&headers)?, &sku, quantity).await?;
+    let amount = inventory.reserve(idempotency_key(&headers)?, &sku, quantity).await?;
     Ok(Json(Reserved { sku, quantity, amount }))
 }
 
@@ -76,7 +76,7 @@ async fn release(
     State(inventory): State<Inventory>,
     headers: HeaderMap,
 ) -> Result<Json<Released>, Problem> {
-    Ok(Json(Released { released: inventory.release(&idempotency_key(&headers)?).await? }))
+    Ok(Json(Released { released: inventory.release(idempotency_key(&headers)?).await? }))
 }
 
 async fn take(

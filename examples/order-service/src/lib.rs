@@ -63,7 +63,7 @@ async fn create(
     Json(new): Json<NewOrder>,
 ) -> Result<Response, Problem> {
     let key = match headers.contains_key("idempotency-key") {
-        true => common::web::idempotency_key(&headers)?,
+        true => common::web::idempotency_key(&headers)?.to_owned(),
         false => new_id(),
     };
     let order = saga.orders.create(&key, new).await?;

@@ -1,5 +1,5 @@
 use axum::Router;
-use common::web::Problem;
+use common::web::{self, Problem};
 use tonic::service::Routes;
 use tonic::{Code, Request, Response, Status, async_trait};
 
@@ -38,7 +38,7 @@ impl UserService for Users {
         request: Request<ChargeRequest>,
     ) -> Result<Response<ChargeReply>, Status> {
         let ChargeRequest { idempotency_key, user_id, amount } = request.into_inner();
-        let key = given(&idempotency_key)?;
+        let key = web::key(&idempotency_key).map_err(status)?;
         Users::charge(self, key, &user_id, amount).await.map_err(status)?;
         Ok(Response::new(ChargeReply { user_id, amount }))
     }
@@ -48,16 +48,9 @@ impl UserService for Users {
         request: Request<RefundRequest>,
     ) -> Result<Response<RefundReply>, Status> {
         let key = request.into_inner().idempotency_key;
-        let refunded = Users::refund(self, given(&key)?).await.map_err(status)?;
+        let refunded =
+            Users::refund(self, web::key(&key).map_err(status)?).await.map_err(status)?;
         Ok(Response::new(RefundReply { refunded }))
-    }
-}
-
-fn given(key: &str) -> Result<&str, Status> {
-    if (1..=128).contains(&key.len()) {
-        Ok(key)
-    } else {
-        Err(Status::invalid_argument("this needs an idempotency_key of 1 to 128 bytes"))
     }
 }
 

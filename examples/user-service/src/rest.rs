@@ -58,10 +58,10 @@ async fn charge(
     headers: HeaderMap,
     Json(charge): Json<Charge>,
 ) -> Result<Json<Charge>, Problem> {
-    users.charge(&idempotency_key(&headers)?, &charge.user_id, charge.amount).await?;
+    users.charge(idempotency_key(&headers)?, &charge.user_id, charge.amount).await?;
     Ok(Json(charge))
 }
 
 async fn refund(State(users): State<Users>, headers: HeaderMap) -> Result<Json<Refund>, Problem> {
-    Ok(Json(Refund { refunded: users.refund(&idempotency_key(&headers)?).await? }))
+    Ok(Json(Refund { refunded: users.refund(idempotency_key(&headers)?).await? }))
 }
