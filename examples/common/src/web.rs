@@ -11,6 +11,7 @@ use axum::routing::get;
 use axum::{Router, serve};
 use serde::Serialize;
 use serde_json::json;
+use sqlx::error::ErrorKind;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -53,16 +54,34 @@ impl From<JsonRejection> for Problem {
     }
 }
 
-/// 503 where the database is away, 500 where it refuses. Nothing was done then.
+/// 500 where the database will never take this, 503 where it may later: it is away, full, or busy with others. Nothing was
+/// done then.
 impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Self {
         eprintln!("database: {error}");
-        match error {
-            sqlx::Error::Database(_) => {
-                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "the database refused this")
-            }
-            _ => Self::new(StatusCode::SERVICE_UNAVAILABLE, "the database is away"),
+        if is_at_fault(&error) {
+            Self::new(StatusCode::INTERNAL_SERVER_ERROR, "the database refused this")
+        } else {
+            Self::new(StatusCode::SERVICE_UNAVAILABLE, "the database cannot do this now")
         }
+    }
+}
+
+/// Whether it lies in what was asked: a constraint, or by the code (SQLSTATE, or SQLite's own) a value or a statement that the
+/// database cannot take.
+fn is_at_fault(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(error) => {
+            let code = error.code().unwrap_or_default();
+            !matches!(error.kind(), ErrorKind::Other)
+                || code.starts_with("22")
+                || code.starts_with("42")
+                || code == "1"
+        }
+        sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) | sqlx::Error::RowNotFound => {
+            true
+        }
+        _ => false,
     }
 }
 

@@ -71,7 +71,7 @@ impl Users {
         // The key first: of two that charge under it one waits here for the other.
         if !self.take_key(&mut tx, key, user_id, amount, "charged").await? {
             drop(tx);
-            return answer_again(&self.charged(key).await?, user_id, amount);
+            return self.answer_again(key, user_id, amount).await;
         }
         let paid = self
             .db
@@ -151,28 +151,25 @@ impl Users {
         Ok(self.db.query_as(sql).bind(key.to_owned()).fetch_one(&self.db.pool).await?)
     }
 
+    async fn answer_again(&self, key: &str, user_id: &str, amount: i64) -> Result<(), Problem> {
+        let charge = self.charged(key).await?;
+        match charge.state.as_str() {
+            "refunded" => Err(Problem::new(StatusCode::CONFLICT, "this charge was refunded")),
+            _ if charge.user_id != user_id || charge.amount != amount => Err(Problem::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "this Idempotency-Key was used for another charge",
+            )),
+            "refused" => Err(self.why_refused(user_id).await),
+            _ => Ok(()),
+        }
+    }
+
     async fn why_refused(&self, user_id: &str) -> Problem {
         match self.get(user_id).await {
-            Ok(_) => not_enough(),
+            Ok(_) => Problem::new(StatusCode::PAYMENT_REQUIRED, "there is not enough money"),
             Err(problem) => problem,
         }
     }
-}
-
-fn answer_again(charge: &Charge, user_id: &str, amount: i64) -> Result<(), Problem> {
-    match charge.state.as_str() {
-        "refunded" => Err(Problem::new(StatusCode::CONFLICT, "this charge was refunded")),
-        _ if charge.user_id != user_id || charge.amount != amount => Err(Problem::new(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            "this Idempotency-Key was used for another charge",
-        )),
-        "refused" => Err(not_enough()),
-        _ => Ok(()),
-    }
-}
-
-fn not_enough() -> Problem {
-    Problem::new(StatusCode::PAYMENT_REQUIRED, "there is not enough money")
 }
 
 fn no_such_user(id: &str) -> Problem {
