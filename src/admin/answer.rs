@@ -124,6 +124,10 @@ fn flatten(value: &Value, place: &mut String, out: &mut String) {
                 }
             }
         }
+        // A value is one line, whoever wrote it.
+        Value::String(text) if text.contains(char::is_control) => {
+            let _ = writeln!(out, "{place} {}", text.replace(char::is_control, "\u{fffd}"));
+        }
         Value::String(text) => {
             let _ = writeln!(out, "{place} {text}");
         }

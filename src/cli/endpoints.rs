@@ -127,7 +127,13 @@ fn table(clusters: &Value) -> String {
             ]);
         }
     }
-    aligned(&rows)
+    let mut out = aligned(&rows);
+    for cluster in clusters.as_array().into_iter().flatten() {
+        if let Some(error) = cluster["registry"]["error"].as_str() {
+            let _ = writeln!(out, "\n{}: {}", text(&cluster["name"]), shown(error, 300));
+        }
+    }
+    out
 }
 
 fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
@@ -137,9 +143,19 @@ fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
 fn text(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
-        Value::String(text) => text.clone(),
+        Value::String(text) => shown(text, 60),
         other => other.to_string(),
     }
+}
+
+/// At most so many characters, and none that a terminal obeys: whoever writes to a registry writes this.
+fn shown(text: &str, most: usize) -> String {
+    let shown = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
+    let mut cut: String = text.chars().take(most).map(shown).collect();
+    if text.chars().nth(most).is_some() {
+        cut.push('…');
+    }
+    cut
 }
 
 fn aligned(rows: &[Vec<String>]) -> String {
@@ -185,7 +201,14 @@ mod tests {
             table(&clusters),
             "SERVICE  SOURCE         KNOWN      ENDPOINT     STATE            IN FLIGHT  LATENCY  VERSION  ZONE\n\
              users    consul         stale 12s  10.0.0.1:80  available, held  3          1.2ms    v1       -\n\
-             orders   configuration  -          (none)\n"
+             orders   configuration  -          (none)\n\n\
+             users: away\n"
         );
+    }
+
+    #[test]
+    fn what_a_registry_wrote_does_nothing_to_a_terminal() {
+        assert_eq!(shown("\u{1b}[2Jzone\n", 60), "\u{fffd}[2Jzone\u{fffd}");
+        assert_eq!(shown("0123456789", 4), "0123…");
     }
 }
