@@ -422,3 +422,24 @@ async fn a_name_that_no_registry_could_look_up_is_told_apart_from_one_that_nobod
     })
     .await;
 }
+
+/// Others may go on calling us then, and somebody may look for the reason.
+#[tokio::test]
+async fn an_end_tells_of_an_announcement_that_could_not_be_taken_back() {
+    let app = Upstream::named("app").await;
+    let agent = Agent::start(Mood::Tells("[]".to_owned(), 1)).await;
+    let yaml = format!(
+        "service: {{ name: app, port: {} }}\nregistry: consul://{}\ninbound: {{ listen: '{{inbound}}' }}\n\
+         outbound: {{ listen: '{{outbound}}' }}\nadmin: {{ listen: '{{admin}}', metrics: '{{metrics}}' }}\n\
+         drain: {{ linger: 0s }}\n",
+        app.address.port(),
+        agent.upstream.address
+    );
+    let mut proxy = Process::start(&yaml, Start::default()).await;
+    eventually(async || proxy.stderr().contains("registered").then_some(())).await;
+    *agent.mood.lock().unwrap() = Mood::Silent;
+    proxy.signal(rustix::process::Signal::TERM);
+    assert!(proxy.exit().await.success());
+    let log = proxy.stderr();
+    assert!(log.contains("the announcement may stand until it expires"), "{log}");
+}

@@ -356,7 +356,13 @@ impl Control {
         let began = clock::now();
         for running in running {
             let left = LEAVE.saturating_sub(clock::now() - began);
-            let _ = timeout(left, running.task).await;
+            let kind = running.kind.as_str();
+            if timeout(left, running.task).await.is_err() {
+                tracing::warn!(
+                    registry = kind,
+                    "the announcement may stand until it expires: the registry did not take it back in time"
+                );
+            }
         }
     }
 }
