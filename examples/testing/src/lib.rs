@@ -2,6 +2,8 @@
 //! stands where a sidecar would and can stop a call wherever a test wants.
 
 pub mod api;
+pub mod checks;
+pub mod database;
 pub mod mariadb;
 pub mod postgres;
 pub mod program;
@@ -10,6 +12,7 @@ pub mod relay;
 pub mod service;
 
 pub use api::Api;
+pub use database::{Database, Kind};
 pub use mariadb::MariaDb;
 pub use postgres::Postgres;
 pub use rabbitmq::RabbitMq;
@@ -17,6 +20,7 @@ pub use relay::Relay;
 pub use service::Service;
 
 use std::future::Future;
+use std::panic::Location;
 use std::time::Duration;
 
 /// The user service by gRPC, as any client has it.
@@ -29,13 +33,21 @@ pub mod proto {
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Fails the test where `future` takes longer than [`PATIENCE`].
-pub async fn within<F: Future>(future: F) -> F::Output {
-    tokio::time::timeout(PATIENCE, future).await.expect("it takes too long")
+#[track_caller]
+pub fn within<F: Future>(future: F) -> impl Future<Output = F::Output> {
+    let here = Location::caller();
+    async move {
+        let output = tokio::time::timeout(PATIENCE, future).await;
+        output.unwrap_or_else(|_| panic!("it takes too long: {here}"))
+    }
 }
 
 /// Asks again until there is an answer, for what becomes true without telling.
-pub async fn eventually<T, F: Future<Output = Option<T>>>(mut ask: impl FnMut() -> F) -> T {
-    within(async {
+#[track_caller]
+pub fn eventually<T, F: Future<Output = Option<T>>>(
+    mut ask: impl FnMut() -> F,
+) -> impl Future<Output = T> {
+    within(async move {
         loop {
             if let Some(answer) = ask().await {
                 return answer;
@@ -43,5 +55,4 @@ pub async fn eventually<T, F: Future<Output = Option<T>>>(mut ask: impl FnMut() 
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     })
-    .await
 }

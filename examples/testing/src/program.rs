@@ -55,10 +55,13 @@ impl Program {
         kill_process(pid(self.child.id()), signal).expect("it runs");
     }
 
-    /// It keeps its connections and its port, and does nothing; nor do its children.
+    /// It keeps its connections and its port, and does nothing; nor do its children. It has stopped when this returns.
     pub fn freeze(&self) {
         for one in self.family() {
             let _ = kill_process(pid(one), Signal::STOP);
+            while threads(one).any(|state| !['T', 'Z'].contains(&state)) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
         }
     }
 
@@ -72,11 +75,8 @@ impl Program {
     fn family(&self) -> Vec<u32> {
         let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
         for entry in std::fs::read_dir("/proc").expect("/proc").flatten() {
-            let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-            // The name of a program, in parentheses, may have any character in it.
-            let parent = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1));
             let pid = entry.file_name().to_str().and_then(|pid| pid.parse().ok());
-            if let (Some(parent), Some(pid)) = (parent.and_then(|it| it.parse().ok()), pid) {
+            if let (Some((_, parent)), Some(pid)) = (state(&entry.path()), pid) {
                 children.entry(parent).or_default().push(pid);
             }
         }
@@ -106,6 +106,20 @@ impl Drop for Program {
         }
         let _ = self.child.wait();
     }
+}
+
+/// The states of a process's threads.
+fn threads(pid: u32) -> impl Iterator<Item = char> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    tasks.filter_map(|task| Some(state(&task.path())?.0))
+}
+
+/// The state of a process or thread, and its parent.
+fn state(of: &Path) -> Option<(char, u32)> {
+    let stat = std::fs::read_to_string(of.join("stat")).ok()?;
+    // The name of a program, in parentheses, may have any character in it.
+    let mut fields = stat.rsplit(") ").next()?.split(' ');
+    Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
 }
 
 fn pid(number: u32) -> Pid {

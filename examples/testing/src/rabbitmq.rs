@@ -11,6 +11,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::Mutex;
 
 use crate::program::{Program, absent, find, free_address, log_file, log_of, wait_for};
 use crate::within;
@@ -24,6 +25,7 @@ pub struct RabbitMq {
     others: SocketAddr,
     server: PathBuf,
     address: SocketAddr,
+    connection: Mutex<Option<Connection>>,
     dir: TempDir,
 }
 
@@ -45,7 +47,16 @@ impl RabbitMq {
         std::fs::write(dir.path().join("rabbitmq.conf"), CONFIGURATION).expect("a file");
         let (epmd, names) = start_epmd(&epmd, dir.path()).await;
         let (address, others) = (free_address(), free_address());
-        let mut rabbitmq = Self { program: None, _epmd: epmd, names, others, server, address, dir };
+        let mut rabbitmq = Self {
+            program: None,
+            _epmd: epmd,
+            names,
+            others,
+            server,
+            address,
+            connection: Mutex::default(),
+            dir,
+        };
         // Another process may have taken a port meanwhile.
         while !rabbitmq.try_start().await {
             (rabbitmq.address, rabbitmq.others) = (free_address(), free_address());
@@ -83,14 +94,14 @@ impl RabbitMq {
     /// Makes a queue that outlives a restart.
     pub async fn declare(&self, queue: &str) {
         let options = QueueDeclareOptions { durable: true, ..Default::default() };
-        let (_connection, channel) = self.channel().await;
+        let channel = self.channel().await;
         let declared = channel.queue_declare(queue.into(), options, FieldTable::default());
         declared.await.expect("a queue");
     }
 
     /// Sends a message, whatever it is, and waits until the server has it.
     pub async fn publish(&self, exchange: &str, key: &str, body: &[u8]) {
-        let (_connection, channel) = self.channel().await;
+        let channel = self.channel().await;
         let properties = BasicProperties::default().with_delivery_mode(2);
         channel.confirm_select(Default::default()).await.expect("confirms");
         let options = BasicPublishOptions { mandatory: true, ..Default::default() };
@@ -103,25 +114,31 @@ impl RabbitMq {
     /// How many messages wait in a queue; none where there is no such queue.
     pub async fn waiting(&self, queue: &str) -> Option<u32> {
         let options = QueueDeclareOptions { passive: true, ..Default::default() };
-        let (_connection, channel) = self.channel().await;
+        let channel = self.channel().await;
         let declared = channel.queue_declare(queue.into(), options, FieldTable::default()).await;
         declared.ok().map(|queue| queue.message_count())
     }
 
     /// The next message of a queue.
     pub async fn take(&self, queue: &str) -> Option<Vec<u8>> {
-        let (_connection, channel) = self.channel().await;
+        let channel = self.channel().await;
         let options = BasicGetOptions { no_ack: true };
         let message = within(channel.basic_get(queue.into(), options)).await.expect("the queue");
         message.map(|message| message.delivery.data)
     }
 
-    async fn channel(&self) -> (Connection, Channel) {
+    /// On one connection, which is made when it is needed, and again when it broke.
+    async fn channel(&self) -> Channel {
+        let mut connection = self.connection.lock().await;
+        if let Some(connection) = &*connection
+            && let Ok(channel) = within(connection.create_channel()).await
+        {
+            return channel;
+        }
         let url = self.url();
-        let connection = Connection::connect(&url, ConnectionProperties::default());
-        let connection = within(connection).await.expect("a connection");
-        let channel = within(connection.create_channel()).await.expect("a channel");
-        (connection, channel)
+        let new = Connection::connect(&url, ConnectionProperties::default());
+        let new = connection.insert(within(new).await.expect("a connection"));
+        within(new.create_channel()).await.expect("a channel")
     }
 
     /// False where it ends instead of answering.

@@ -3,14 +3,14 @@
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus};
+use std::process::{Command, ExitStatus, Output, Stdio};
 use std::sync::Mutex;
 
 use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::program::{Program, free_address, log_file, log_of, wait_for};
-use crate::{Api, eventually};
+use crate::{Api, eventually, within};
 
 pub struct Service {
     program: Mutex<Option<Program>>,
@@ -57,9 +57,8 @@ impl Service {
         let mut program = Program::start(&mut command, Signal::KILL, self.dir.path());
         let says_so = async || log_of(&stdout).contains('\n');
         assert!(wait_for(&mut program, says_so).await, "it ends: {}", log_of(&stderr));
-        let line = log_of(&stdout);
-        let address = line.lines().next().and_then(|line| line.rsplit(' ').next());
-        assert_eq!(address, Some(self.address.to_string().as_str()), "the first line: {line}");
+        let line = self.first_line();
+        assert!(line.ends_with(&format!(" {}", self.address)), "its first line: {line}");
         *self.program.lock().expect("no panic") = Some(program);
     }
 
@@ -69,11 +68,24 @@ impl Service {
     }
 
     /// Asks it to end, and waits until it has.
-    pub async fn terminate(&self) -> ExitStatus {
+    pub async fn end_by(&self, signal: Signal) -> ExitStatus {
         let mut program = self.program.lock().expect("no panic").take().expect("it runs");
-        program.signal(Signal::TERM);
+        program.signal(signal);
         let program = std::cell::RefCell::new(&mut program);
         eventually(|| async { program.borrow_mut().ended() }).await
+    }
+
+    /// One that is expected to end by itself.
+    pub async fn run_to_its_end(binary: &str, environment: &[(&str, &str)]) -> Output {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut command = tokio::process::Command::new(binary);
+        command.env_clear().envs(environment.iter().copied()).current_dir(&dir);
+        command.stdin(Stdio::null()).kill_on_drop(true);
+        within(command.output()).await.expect("it starts")
+    }
+
+    pub fn first_line(&self) -> String {
+        log_of(&self.dir.path().join("stdout")).lines().next().unwrap_or_default().to_owned()
     }
 
     /// It keeps its connections and its port, and does nothing.
