@@ -6,10 +6,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lapin::message::Delivery;
 use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicNackOptions, BasicPublishOptions, BasicQosOptions,
-    BasicRejectOptions, ConfirmSelectOptions, ExchangeDeclareOptions, QueueBindOptions,
-    QueueDeclareOptions,
+    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, BasicRejectOptions,
+    ConfirmSelectOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{
@@ -17,6 +17,7 @@ use lapin::{
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
+use tokio::time::{sleep, timeout};
 use tokio_stream::StreamExt;
 
 use crate::Error;
@@ -69,6 +70,12 @@ const QUEUE: &str = "inventory-orders";
 const DEAD: &str = "inventory-orders.dead";
 /// How often a message is tried before it is put aside, to where somebody looks at it.
 const TRIES: i64 = 10;
+/// The header that counts them.
+const TRIED: &str = "x-tries";
+/// The delivery mode of a message that outlives a restart of the broker.
+const PERSISTENT: u8 = 2;
+/// How long a broker may take for an answer.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A connection to RabbitMQ that is made when it is needed, and again when it broke.
 pub struct Publisher {
@@ -81,10 +88,22 @@ impl Publisher {
         Self { url, channel: Mutex::new(None) }
     }
 
+    /// A broker that takes a connection and then never answers is no reason to wait for ever.
     async fn publish(&self, events: &[Event]) -> Result<(), Error> {
         let mut slot = self.channel.lock().await;
         // Taken out, so that one that fails is not used again.
-        let channel = match slot.take().filter(|channel| channel.status().connected()) {
+        let before = slot.take();
+        let channel = timeout(PATIENCE, self.publish_by(before, events)).await??;
+        *slot = Some(channel);
+        Ok(())
+    }
+
+    async fn publish_by(
+        &self,
+        before: Option<Channel>,
+        events: &[Event],
+    ) -> Result<Channel, Error> {
+        let channel = match before.filter(|channel| channel.status().connected()) {
             Some(channel) => channel,
             None => open(&self.url).await?,
         };
@@ -93,41 +112,47 @@ impl Publisher {
             let properties = BasicProperties::default()
                 .with_content_type("application/json".into())
                 .with_message_id(event.id.as_str().into())
-                .with_delivery_mode(2);
+                .with_delivery_mode(PERSISTENT);
             let body = serde_json::to_vec(event)?;
             let options = BasicPublishOptions::default();
-            let kind = event.kind.as_str().into();
-            confirms.push(
-                channel.basic_publish(EXCHANGE.into(), kind, options, &body, properties).await?,
-            );
+            let (to, kind) = (EXCHANGE.into(), event.kind.as_str().into());
+            confirms.push(channel.basic_publish(to, kind, options, &body, properties).await?);
         }
         for confirm in confirms {
-            if !matches!(confirm.await?, Confirmation::Ack(None)) {
-                return Err("RabbitMQ did not take an event".into());
-            }
+            confirmed(confirm.await?)?;
         }
-        *slot = Some(channel);
-        Ok(())
+        Ok(channel)
     }
 }
 
-/// Hands the inventory's events to `handler`, one after the other, for ever. An event whose handling fails is tried again,
-/// ever later; after [`TRIES`] it is put aside.
+fn confirmed(confirmation: Confirmation) -> Result<(), Error> {
+    match confirmation {
+        Confirmation::Ack(None) => Ok(()),
+        _ => Err("RabbitMQ did not take an event".into()),
+    }
+}
+
+/// Hands the inventory's events to `handler`, one after the other, for ever. An event whose handling fails is tried again
+/// after the others; after [`TRIES`] it is put aside.
 pub async fn consume(url: String, handler: Handler) {
     loop {
         if let Err(error) = consume_once(&url, &handler).await {
             eprintln!("RabbitMQ: {error}; the next try is in a second");
         }
-        tokio::time::sleep(Duration::from_millis(fastrand::u64(500..1500))).await;
+        sleep(Duration::from_millis(fastrand::u64(500..1500))).await;
     }
 }
 
 async fn consume_once(url: &str, handler: &Handler) -> Result<(), Error> {
-    let channel = open(url).await?;
-    channel.basic_qos(20, BasicQosOptions::default()).await?;
-    let options = BasicConsumeOptions::default();
-    let table = FieldTable::default();
-    let mut deliveries = channel.basic_consume(QUEUE.into(), "".into(), options, table).await?;
+    let begin = async {
+        let channel = open(url).await?;
+        channel.basic_qos(20, BasicQosOptions::default()).await?;
+        let options = BasicConsumeOptions::default();
+        let table = FieldTable::default();
+        let deliveries = channel.basic_consume(QUEUE.into(), "".into(), options, table).await?;
+        Ok::<_, Error>((channel, deliveries))
+    };
+    let (channel, mut deliveries) = timeout(PATIENCE, begin).await??;
     eprintln!("RabbitMQ: events are taken from {QUEUE}");
     while let Some(delivery) = deliveries.next().await {
         let delivery = delivery?;
@@ -136,17 +161,30 @@ async fn consume_once(url: &str, handler: &Handler) -> Result<(), Error> {
             delivery.reject(BasicRejectOptions { requeue: false }).await?;
             continue;
         };
-        match handled(handler, event).await {
-            Ok(()) => delivery.ack(BasicAckOptions::default()).await?,
-            Err(problem) => {
-                let tried = tries(&delivery.properties);
-                eprintln!("event: {} (try {})", problem.text, tried + 1);
-                tokio::time::sleep(pause(tried)).await;
-                delivery.nack(BasicNackOptions { requeue: true, multiple: false }).await?
+        if let Err(problem) = handled(handler, event).await {
+            let tries = tries(&delivery.properties) + 1;
+            eprintln!("event: {} (try {tries} of {TRIES})", problem.text);
+            if tries >= TRIES {
+                delivery.reject(BasicRejectOptions { requeue: false }).await?;
+                continue;
             }
-        };
+            sleep(Duration::from_millis(50 << tries.clamp(0, 5))).await;
+            timeout(PATIENCE, again(&channel, &delivery, tries)).await??;
+        }
+        delivery.ack(BasicAckOptions::default()).await?;
     }
     Err("the connection has ended".into())
+}
+
+/// Puts an event behind the others, with its number of tries.
+async fn again(channel: &Channel, delivery: &Delivery, tries: i64) -> Result<(), Error> {
+    let mut headers = FieldTable::default();
+    headers.insert(TRIED.into(), AMQPValue::LongLongInt(tries));
+    let properties = delivery.properties.clone().with_headers(headers);
+    let options = BasicPublishOptions::default();
+    let confirm =
+        channel.basic_publish("".into(), QUEUE.into(), options, &delivery.data, properties);
+    confirmed(confirm.await?.await?)
 }
 
 /// While the database is away no event is at fault: the same one waits for it.
@@ -154,24 +192,20 @@ async fn handled(handler: &Handler, event: Event) -> Result<(), Problem> {
     loop {
         match handler(event.clone()).await {
             Err(problem) if problem.status == 503 => {
-                tokio::time::sleep(Duration::from_millis(500)).await;
+                sleep(Duration::from_millis(500)).await;
             }
             end => return end,
         }
     }
 }
 
-/// How often a message was given back, as its queue counts.
+/// How often an event was tried before.
 fn tries(properties: &BasicProperties) -> i64 {
     let headers = properties.headers().as_ref();
-    match headers.and_then(|headers| headers.inner().get("x-delivery-count")) {
+    match headers.and_then(|headers| headers.inner().get(TRIED)) {
         Some(AMQPValue::LongLongInt(count)) => *count,
         _ => 0,
     }
-}
-
-fn pause(tried: i64) -> Duration {
-    Duration::from_millis(50 << tried.clamp(0, 5))
 }
 
 /// A channel with confirms on, and all that events pass through. Whoever comes first makes it: an event that is told before
@@ -184,9 +218,8 @@ async fn open(url: &str) -> Result<Channel, Error> {
     let table = FieldTable::default();
     channel.exchange_declare(EXCHANGE.into(), ExchangeKind::Topic, durable, table).await?;
     let durable = QueueDeclareOptions { durable: true, ..Default::default() };
-    channel.queue_declare(DEAD.into(), durable, quorum()).await?;
-    let mut table = quorum();
-    table.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(TRIES - 1));
+    channel.queue_declare(DEAD.into(), durable, FieldTable::default()).await?;
+    let mut table = FieldTable::default();
     table.insert("x-dead-letter-exchange".into(), AMQPValue::LongString("".into()));
     table.insert("x-dead-letter-routing-key".into(), AMQPValue::LongString(DEAD.into()));
     channel.queue_declare(QUEUE.into(), durable, table).await?;
@@ -196,11 +229,4 @@ async fn open(url: &str) -> Result<Channel, Error> {
         channel.queue_bind(QUEUE.into(), EXCHANGE.into(), kind.into(), options, table).await?;
     }
     Ok(channel)
-}
-
-/// A queue that is on disk before a message counts as taken, and that counts tries.
-fn quorum() -> FieldTable {
-    let mut table = FieldTable::default();
-    table.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
-    table
 }
