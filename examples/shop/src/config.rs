@@ -226,7 +226,7 @@ const SERVICES_OF_ORDERS: &str = "  user-service:
         on: [connect_failure, refused_stream, reset, timeout, 503, unavailable]
         methods: all
         per_try_timeout: 500ms
-      circuit_breaker: { consecutive_failures: 3, open_for: 2s, max_open_for: 4s }
+      circuit_breaker: { consecutive_failures: 3, open_for: 1s, max_open_for: 4s }
       # Would count the same failures as the breaker, and leave an endpoint alone for longer than it is away.
       outlier_detection: off
   inventory-service:

@@ -282,15 +282,20 @@ pub async fn keep(town: &mut Town) -> Result<(), String> {
     const TOO_OFTEN: usize = 20;
     let mut ended = 0;
     loop {
-        let lost = town.lost();
-        ended += lost.len();
-        if ended > TOO_OFTEN {
-            return Err(format!("processes end again and again, at last {}", lost.join(", ")));
+        tokio::time::sleep(GLANCE * 10).await;
+        let mut lost = town.lost();
+        if lost.is_empty() {
+            continue;
         }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        lost.extend(town.lost());
         for how in &lost {
             say!("{how}; it is started again");
         }
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        ended += lost.len();
+        if ended > TOO_OFTEN {
+            return Err("processes end again and again".to_owned());
+        }
         town.start_again()?;
     }
 }

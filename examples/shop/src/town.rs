@@ -105,10 +105,15 @@ impl Town {
     }
 
     async fn try_open(&mut self) -> Result<(), String> {
-        // Apps first: a sidecar asks its own but once a second whether it is well.
         for place in self.settings.places.instances.clone() {
             let app = Process::start(self.app(&place))?;
             self.instances.push(Instance { place, app, sidecar: None });
+        }
+        // A sidecar asks its app but once a second whether it is well, so that it had better find it. Where the app
+        // reaches its database by the sidecar, it is the other way round.
+        let first = !self.settings.databases.is_empty() || self.settings.amqp.is_some();
+        if first {
+            self.start_sidecars()?;
         }
         for instance in &mut self.instances {
             listens(&mut instance.app).await?;
@@ -116,12 +121,21 @@ impl Town {
         if !self.settings.governed {
             return Ok(());
         }
-        for at in 0..self.instances.len() {
-            let program = self.sidecar(&self.instances[at].place)?;
-            self.instances[at].sidecar = Some(Process::start(program)?);
+        if !first {
+            self.start_sidecars()?;
         }
         self.gateway = Some(Process::start(self.front()?)?);
         self.proxies_are_ready().await
+    }
+
+    fn start_sidecars(&mut self) -> Result<(), String> {
+        for at in 0..self.instances.len() {
+            if self.settings.governed {
+                let program = self.sidecar(&self.instances[at].place)?;
+                self.instances[at].sidecar = Some(Process::start(program)?);
+            }
+        }
+        Ok(())
     }
 
     async fn proxies_are_ready(&mut self) -> Result<(), String> {
