@@ -36,7 +36,7 @@ LABEL org.opencontainers.image.title="Pilotfish" \
       org.opencontainers.image.description="A small, fast sidecar proxy that governs any service without a change to it" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /image/ /
-# Where sidecars that share this folder as a volume find each other: the registry that is used when none is named.
+# The registry that is used when none is named: a folder, which sidecars may share as a volume.
 COPY --from=build --chown=1447:1447 /writable/ /run/
 ENV XDG_RUNTIME_DIR=/run
 # By number, so that Kubernetes can tell that it is not root.

@@ -1,7 +1,7 @@
 """podman and buildah with a storage and settings of their own, which a caller throws away with its folder."""
 
-import contextlib
 import os
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -41,16 +41,25 @@ class Podman:
             f'[network]\nnetwork_backend = "netavark"\nnetwork_config_dir = "{self.folder}/networks"\n'
         )
 
-    def settle(self, image: str, *command: str) -> str:
-        """Finds settings with which a container runs; which ones these are."""
-        error = ""
+    def probe(self, program: Path) -> None:
+        """Builds the simplest image that there is."""
+        folder = self.folder / "probe"
+        folder.mkdir()
+        shutil.copy(program, folder / "probe")
+        dockerfile = folder / "Dockerfile"
+        dockerfile.write_text('FROM scratch AS build\nFROM scratch\nCOPY --from=build /probe /\nENTRYPOINT ["/probe"]\n')
+        self.build("probe", dockerfile, folder, folder)
+
+    def settle(self) -> str:
+        """Finds settings with which that image runs; which ones these are."""
+        error = []
         for settings in TRIES:
             self._configure(settings)
-            tried = self.try_run("podman", "run", "--rm", "--network", "none", image, *command)
+            tried = self.try_run("podman", "run", "--rm", "--network", "none", "probe", "version")
             if tried.returncode == 0:
                 return ", ".join(f"{key} {value}" for key, value in settings.items() if value)
             error = tried.stderr.strip().splitlines()[-1:]
-        raise Failed(f"podman does not run a container here: {error}")
+        raise Failed(" ".join(error))
 
     def try_run(self, *command: str, timeout: float = 120) -> subprocess.CompletedProcess:
         return subprocess.run(command, env=self.env, text=True, capture_output=True, timeout=timeout)
@@ -93,10 +102,6 @@ class Podman:
 
     def remove_all(self) -> None:
         self.try_run("podman", "rm", "--all", "--force", "--time", "0")
-        # What it made for cgroups of its own, as far as nobody else has any in there.
-        for path in sorted(Path("/sys/fs/cgroup").glob("**/libpod_parent/"), reverse=True):
-            with contextlib.suppress(OSError):
-                path.rmdir()
 
 
 def within(seconds: float, what: str, attempt, pause: float = 0.1):
