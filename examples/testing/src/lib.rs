@@ -11,7 +11,7 @@ pub mod rabbitmq;
 pub mod relay;
 pub mod service;
 
-pub use api::Api;
+pub use api::{Answer, Api};
 pub use database::{Database, Kind};
 pub use mariadb::MariaDb;
 pub use postgres::Postgres;

@@ -81,9 +81,24 @@ impl Relay {
         self.inner.rules().away.remove(service);
     }
 
-    /// Whether all calls that were to be stopped came.
-    pub fn is_idle(&self) -> bool {
-        self.inner.rules().holds.is_empty()
+    /// From now on calls of a kind are passed on, and nobody hears of it.
+    pub fn lose(&self, kind: &str) {
+        self.inner.rules().lost.insert(kind.to_owned());
+    }
+
+    pub fn hear(&self, kind: &str) {
+        self.inner.rules().lost.remove(kind);
+    }
+
+    /// From now on this share of the calls goes wrong, as a network and others' crashes have it: half of them before
+    /// anybody has seen them, half of them after.
+    pub fn misbehave(&self, seed: u64, share: f64) {
+        self.inner.rules().faults = Some((fastrand::Rng::with_seed(seed), share));
+    }
+
+    /// From now on all goes well.
+    pub fn behave(&self) {
+        *self.inner.rules() = Rules::default();
     }
 }
 
@@ -121,6 +136,8 @@ struct Inner {
 struct Rules {
     holds: Vec<Rule>,
     away: HashSet<String>,
+    lost: HashSet<String>,
+    faults: Option<(fastrand::Rng, f64)>,
 }
 
 struct Rule {
@@ -140,12 +157,17 @@ async fn accept(listener: TcpListener, inner: Arc<Inner>) {
         let Ok((stream, _)) = listener.accept().await else { continue };
         let inner = inner.clone();
         connections.spawn(async move {
-            let handle = service_fn(|request| handle(request, inner.clone()));
+            let handle = service_fn(|request| outliving(request, inner.clone()));
             let builder = auto::Builder::new(TokioExecutor::new());
             let _ = builder.serve_connection(TokioIo::new(stream), handle).await;
         });
         while connections.try_join_next().is_some() {}
     }
+}
+
+/// In a task of its own: what is on its way arrives, even if the caller is dead by then.
+async fn outliving(request: Request<Incoming>, inner: Arc<Inner>) -> Result<Answer, Error> {
+    tokio::spawn(handle(request, inner)).await?
 }
 
 /// An error cuts the connection, or the stream of HTTP/2.
@@ -204,6 +226,9 @@ impl Inner {
 
     /// Counts the call, and stops it where it is one to be stopped.
     async fn stop(&self, kind: &str, moment: Moment) -> Result<(), Error> {
+        if self.rules().goes_wrong(kind, moment) {
+            return Err("it goes wrong".into());
+        }
         let Some(told) = self.rules().count(kind, moment) else { return Ok(()) };
         let (go_on, decision) = oneshot::channel();
         // A test that does not wait for it any more lets it pass.
@@ -215,6 +240,11 @@ impl Inner {
 }
 
 impl Rules {
+    fn goes_wrong(&mut self, kind: &str, moment: Moment) -> bool {
+        let by_chance = self.faults.as_mut().is_some_and(|(rng, share)| rng.f64() < *share / 2.0);
+        by_chance || moment == Moment::After && self.lost.contains(kind)
+    }
+
     fn count(
         &mut self,
         kind: &str,

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output, Stdio};
 use std::sync::Mutex;
+use std::time::Duration;
 
 use rustix::process::Signal;
 use tempfile::TempDir;
@@ -47,6 +48,23 @@ impl Service {
 
     /// Starts it again where it was, with what it kept.
     pub async fn start_again(&self) {
+        let mut program = self.spawn();
+        let (stdout, stderr) = (self.dir.path().join("stdout"), self.dir.path().join("stderr"));
+        let says_so = async || log_of(&stdout).contains('\n');
+        assert!(wait_for(&mut program, says_so).await, "it ends: {}", log_of(&stderr));
+        let line = self.first_line();
+        assert!(line.ends_with(&format!(" {}", self.address)), "its first line: {line}");
+        *self.program.lock().expect("no panic") = Some(program);
+    }
+
+    /// Starts it, and kills it after `time`, whatever it does then.
+    pub async fn die_young(&self, time: Duration) {
+        let program = self.spawn();
+        tokio::time::sleep(time).await;
+        drop(program);
+    }
+
+    fn spawn(&self) -> Program {
         let (stdout, stderr) = (self.dir.path().join("stdout"), self.dir.path().join("stderr"));
         let _ = std::fs::remove_file(&stdout);
         let mut command = Command::new(&self.binary);
@@ -54,12 +72,7 @@ impl Service {
         command.env_clear().env("LISTEN", self.address.to_string());
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.current_dir(&self.dir).stdout(log_file(&stdout)).stderr(log_file(&stderr));
-        let mut program = Program::start(&mut command, Signal::KILL, self.dir.path());
-        let says_so = async || log_of(&stdout).contains('\n');
-        assert!(wait_for(&mut program, says_so).await, "it ends: {}", log_of(&stderr));
-        let line = self.first_line();
-        assert!(line.ends_with(&format!(" {}", self.address)), "its first line: {line}");
-        *self.program.lock().expect("no panic") = Some(program);
+        Program::start(&mut command, Signal::KILL, self.dir.path())
     }
 
     /// Ends it at once, by SIGKILL. From another task than the one that started it, if need be.

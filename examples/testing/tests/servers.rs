@@ -80,15 +80,3 @@ async fn rabbitmq_keeps_what_it_confirmed() {
     drop(rabbitmq);
     is_gone(address).await;
 }
-
-/// Several at once, as the tests of one program start them.
-#[tokio::test]
-async fn two_of_each_run_side_by_side() {
-    let (one, two) = tokio::join!(RabbitMq::start(), RabbitMq::start());
-    let (Some(one), Some(two)) = (one, two) else { return };
-    one.declare("here").await;
-    assert_eq!(two.waiting("here").await, None);
-    let (one, two) = tokio::join!(Postgres::start(), Postgres::start());
-    let (Some(one), Some(two)) = (one, two) else { return };
-    assert_ne!(one.url_of("a").await, two.url_of("a").await);
-}
