@@ -220,23 +220,21 @@ const SERVICES_OF_ORDERS: &str = "  user-service:
     load_balancer: least_request
     policy:
       # gRPC. A charge bears the key of its order: whoever hears of it twice charges once, so that all calls may be
-      # sent again.
+      # sent again, and to two at once.
       retry:
         max_retries: 3
         on: [connect_failure, refused_stream, reset, timeout, 503, unavailable]
         methods: all
-        per_try_timeout: 500ms
+        per_try_timeout: 2s
+      hedge: { after: 250ms, methods: all }
       circuit_breaker: { consecutive_failures: 3, open_for: 1s, max_open_for: 4s }
       # Would count the same failures as the breaker, and leave an endpoint alone for longer than it is away.
       outlier_detection: off
   inventory-service:
     policy:
-      # A reservation bears the key of its order too, and the event has an id.
-      retry:
-        max_retries: 3
-        on: [connect_failure, refused_stream, reset, timeout, 503]
-        methods: all
-        per_try_timeout: 1s
+      # A reservation bears the key of its order too, and an event has an id. There is one instance: one that is slow
+      # is waited for, as nobody else can be asked.
+      retry: { max_retries: 3, on: [connect_failure, refused_stream, reset, 503], methods: all }
 ";
 
 #[cfg(test)]

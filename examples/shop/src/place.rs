@@ -91,6 +91,12 @@ impl Places {
         wanted
     }
 
+    /// How many there are of each, in words.
+    pub fn counts(&self) -> String {
+        let count = |service| format!("{service} x{}", self.of(service).count());
+        Service::ALL.map(count).join(", ")
+    }
+
     pub fn of(&self, service: Service) -> impl Iterator<Item = &Place> {
         self.instances.iter().filter(move |place| place.service == service)
     }

@@ -50,19 +50,21 @@ pub fn block(base: u16, place: u16) -> Result<Ports, String> {
     Ok(Ports::from([(); EACH].map(|()| ports.next().unwrap_or(first))))
 }
 
-/// So many that nobody has now. Another process could take one meanwhile; hardly any does, as the kernel gives
-/// ports for 0 in turn.
+/// So many that nobody has now: below those that the kernel gives to connections, any of which could take one before
+/// we do.
 pub fn free<const N: usize>() -> Result<[u16; N], String> {
-    let none = |error| format!("there is no free port on 127.0.0.1: {error}");
+    const TRIES: usize = 10_000;
     // All are held until all are known, or the same could be given twice.
     let mut held = Vec::with_capacity(N);
-    let mut ports = [0; N];
-    for port in &mut ports {
-        let listener = TcpListener::bind("127.0.0.1:0").map_err(none)?;
-        *port = listener.local_addr().map_err(none)?.port();
-        held.push(listener);
+    for _ in 0..TRIES {
+        if held.len() == N {
+            break;
+        }
+        held.extend(TcpListener::bind(("127.0.0.1", fastrand::u16(20_000..32_000))));
     }
-    Ok(ports)
+    let ports: Vec<u16> =
+        held.iter().flat_map(TcpListener::local_addr).map(|it| it.port()).collect();
+    ports.try_into().map_err(|_| format!("there are no {N} free ports from 20000 to 32000"))
 }
 
 /// A port that we are about to use.

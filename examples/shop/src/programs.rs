@@ -21,6 +21,7 @@ pub struct Programs {
 }
 
 const PILOTFISH: &str = "pilotfish";
+const ELSEWHERE: &str = "Where all is built already: --bin-dir DIR";
 
 impl Programs {
     /// What is in `directory`, where all must be.
@@ -45,7 +46,7 @@ impl Programs {
         let own = std::env::current_exe().map_err(|error| error.to_string())?;
         let Some((target, profile)) = target_and_profile(&own) else {
             return Err(format!(
-                "{} is not where cargo puts what it builds\nSay where the programs are: --bin-dir DIR",
+                "{} is not where cargo puts what it builds\n{ELSEWHERE}",
                 own.display()
             ));
         };
@@ -86,9 +87,10 @@ async fn cargo(target: &Path, profile: &str, packages: &[&str]) -> Result<(), St
     command.arg("--manifest-path").arg(workspace.join("Cargo.toml"));
     command.args(packages.iter().flat_map(|package| ["-p", package]));
     command.stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut child = Command::from(command).spawn().map(Building).map_err(|error| {
-        format!("cargo cannot be started: {error}\nSay where the programs are: --bin-dir DIR")
-    })?;
+    let mut child = Command::from(command)
+        .spawn()
+        .map(Building)
+        .map_err(|error| format!("cargo cannot be started: {error}\n{ELSEWHERE}"))?;
     let stderr = child.0.stderr.take().ok_or("cargo has no stderr")?;
     let mut lines = BufReader::new(stderr).lines();
     let mut progress = Progress::begin(&format!("{} ({profile})", packages.join(", ")));
@@ -112,7 +114,7 @@ async fn cargo(target: &Path, profile: &str, packages: &[&str]) -> Result<(), St
         status => {
             let how = status.map_or_else(|error| error.to_string(), process::how);
             let said: Vec<String> = last.into();
-            Err(format!("{}\ncargo build {how}", said.join("\n")))
+            Err(format!("{}\ncargo build {how}. {ELSEWHERE}", said.join("\n")))
         }
     }
 }
@@ -152,7 +154,10 @@ impl Progress {
         let terminal = std::io::stdout().is_terminal();
         let (what, last) = (what.to_owned(), String::new());
         let progress = Self { what, began: now(), told: now(), compiled: 0, last, terminal };
-        progress.show("");
+        match terminal {
+            true => progress.show(""),
+            false => say!("{:<10}  {}", "building", progress.what),
+        }
         progress
     }
 

@@ -10,7 +10,7 @@ use crate::say;
 use crate::town::{self, Instance, Town};
 
 /// Orders a second.
-const RATE: u32 = 40;
+const RATE: u32 = 25;
 /// What is ordered, and what there has to be of it.
 const GOODS: (&str, i64, i64) = ("rope", 1000, 300);
 /// Who is killed.
@@ -21,6 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Tells it. Whether everything held.
 pub async fn tell(town: &mut Town) -> Result<bool, String> {
     let began = Instant::now();
+    let counts = town.settings.places.counts();
+    say!("{:<10}  the gateway, {counts}", "starting");
     town.open().await?;
     let (all, took) = (town.size(), began.elapsed().as_secs_f32());
     let what = format!("{all} processes, {} of them sidecars or the gateway", all / 2 + 1);
@@ -215,28 +217,23 @@ impl Told {
     }
 
     fn print(&self) {
-        let Tally { placed, succeeded, p50, max, .. } = &self.tally;
-        let (failed, ms) = (placed - succeeded, |time: &Duration| time.as_millis());
+        let Tally { placed, succeeded, p50, max, failures, .. } = &self.tally;
+        let (confirmed, failed) = (self.confirmed, placed - succeeded);
+        let (half, all) = (p50.as_millis(), max.as_millis());
+        let breakers = match &self.breakers[..] {
+            [] => "none has opened, which is wrong".to_owned(),
+            callers => format!("{} -> {VICTIM}: opened, closed", callers.join(", ")),
+        };
         say!("\nWhat came of it");
-        say!(
-            "  orders      {placed} placed, {} confirmed, {failed} failed; half within {} ms, all within {} ms",
-            self.confirmed,
-            ms(p50),
-            ms(max)
-        );
-        for (why, count) in &self.tally.failures {
-            say!("  failed      {count} x {why}");
+        say!("  orders    {placed} placed, {confirmed} confirmed, {failed} failed");
+        for (why, count) in failures {
+            say!("            {count} x {why}");
         }
-        match &self.breakers[..] {
-            [] => say!("  breakers    none has opened, which is wrong"),
-            by => say!("  breakers    {} -> {VICTIM}: opened, closed", by.join(", ")),
-        }
-        say!(
-            "  sent again  {} calls by sidecars, of which no service has a line of code",
-            self.retries
-        );
-        say!("  money       {} cents paid, {} by the orders", self.paid.0, self.paid.1);
-        say!("  stock       {} ropes gone, {} by the orders", self.gone.0, self.gone.1);
+        say!("  time      half of them within {half} ms, all within {all} ms");
+        say!("  breakers  {breakers}");
+        say!("  retries   {}, by sidecars: no service has a line for them", self.retries);
+        say!("  money     {} cents paid; the orders say {}", self.paid.0, self.paid.1);
+        say!("  stock     {} ropes gone; the orders say {}", self.gone.0, self.gone.1);
     }
 }
 
@@ -272,7 +269,7 @@ pub fn print_addresses(town: &Town) {
         line(name, &pid(Some(app)), &pid(sidecar.as_ref()), ports.admin, ports.metrics);
     }
     say!(
-        "\n  Configurations, logs and databases, until the end: {}",
+        "\n  Configurations, logs and databases, until Ctrl-C: {}",
         town.directory.path().display()
     );
 }

@@ -61,19 +61,28 @@ pub async fn run(
     settings: Settings,
     chaos: Chaos,
 ) -> Result<bool, String> {
-    let length = Duration::from_secs(chaos.seconds);
-    let hits = schedule(chaos.seed, length, settings.places.instances.len());
-    let counts = Service::ALL.map(|service| {
-        let count = settings.places.of(service).count();
-        format!("{service} x{count}")
-    });
-    say!("chaos       {} orders a second for {} s, seed {}", chaos.rate, chaos.seconds, chaos.seed);
-    say!("            {}", counts.join(", "));
-    say!("            every 5 s one app or one sidecar of them is killed or frozen");
+    let Chaos { seconds, rate, seed } = chaos;
+    let hits = schedule(seed, Duration::from_secs(seconds), settings.places.instances.len());
+    let counts = settings.places.counts();
+    say!(
+        "\n{rate} orders a second for {seconds} s; every 5 s one process is killed or frozen; seed {seed}"
+    );
+    say!("{counts}");
+    say!("\nWith sidecars, by the gateway");
     let with = one(town, settings.clone(), chaos, &hits).await?;
+    say!(
+        "\nWithout: customers take the order-services in turn, and each of these has one address of"
+    );
+    say!("each neighbour. What hits sidecars is left out, as there are none.");
     let without = one(town, Settings { governed: false, ..settings }, chaos, &hits).await?;
     print(&with, &without);
-    Ok(with.is_good())
+    let held = with.is_good();
+    say!("\n{}: {ENOUGH} % answered well, all sagas ended, money and stock add up", verdict(held));
+    Ok(held)
+}
+
+const fn verdict(held: bool) -> &'static str {
+    if held { "held" } else { "not held" }
 }
 
 async fn one(
@@ -82,10 +91,8 @@ async fn one(
     chaos: Chaos,
     hits: &[Hit],
 ) -> Result<Outcome, String> {
-    let governed = settings.governed;
     let town = place.insert(Town::prepare(settings)?);
     town.open().await?;
-    say!("\n{}", if governed { "with sidecars" } else { "without, each calls one neighbour" });
     let customers = Customers::come(town).await?;
     let before = customers.accounts().await?;
     let wishes = customers.clone();

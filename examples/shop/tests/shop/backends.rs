@@ -33,7 +33,7 @@ async fn through_sidecars(programs: &Path) {
     let amqp = rabbitmq.url();
     let mut shop =
         Launcher::start(programs, &[&databases.concat()[..], &["--amqp", &amqp]].concat());
-    shop.until_it_says("until the end");
+    shop.until_it_says("until Ctrl-C");
     let told = shop.stdout();
     assert!(told.contains(" 0 failed"), "{told}");
     for (name, servers) in [

@@ -26,7 +26,7 @@ fn an_instance_is_killed_and_no_order_fails() {
 fn what_is_printed_can_be_tried_until_ctrl_c() {
     let (Some(programs), _alone) = (programs(), alone()) else { return };
     let mut shop = Launcher::start(&programs, &[]);
-    shop.until_it_says("until the end");
+    shop.until_it_says("until Ctrl-C");
     // Each sidecar is where it is said to be.
     let told = shop.stdout();
     let urls: Vec<&str> =
