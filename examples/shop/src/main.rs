@@ -27,7 +27,7 @@ use clap::{Args, Parser, Subcommand};
 use config::{Backend, Registry};
 use place::{Places, Service};
 use programs::Programs;
-use stop::Stop;
+use stop::{Reason, Stop};
 use town::{Settings, Town};
 
 /// Writes a line to standard output. Where nobody reads it any more, that is no reason to end in disorder.
@@ -110,13 +110,13 @@ async fn run(cli: Cli) -> Result<ExitCode, String> {
     let mut town = None;
     let stays = !cli.exit && cli.command.is_none();
     let mut ended = tokio::select! {
-        told = tell(cli, &mut town) => told,
-        reason = stop.asked() => Ok(reason.exit_code()),
+        held = tell(cli, &mut town) => held.map(Ended::Told),
+        reason = stop.asked() => Ok(Ended::Asked(reason)),
     };
-    if let (true, Ok(0 | 1), Some(town)) = (stays, &ended, &mut town) {
+    if let (true, Ok(Ended::Told(_)), Some(town)) = (stays, &ended, &mut town) {
         story::print_addresses(town);
         ended = tokio::select! {
-            lost = story::keep(town) => lost.map(|()| 1),
+            lost = story::keep(town) => lost.map(|never| match never {}),
             _ = stop.asked() => ended,
         };
     }
@@ -131,11 +131,22 @@ async fn run(cli: Cli) -> Result<ExitCode, String> {
         let took = closing.elapsed().as_secs_f32();
         say!("\n{:<10}  {:<68} {took:>6.1} s", "closed", "no process and no file is left");
     }
-    ended.map(ExitCode::from)
+    ended.map(|ended| match ended {
+        Ended::Told(true) => ExitCode::SUCCESS,
+        Ended::Told(false) => ExitCode::FAILURE,
+        Ended::Asked(reason) => reason.exit_code().into(),
+    })
 }
 
-/// The exit code.
-async fn tell(cli: Cli, town: &mut Option<Town>) -> Result<u8, String> {
+enum Ended {
+    /// What there is to tell, and whether everything held.
+    Told(bool),
+    /// Before that.
+    Asked(Reason),
+}
+
+/// Whether everything held.
+async fn tell(cli: Cli, town: &mut Option<Town>) -> Result<bool, String> {
     let Options { port, base_port, bin_dir, registry, database: databases, amqp } = cli.options;
     let places = Places::choose(port, base_port, &place::TWO)?;
     // Builds may take minutes.
@@ -145,9 +156,8 @@ async fn tell(cli: Cli, town: &mut Option<Town>) -> Result<u8, String> {
         None => Programs::build().await?,
     };
     let settings = Settings { programs, places, registry, databases, amqp, governed: true };
-    let held = match cli.command {
-        Some(Action::Chaos(chaos)) => chaos::run(town, settings, chaos).await?,
-        None => story::tell(town.insert(Town::prepare(settings)?)).await?,
-    };
-    Ok(u8::from(!held))
+    match cli.command {
+        Some(Action::Chaos(chaos)) => chaos::run(town, settings, chaos).await,
+        None => story::tell(town.insert(Town::prepare(settings)?)).await,
+    }
 }

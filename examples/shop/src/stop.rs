@@ -18,7 +18,8 @@ impl Reason {
     pub fn exit_code(self) -> u8 {
         match self {
             Self::Signal(signal) => 128 + u8::try_from(signal.as_raw()).unwrap_or_default(),
-            Self::Orphaned => 1,
+            // As if its terminal had gone.
+            Self::Orphaned => 128 + 1,
         }
     }
 }

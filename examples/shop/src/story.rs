@@ -1,5 +1,6 @@
 //! The story that the shop tells: orders flow, an instance is killed, and nobody who orders notices.
 
+use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use crate::admin;
@@ -275,7 +276,7 @@ pub fn print_addresses(town: &Town) {
 }
 
 /// Starts again what ends, until that is too often.
-pub async fn keep(town: &mut Town) -> Result<(), String> {
+pub async fn keep(town: &mut Town) -> Result<Infallible, String> {
     const TOO_OFTEN: usize = 20;
     let mut ended = 0;
     loop {
