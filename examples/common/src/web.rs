@@ -54,12 +54,15 @@ impl From<JsonRejection> for Problem {
     }
 }
 
-/// 500 where the database will never take this, 503 where it may later: it is away, full, or busy with others. Nothing was
-/// done then.
+/// 400 where the database cannot take a value (a text with a NUL), 500 where it will never take what is ours, 503 where it may
+/// later: it is away, full, or busy with others. Nothing was done then.
 impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Self {
         eprintln!("database: {error}");
-        if is_at_fault(&error) {
+        let code = error.as_database_error().and_then(|error| error.code());
+        if code.is_some_and(|code| code.starts_with("22")) {
+            Self::new(StatusCode::BAD_REQUEST, "the database cannot take such a value")
+        } else if is_at_fault(&error) {
             Self::new(StatusCode::INTERNAL_SERVER_ERROR, "the database refused this")
         } else {
             Self::new(StatusCode::SERVICE_UNAVAILABLE, "the database cannot do this now")
@@ -67,16 +70,12 @@ impl From<sqlx::Error> for Problem {
     }
 }
 
-/// Whether it lies in what was asked: a constraint, or by the code (SQLSTATE, or SQLite's own) a value or a statement that the
-/// database cannot take.
+/// Whether it lies in what was asked: a constraint, or by the code (SQLSTATE, or SQLite's own) a statement.
 fn is_at_fault(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Database(error) => {
             let code = error.code().unwrap_or_default();
-            !matches!(error.kind(), ErrorKind::Other)
-                || code.starts_with("22")
-                || code.starts_with("42")
-                || code == "1"
+            !matches!(error.kind(), ErrorKind::Other) || code.starts_with("42") || code == "1"
         }
         sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) | sqlx::Error::RowNotFound => {
             true
