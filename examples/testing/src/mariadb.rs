@@ -90,7 +90,10 @@ impl MariaDb {
         let mut command = Command::new(&self.server);
         // Has to stand first.
         command.arg("--no-defaults").args(user());
-        for (name, file) in [("datadir", "data"), ("socket", "socket"), ("pid-file", "pid")] {
+        // Its temporary files too: their names are those of another server's, in another container.
+        for (name, file) in
+            [("datadir", "data"), ("tmpdir", ""), ("socket", "socket"), ("pid-file", "pid")]
+        {
             command.arg(format!("--{name}={}", self.dir.path().join(file).display()));
         }
         command.arg(format!("--port={}", self.address.port()));
@@ -119,6 +122,7 @@ fn initialise(install: &Path, dir: &Path) -> Command {
     let mut command = Command::new(install);
     command.arg("--no-defaults").args(user());
     command.arg(format!("--datadir={}", dir.join("data").display()));
+    command.arg(format!("--tmpdir={}", dir.display()));
     command.args(["--auth-root-authentication-method=normal", "--skip-test-db", SMALL_LOG]);
     command
 }

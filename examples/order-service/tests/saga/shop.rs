@@ -27,7 +27,8 @@ pub struct Shop {
     /// Ids of users, by their names.
     ids: HashMap<&'static str, String>,
     /// The two others, which end with this.
-    _neighbours: JoinSet<()>,
+    neighbours: JoinSet<()>,
+    handler: events::Handler,
     _sqlite: Database,
 }
 
@@ -38,6 +39,8 @@ pub struct Settings {
     pub inventory: Option<String>,
     pub orders: Option<String>,
     pub amqp: Option<String>,
+    /// Nobody takes the events before [`Shop::consume`].
+    pub no_consumer: bool,
     pub deadline: Option<Duration>,
     pub instances: Option<usize>,
 }
@@ -80,9 +83,7 @@ impl Shop {
         let users = serve(&mut neighbours, user_service::router(database)).await;
         let url = or_sqlite(settings.inventory, &sqlite, "stock").await;
         let inventory = Inventory::new(open(&url, inventory_service::MIGRATIONS).await);
-        if let Some(url) = &settings.amqp {
-            neighbours.spawn(events::consume(url.clone(), inventory.handler()));
-        }
+        let handler = inventory.handler();
         let inventory = serve(&mut neighbours, inventory_service::router(inventory)).await;
 
         let relay =
@@ -102,8 +103,18 @@ impl Shop {
         }
         let (users, inventory) = (Api::new(users), Api::new(inventory));
         let ids = furnish(&users, &inventory).await;
-        let (_neighbours, _sqlite) = (neighbours, sqlite);
-        Self { relay, services, users, inventory, url, ids, _neighbours, _sqlite }
+        let _sqlite = sqlite;
+        let mut shop =
+            Self { relay, services, users, inventory, url, ids, neighbours, handler, _sqlite };
+        if let Some(amqp) = settings.amqp.filter(|_| !settings.no_consumer) {
+            shop.consume(amqp);
+        }
+        shop
+    }
+
+    /// The inventory begins to take events from RabbitMQ.
+    pub fn consume(&mut self, amqp: String) {
+        self.neighbours.spawn(events::consume(amqp, self.handler.clone()));
     }
 
     /// The order service, where there is one.
