@@ -56,7 +56,13 @@ impl Bus {
         match self {
             Self::InProcess(handler) => {
                 for event in events {
-                    handler(event.clone()).await.map_err(|problem| problem.text)?;
+                    match handler(event.clone()).await {
+                        // What is refused is refused again; the others go on.
+                        Err(problem) if problem.is_refusal() => {
+                            eprintln!("event {} is given up: {}", event.id, problem.text);
+                        }
+                        handled => handled.map_err(|problem| problem.text)?,
+                    }
                 }
                 Ok(())
             }
@@ -229,4 +235,41 @@ async fn open(url: &str) -> Result<Channel, Error> {
         channel.queue_bind(QUEUE.into(), EXCHANGE.into(), kind.into(), options, table).await?;
     }
     Ok(channel)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex as Lock;
+
+    use axum::http::StatusCode;
+
+    use super::*;
+
+    fn event(id: &str) -> Event {
+        let text = |text: &str| text.to_owned();
+        let (order_id, user_id, sku) = (text("o"), text("u"), text("s"));
+        Event { id: text(id), kind: text(CREATED), order_id, user_id, sku, quantity: 1 }
+    }
+
+    /// What became of "first" and "second" when the first is answered with this status.
+    async fn published(status: StatusCode) -> (bool, Vec<String>) {
+        let told = Arc::new(Lock::new(Vec::new()));
+        let seen = told.clone();
+        let bus = Bus::InProcess(Arc::new(move |event| {
+            let first = event.id == "first";
+            seen.lock().expect("whole").push(event.id);
+            Box::pin(async move { if first { Err(Problem::new(status, "no")) } else { Ok(()) } })
+        }));
+        let all = bus.publish(&[event("first"), event("second")]).await.is_ok();
+        let told = told.lock().expect("whole").clone();
+        (all, told)
+    }
+
+    #[tokio::test]
+    async fn an_event_that_is_refused_holds_nobody_up_and_one_that_fails_does() {
+        let both = vec!["first".to_owned(), "second".to_owned()];
+        assert_eq!(published(StatusCode::BAD_REQUEST).await, (true, both));
+        let first = vec!["first".to_owned()];
+        assert_eq!(published(StatusCode::SERVICE_UNAVAILABLE).await, (false, first));
+    }
 }

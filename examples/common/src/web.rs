@@ -40,6 +40,11 @@ impl Problem {
     pub fn new(status: StatusCode, text: impl Into<String>) -> Self {
         Self { status, text: text.into() }
     }
+
+    /// Whether the same request would be refused again. (404 may come from in between, where nobody is at home.)
+    pub fn is_refusal(&self) -> bool {
+        matches!(self.status.as_u16(), 400 | 409 | 422)
+    }
 }
 
 impl IntoResponse for Problem {
@@ -91,6 +96,11 @@ fn is_at_fault(error: &sqlx::Error) -> bool {
 pub fn idempotency_key(headers: &HeaderMap) -> Result<&str, Problem> {
     let value = headers.get("idempotency-key").and_then(|value| value.to_str().ok());
     key(value.unwrap_or(""))
+}
+
+/// Whether every database can take this text, of 1 to `most` characters.
+pub fn is_plain(text: &str, most: usize) -> bool {
+    (1..=most).contains(&text.chars().count()) && !text.contains(char::is_control)
 }
 
 /// `text`, if it can be a key: databases do not agree about spaces and letters beyond ASCII.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::http::StatusCode;
 use common::database::{Database, is_taken};
 use common::events::{CANCELLED, CREATED, Event, Handler};
-use common::web::Problem;
+use common::web::{Problem, is_plain};
 use serde::{Deserialize, Serialize};
 use sqlx::{Any, FromRow, Transaction};
 
@@ -48,9 +48,9 @@ impl Inventory {
 
     /// Sets what is there beside what is kept for orders.
     pub async fn restock(&self, sku: &str, available: i64, price: i64) -> Result<Stock, Problem> {
-        if sku.len() > 64 || available < 0 || price < 0 {
+        if !is_plain(sku, 64) || available < 0 || price < 0 {
             let text =
-                "a name has up to 64 bytes, and what is available and its price are 0 or more";
+                "a name has up to 64 characters, and what is available and its price are 0 or more";
             return Err(Problem::new(StatusCode::BAD_REQUEST, text));
         }
         let updated = self

@@ -94,13 +94,17 @@ impl Neighbours {
     }
 
     /// # Errors
-    /// It may not have been told.
+    /// It may not have been told: 503; or it was, and is refused: the status of the refusal.
     pub async fn tell(&self, event: &Event) -> Result<(), Problem> {
-        let answer =
-            self.post("/events").json(event).send().await.and_then(Response::error_for_status);
-        answer
-            .map(|_| ())
-            .map_err(|error| Problem::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))
+        let away = |error: reqwest::Error| {
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+        };
+        let response = self.post("/events").json(event).send().await.map_err(away)?;
+        let status = response.status();
+        match status.is_success() {
+            true => Ok(()),
+            false => Err(Problem::new(status, response.text().await.map_err(away)?)),
+        }
     }
 
     fn post(&self, path: &str) -> RequestBuilder {

@@ -3,7 +3,7 @@
 use axum::http::StatusCode;
 use common::database::{Database, is_taken};
 use common::events::{CANCELLED, CREATED, Event};
-use common::web::Problem;
+use common::web::{Problem, is_plain};
 use common::{new_id, now_ms};
 use serde::ser::SerializeStruct;
 use serde::{Deserialize, Serialize, Serializer};
@@ -74,7 +74,7 @@ impl Orders {
     /// # Errors
     /// 400 for what nobody can order, 422 where the key was used for another order.
     pub async fn create(&self, key: &str, new: NewOrder) -> Result<Order, Problem> {
-        let fits = |text: &str| (1..=64).contains(&text.len());
+        let fits = |text| is_plain(text, 64);
         if !fits(&new.user_id) || !fits(&new.sku) || !(1..=1_000_000).contains(&new.quantity) {
             let text = "an order has a user_id, a sku, and a quantity from 1 to 1000000";
             return Err(Problem::new(StatusCode::BAD_REQUEST, text));

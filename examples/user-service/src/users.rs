@@ -3,7 +3,7 @@
 use axum::http::StatusCode;
 use common::database::{Database, is_taken};
 use common::new_id;
-use common::web::Problem;
+use common::web::{Problem, is_plain};
 use serde::Serialize;
 use sqlx::FromRow;
 
@@ -45,7 +45,7 @@ impl Users {
     }
 
     pub async fn create(&self, name: String, email: String, balance: i64) -> Result<User, Problem> {
-        let fits = |text: &str| (1..=200).contains(&text.chars().count());
+        let fits = |text| is_plain(text, 200);
         if !fits(&name) || !fits(&email) || balance < 0 {
             let text = "a user has a name and an email of 1 to 200 characters, and no debts";
             return Err(Problem::new(StatusCode::BAD_REQUEST, text));
