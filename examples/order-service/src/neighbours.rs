@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use common::events::Event;
 use common::web::Problem;
 use common::{Error, setting};
-use reqwest::{Client, RequestBuilder, Response};
+use reqwest::{Client, RequestBuilder};
 use serde_json::{Value, json};
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint, Uri};
