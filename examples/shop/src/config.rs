@@ -146,17 +146,16 @@ outbound: off
 
 const SERVICES_OF_GATEWAY: &str = "services:
   defaults:
-    # Orders come with an Idempotency-Key, so that what may have been done can be asked for again, of another
-    # instance: it is done once.
     policy:
-      retry: { max_retries: 3, on: [connect_failure, refused_stream, reset, timeout, 503] }
-      circuit_breaker: { consecutive_failures: 5, open_for: 1s, max_open_for: 4s }
-      # Would count the same failures as the breaker, and leave an endpoint alone for longer than it is away.
-      outlier_detection: off
-  order-service:
-    policy:
-      # An order takes milliseconds. Where it takes longer, its instance may hang: the other one is asked too.
-      hedge: { after: 500ms }
+      # Orders come with an Idempotency-Key: what may have been done is asked for again, of another instance, and done
+      # once. An answer takes 5 s at most; who takes longer hangs.
+      retry:
+        max_retries: 3
+        on: [connect_failure, refused_stream, reset, timeout, 503]
+        per_try_timeout: 6s
+      # A sidecar whose app has died says 503 faster than any other answers, and would be asked ever more. It is left
+      # alone, but for a second at a time, as there are only two. Unlike a breaker this never refuses anybody.
+      outlier_detection: { consecutive_5xx: 3, ejection_time: 1s, max_ejection_time: 1s }
 ";
 
 /// A sidecar of an instance.
@@ -220,14 +219,13 @@ const SERVICES_OF_ORDERS: &str = "  user-service:
     load_balancer: least_request
     policy:
       # gRPC. A charge bears the key of its order: whoever hears of it twice charges once, so that all calls may be
-      # sent again, and to two at once.
+      # sent again.
       retry:
         max_retries: 3
         on: [connect_failure, refused_stream, reset, timeout, 503, unavailable]
         methods: all
         per_try_timeout: 2s
-      hedge: { after: 250ms, methods: all }
-      circuit_breaker: { consecutive_failures: 3, open_for: 1s, max_open_for: 4s }
+      circuit_breaker: { consecutive_failures: 3, open_for: 1s, max_open_for: 1s }
       # Would count the same failures as the breaker, and leave an endpoint alone for longer than it is away.
       outlier_detection: off
   inventory-service:
