@@ -53,16 +53,9 @@ impl Inventory {
                 "a name has up to 64 characters, and what is available and its price are 0 or more";
             return Err(Problem::new(StatusCode::BAD_REQUEST, text));
         }
-        let updated = self
-            .db
-            .query("UPDATE stock SET available = ?, price = ? WHERE sku = ?")
-            .bind(available)
-            .bind(price)
-            .bind(sku.to_owned())
-            .execute(&self.db.pool)
-            .await?;
-        if updated.rows_affected() == 0 {
-            self.db
+        if !self.set(sku, available, price).await? {
+            let inserted = self
+                .db
                 .query(
                     "INSERT INTO stock (sku, available, reserved, price, ordered, cancelled) \
                      VALUES (?, ?, 0, ?, 0, 0)",
@@ -71,9 +64,28 @@ impl Inventory {
                 .bind(available)
                 .bind(price)
                 .execute(&self.db.pool)
-                .await?;
+                .await;
+            match inserted {
+                Ok(_) => {}
+                // Somebody else was first.
+                Err(error) if is_taken(&error) => drop(self.set(sku, available, price).await?),
+                Err(error) => return Err(error.into()),
+            }
         }
         self.stock(sku).await
+    }
+
+    /// Whether the article was there.
+    async fn set(&self, sku: &str, available: i64, price: i64) -> Result<bool, Problem> {
+        let updated = self
+            .db
+            .query("UPDATE stock SET available = ?, price = ? WHERE sku = ?")
+            .bind(available)
+            .bind(price)
+            .bind(sku.to_owned())
+            .execute(&self.db.pool)
+            .await?;
+        Ok(updated.rows_affected() == 1)
     }
 
     /// Keeps `quantity` for an order, once for each key; what it costs. What was answered once is answered again, a refusal
@@ -105,9 +117,10 @@ impl Inventory {
             .bind(quantity)
             .execute(&mut *tx)
             .await?;
-        // An article that came only now has no price in `amount`.
+        // An article that came only now has no price in `amount`. Nothing is written down, so that this is no answer for good.
         if kept.rows_affected() == 1 && price.is_none() {
-            return Err(not_enough(sku));
+            let text = "this article is only just there; ask again";
+            return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, text));
         }
         if kept.rows_affected() == 0 {
             self.db

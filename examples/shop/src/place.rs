@@ -1,5 +1,6 @@
 //! Who is in the shop: the services, how many instances each has, and on which ports.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use crate::ports::{self, EACH, Ports, Wanted};
@@ -59,6 +60,28 @@ pub const TWO: [Service; 5] =
 impl Places {
     /// `port` and `base`: 0 is any that is free.
     pub fn choose(port: u16, base: u16, services: &[Service]) -> Result<Self, String> {
+        loop {
+            let places = Self::draw(port, base, services)?;
+            match places.twice() {
+                None => return Ok(places),
+                // Each instance's are drawn for itself.
+                Some(_) if port == 0 || base == 0 => {}
+                Some(twice) => {
+                    return Err(format!(
+                        "--port {port} is one of those from --base-port {base} ({twice}); choose another one"
+                    ));
+                }
+            }
+        }
+    }
+
+    /// What a port would be for that has another purpose already.
+    fn twice(&self) -> Option<String> {
+        let mut seen = HashSet::new();
+        self.wanted().into_iter().find(|it| !seen.insert(it.port)).map(|it| it.purpose)
+    }
+
+    fn draw(port: u16, base: u16, services: &[Service]) -> Result<Self, String> {
         let block = |place| match base {
             0 => ports::free::<EACH>().map(Ports::from),
             base => ports::block(base, place),
@@ -105,6 +128,15 @@ impl Places {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_port_is_for_two() {
+        for _ in 0..200 {
+            assert_eq!(Places::choose(0, 0, &TWO).expect("ports").twice(), None);
+        }
+        let error = Places::choose(23013, 23000, &TWO).expect_err("one of them");
+        assert!(error.contains("admin of the sidecar of user-service-1"), "{error}");
+    }
 
     #[test]
     fn the_ports_are_the_same_every_time() {

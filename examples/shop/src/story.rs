@@ -278,7 +278,9 @@ pub fn print_addresses(town: &Town) {
 /// Starts again what ends, until that is too often.
 pub async fn keep(town: &mut Town) -> Result<Infallible, String> {
     const TOO_OFTEN: usize = 20;
-    let mut ended = 0;
+    const A_MINUTE: Duration = Duration::from_secs(60);
+    // When, of the last minute.
+    let mut ended: Vec<Instant> = Vec::new();
     loop {
         tokio::time::sleep(GLANCE * 10).await;
         let mut lost = town.lost();
@@ -290,8 +292,9 @@ pub async fn keep(town: &mut Town) -> Result<Infallible, String> {
         for how in &lost {
             say!("{how}; it is started again");
         }
-        ended += lost.len();
-        if ended > TOO_OFTEN {
+        ended.retain(|at| at.elapsed() < A_MINUTE);
+        ended.extend(lost.iter().map(|_| Instant::now()));
+        if ended.len() > TOO_OFTEN {
             return Err("processes end again and again".to_owned());
         }
         town.start_again()?;
