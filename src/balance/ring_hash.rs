@@ -181,7 +181,8 @@ mod tests {
 
         #[test]
         fn few_and_many_points_are_the_same_ring(
-            weights in prop::collection::vec(1_u32..5, 1..300),
+            // One alone has all slots, and each step would look through them; there are never many points of it.
+            weights in prop::collection::vec(1_u32..5, 2..300),
             hashes in prop::collection::vec(any::<u64>(), 100),
         ) {
             let endpoint = |(port, weight)| {
