@@ -3,12 +3,11 @@
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::process::Command;
 
 use rustix::process::Signal;
 
 use crate::alone;
-use crate::launcher::{Launcher, programs};
+use crate::launcher::{Launcher, heeding_signals, programs};
 
 #[test]
 fn a_signal_at_any_time_leaves_nothing() {
@@ -49,7 +48,7 @@ fn killed_it_leaves_no_process_and_the_next_one_removes_its_files() {
 fn it_ends_with_who_has_started_it() {
     let (Some(programs), _alone) = (programs(), alone()) else { return };
     let tmp = tempfile::tempdir().expect("a directory");
-    let mut script = Command::new("sh");
+    let mut script = heeding_signals("sh");
     script.args(["-c", "\"$0\" --port 0 --base-port 0 --bin-dir \"$1\" & wait"]);
     script.arg(env!("CARGO_BIN_EXE_shop")).arg(&programs);
     let mut script = Launcher::spawn(tmp, script);

@@ -31,6 +31,14 @@ pub fn may_skip<T>(needs: &str) -> Option<T> {
     None
 }
 
+/// A program that heeds all signals, whoever runs the tests: by `nohup` it would not heed SIGHUP, and the shop outlive its
+/// parent, as it should then.
+pub fn heeding_signals(program: &str) -> Command {
+    let mut command = Command::new("env");
+    command.args(["--default-signal", program]);
+    command
+}
+
 pub struct Launcher {
     child: Child,
     tmp: TempDir,
@@ -43,7 +51,7 @@ impl Launcher {
     }
 
     pub fn start_in(tmp: TempDir, programs: &Path, arguments: &[&str]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_shop"));
+        let mut command = heeding_signals(env!("CARGO_BIN_EXE_shop"));
         command.args(["--base-port", "0", "--bin-dir"]).arg(programs).args(arguments);
         if !arguments.contains(&"--port") {
             command.args(["--port", "0"]);
