@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use sqlx::any::{AnyArguments, AnyPoolOptions};
+use sqlx::any::{AnyArguments, AnyPoolOptions, AnyQueryResult};
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::{Any, AnyPool, AssertSqlSafe, Executor, SqlSafeStr, Transaction};
 
@@ -140,9 +140,16 @@ impl Kind {
     }
 }
 
-/// Whether a row with this key was there already.
-pub fn is_taken(error: &sqlx::Error) -> bool {
-    error.as_database_error().is_some_and(|error| error.is_unique_violation())
+/// Whether an INSERT has made a row. False: there is one with its key already.
+///
+/// # Errors
+/// Any other one.
+pub fn is_new(inserted: sqlx::Result<AnyQueryResult>) -> sqlx::Result<bool> {
+    match inserted {
+        Ok(_) => Ok(true),
+        Err(sqlx::Error::Database(error)) if error.is_unique_violation() => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 #[cfg(test)]

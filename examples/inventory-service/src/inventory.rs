@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::http::StatusCode;
-use common::database::{Database, is_taken};
+use common::database::{Database, is_new};
 use common::events::{CANCELLED, CREATED, Event, Handler};
 use common::web::{Problem, is_plain};
 use serde::{Deserialize, Serialize};
@@ -65,11 +65,9 @@ impl Inventory {
                 .bind(price)
                 .execute(&self.db.pool)
                 .await;
-            match inserted {
-                Ok(_) => {}
+            if !is_new(inserted)? {
                 // Somebody else was first.
-                Err(error) if is_taken(&error) => drop(self.set(sku, available, price).await?),
-                Err(error) => return Err(error.into()),
+                self.set(sku, available, price).await?;
             }
         }
         self.stock(sku).await
@@ -183,10 +181,8 @@ impl Inventory {
             .bind(event.id.clone())
             .execute(&mut *tx)
             .await;
-        match first {
-            Ok(_) => {}
-            Err(error) if is_taken(&error) => return Ok(()),
-            Err(error) => return Err(error.into()),
+        if !is_new(first)? {
+            return Ok(());
         }
         self.db.query(count).bind(event.quantity).bind(event.sku.clone()).execute(&mut *tx).await?;
         tx.commit().await?;
@@ -230,11 +226,7 @@ impl Inventory {
             .bind(state)
             .execute(&mut **tx)
             .await;
-        match inserted {
-            Ok(_) => Ok(true),
-            Err(error) if is_taken(&error) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
+        Ok(is_new(inserted)?)
     }
 
     async fn reservation(&self, key: &str) -> Result<Reservation, Problem> {

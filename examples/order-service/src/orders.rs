@@ -1,7 +1,7 @@
 //! Orders in the database, and the events that are to be told of them.
 
 use axum::http::StatusCode;
-use common::database::{Database, is_taken};
+use common::database::{Database, is_new};
 use common::events::{CANCELLED, CREATED, Event};
 use common::web::{Problem, is_plain};
 use common::{new_id, now_ms};
@@ -108,13 +108,9 @@ impl Orders {
             .bind(order.created + CLAIM_MS)
             .execute(&mut *tx)
             .await;
-        match inserted {
-            Ok(_) => {}
-            Err(error) if is_taken(&error) => {
-                drop(tx);
-                return self.same(key, &order).await;
-            }
-            Err(error) => return Err(error.into()),
+        if !is_new(inserted)? {
+            drop(tx);
+            return self.same(key, &order).await;
         }
         self.tell(&mut tx, CREATED, &order).await?;
         tx.commit().await?;

@@ -1,7 +1,7 @@
 //! What the service does, whoever asks.
 
 use axum::http::StatusCode;
-use common::database::{Database, is_taken};
+use common::database::{Database, is_new};
 use common::new_id;
 use common::web::{Problem, is_plain};
 use serde::Serialize;
@@ -139,11 +139,7 @@ impl Users {
             .bind(state)
             .execute(&mut **tx)
             .await;
-        match inserted {
-            Ok(_) => Ok(true),
-            Err(error) if is_taken(&error) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
+        Ok(is_new(inserted)?)
     }
 
     async fn charged(&self, key: &str) -> Result<Charge, Problem> {
