@@ -414,18 +414,7 @@ mod tests {
 
     /// Something that is announced nowhere yet.
     fn wanted((kind, id): (Kind, &str)) -> (Kind, Wanted) {
-        let ours = Announcement {
-            service: "users".into(),
-            id: id.to_owned(),
-            address: None,
-            port: 15006,
-            metrics_port: None,
-            version: None,
-            zone: None,
-            weight: 1,
-            tags: vec![],
-            metadata: Default::default(),
-        };
+        let ours = Announcement::plain("users", id);
         let registry = make(&Settings { kind: kind.clone(), advertise: None });
         (kind, Wanted { registry, ours, wish: Wish::NotYet, told: Rc::new(|_| {}) })
     }

@@ -147,6 +147,23 @@ pub struct Announcement {
 }
 
 impl Announcement {
+    /// One that says nothing but what it has to.
+    #[cfg(test)]
+    pub fn plain(service: &str, id: &str) -> Self {
+        Self {
+            service: service.into(),
+            id: id.to_owned(),
+            address: None,
+            port: 15006,
+            metrics_port: None,
+            version: None,
+            zone: None,
+            weight: 1,
+            tags: vec![],
+            metadata: BTreeMap::new(),
+        }
+    }
+
     /// What others may choose it by: the metadata, and `tag.<tag>` for each tag.
     pub fn labels(&self) -> impl Iterator<Item = (String, String)> {
         let tags = self.tags.iter().map(|tag| (format!("tag.{tag}"), "true".to_owned()));

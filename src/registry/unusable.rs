@@ -186,18 +186,7 @@ mod tests {
         std::fs::write(&path, "").expect("a file");
         let (can, tries) = (Rc::new(Cell::new(false)), Rc::new(Cell::new(0)));
         let registry = unusable(&can, &tries, directory(dir.path()));
-        let ours = Announcement {
-            service: "users".into(),
-            id: "users-1".to_owned(),
-            address: None,
-            port: 15006,
-            metrics_port: None,
-            version: None,
-            zone: None,
-            weight: 1,
-            tags: vec![],
-            metadata: Default::default(),
-        };
+        let ours = Announcement::plain("users", "users-1");
         runtime.block_on(async {
             assert!(registry.deregister(&ours).await.is_err(), "nobody was asked");
             can.set(true);

@@ -104,18 +104,7 @@ impl Registry for Script {
 }
 
 fn ours() -> Announcement {
-    Announcement {
-        service: "users".into(),
-        id: "users-1".to_owned(),
-        address: None,
-        port: 15006,
-        metrics_port: None,
-        version: None,
-        zone: None,
-        weight: 1,
-        tags: vec![],
-        metadata: Default::default(),
-    }
+    Announcement::plain("users", "users-1")
 }
 
 /// What is wanted, and what is told of it.
